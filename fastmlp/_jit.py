@@ -1,0 +1,88 @@
+"""The only owner of CPU Numba flags, of the disk cache and of its stamp.
+
+Numba's cache index looks at one file: the one that holds the cached function.  After an edit or
+an upgrade of a helper in *another* file it would go on running the old machine code (numba issue
+1833).  So only entry points are cached, helpers are compiled into them, and an entry point's name,
+which names its cache files, carries a checksum of every source file that can end up in a kernel.
+The name also carries the element type: with one signature per index file, two processes that
+compile different types at the same time cannot swap each other's code (numba issue 4807).
+
+A cache that cannot be written or read (read-only installation, full disk, damaged file) costs a
+compilation, never a fit.
+
+Flags: no fastmath beyond contraction into FMA, so NaN and infinity keep their meaning and results
+stay in one order; NumPy's error model, so division by zero gives infinity; the GIL is released.
+"""
+
+import types
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+_FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+
+def _stamp() -> int:
+    package = Path(__file__).parent
+    sources = [
+        package / "_jit.py",
+        package / "functions.py",
+        package / "optimizers.py",
+        *sorted((package / "engine").rglob("*.py")),
+    ]
+    checksum = 0
+    for source in sources:
+        checksum = zlib.crc32(source.read_bytes(), checksum)
+    return checksum
+
+
+STAMP = _stamp()
+
+
+def jit(function: Callable, *, reassociate: bool = False) -> Callable:
+    """Compile a helper; its machine code is part of the entry points that call it.
+
+    ``reassociate`` lets a reduction use vector registers; its order is then the compiler's,
+    fixed for one machine.
+    """
+    fastmath = _FLAGS["fastmath"] | ({"reassoc"} if reassociate else set())
+    return numba.njit(**(_FLAGS | {"fastmath": fastmath}))(function)
+
+
+class Entry:
+    """A kernel that Python calls: compiled on its first call and cached on disk.
+
+    Parameters
+    ----------
+    function : callable
+        The kernel.  It must not close over other functions, or it would never hit the cache.
+    label : str
+        Distinguishes the cache files of this variant, for instance by element type.
+    """
+
+    def __init__(self, function: Callable, label: str):
+        self._function = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__
+        )
+        self._function.__qualname__ = f"{function.__name__}-{label}-{STAMP:08x}"
+        self._cached = True
+        try:
+            self._dispatcher = numba.njit(cache=True, **_FLAGS)(self._function)
+        except RuntimeError:  # no place to write a cache to
+            self._compile_without_cache()
+
+    def _compile_without_cache(self) -> None:
+        self._dispatcher = numba.njit(**_FLAGS)(self._function)
+        self._cached = False
+
+    def __call__(self, *args):
+        try:
+            return self._dispatcher(*args)
+        except Exception:  # kernels raise nothing themselves: the cache is damaged or full
+            if not self._cached:
+                raise
+            self._compile_without_cache()
+            return self._dispatcher(*args)

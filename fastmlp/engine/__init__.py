@@ -1,0 +1,93 @@
+"""The engine contract, and the way to a target.
+
+An engine owns parameters, optimizer state and workspace of one training run, in whatever layout
+its kernels want, and answers a few verbs.  Its unit of work is an epoch: between epochs Python is
+in charge.  Engines hold no module-level state, so any number of them may run at once on different
+threads.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+
+DEVICES = ("cpu",)
+
+
+class Engine(Protocol):
+    """What `fastmlp.training` and the estimators ask of a target.
+
+    ``X`` is a C-ordered float array (its rows may be strided; it may be read-only or
+    memory-mapped) or a CSR matrix, of shape (n_samples, n_features) and the engine's dtype.
+    ``y`` holds class numbers of shape (n_samples,), int64, for losses over whole rows
+    (``log_loss``), else targets of shape (n_samples, n_outputs) and the engine's dtype.
+    """
+
+    def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
+        """Place the training data; dense rows are not copied."""
+
+    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
+        """One pass over the samples in ``order``, one learning rate per step.
+
+        Returns the sum over batches of (mean loss of the batch, penalty included) x (its
+        length), each mean taken before the batch's update.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C; the parameters are those of the last complete step.
+        """
+
+    def loss_and_gradient(self) -> tuple[float, np.ndarray]:
+        """Loss over all loaded samples, penalty included, and its gradient (flat)."""
+
+    def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        """Mean loss of ``X``, ``y`` without penalty."""
+
+    def predict(self, X) -> np.ndarray:
+        """Outputs of shape (n_samples, n_outputs), output activation applied."""
+
+    def get_parameters(self) -> np.ndarray:
+        """A copy of the flat parameter vector."""
+
+    def set_parameters(self, flat: np.ndarray) -> None:
+        """Replace the parameters."""
+
+    def get_state(self) -> tuple[np.ndarray, int]:
+        """A copy of the optimizer's slots, (2, n_parameters), and the steps taken."""
+
+    def set_state(self, slots: np.ndarray, step: int) -> None:
+        """Replace the optimizer's state."""
+
+
+def get_engine(
+    device: str,
+    network: Network,
+    *,
+    dtype,
+    alpha: float = 0.0,
+    optimizer: Optimizer | None = None,
+    batch_size: int = 1,
+) -> Engine:
+    """Make an engine for ``device``, importing its target only now.
+
+    Parameters
+    ----------
+    device : {'cpu'}
+    network : Network
+    dtype : numpy dtype
+        float32 or float64.
+    alpha : float
+        Strength of the L2 penalty on the weights.
+    optimizer : Optimizer, optional
+        Needed for `run_epoch`.
+    batch_size : int
+        Samples per step.
+    """
+    if device != "cpu":
+        raise ValueError(f"device={device!r} is not supported; use one of {DEVICES}.")
+    from fastmlp.engine.cpu import CpuEngine
+
+    return CpuEngine(network, dtype=dtype, alpha=alpha, optimizer=optimizer, batch_size=batch_size)
