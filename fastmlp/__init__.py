@@ -20,6 +20,6 @@ def warmup() -> None:
     >>> import fastmlp
     >>> fastmlp.warmup()
     """
-    from fastmlp.engine.cpu import warmup as warmup_cpu
+    from fastmlp import engine
 
-    warmup_cpu()
+    engine.warmup()

@@ -53,7 +53,7 @@ def jit(function: Callable, *, reassociate: bool = False) -> Callable:
 
 
 class Entry:
-    """A kernel that Python calls: compiled on its first call and cached on disk.
+    """A kernel that Python calls: compiled on its first call, once, and cached on disk.
 
     Parameters
     ----------
@@ -68,21 +68,25 @@ class Entry:
             function.__code__, function.__globals__, function.__name__, function.__defaults__
         )
         self._function.__qualname__ = f"{function.__name__}-{label}-{STAMP:08x}"
-        self._cached = True
+        self._ready = False
         try:
             self._dispatcher = numba.njit(cache=True, **_FLAGS)(self._function)
         except RuntimeError:  # no place to write a cache to
-            self._compile_without_cache()
+            self._dispatcher = numba.njit(**_FLAGS)(self._function)
 
-    def _compile_without_cache(self) -> None:
-        self._dispatcher = numba.njit(**_FLAGS)(self._function)
-        self._cached = False
+    def prepare(self, *args) -> None:
+        """Compile for these arguments, or load the code from the cache."""
+        if self._ready:
+            return
+        signature = tuple(numba.typeof(arg) for arg in args)
+        try:
+            self._dispatcher.compile(signature)
+        except Exception:  # the cache is damaged, or could not be written
+            self._dispatcher = numba.njit(**_FLAGS)(self._function)
+            self._dispatcher.compile(signature)
+        self._ready = True
 
     def __call__(self, *args):
-        try:
-            return self._dispatcher(*args)
-        except Exception:  # kernels raise nothing themselves: the cache is damaged or full
-            if not self._cached:
-                raise
-            self._compile_without_cache()
-            return self._dispatcher(*args)
+        if not self._ready:
+            self.prepare(*args)
+        return self._dispatcher(*args)

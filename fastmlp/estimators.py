@@ -243,15 +243,12 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _start(self, network: Network, dtype, first_pass: bool) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
-        if self.solver == "lbfgs":
-            dtype = np.float64
         if first_pass:
             parameters = network.initialise(self._random_state, dtype)
             progress = Progress(parameters, self.learning_rate_init)
             progress.best_parameters = parameters.copy() if self.early_stopping else None
         else:
-            if self.solver != "lbfgs":
-                dtype = self.coefs_[0].dtype
+            dtype = np.result_type(self.coefs_[0], np.float32)
             parameters = network.flatten(self.coefs_, self.intercepts_, dtype)
             progress = Progress(
                 parameters,
@@ -288,6 +285,11 @@ class _BaseMLP(BaseEstimator, ABC):
                 raise ValueError(
                     "The validation set is too small. Increase 'validation_fraction' "
                     "or the size of your dataset."
+                )
+            if sample_weight is not None and not sample_weight[held_out].any():
+                raise ValueError(
+                    "All samples that early_stopping set aside for validation have a "
+                    "sample_weight of zero; increase 'validation_fraction' or drop such samples."
                 )
         state = getattr(self, "_optimizer_state", None) if incremental else None
         if state is None:
@@ -462,11 +464,12 @@ def _r2(y: np.ndarray, prediction: np.ndarray, sample_weight) -> float:
     if not np.isfinite(prediction).all():
         return float("nan")
     y, prediction = y.astype(np.float64), prediction.astype(np.float64)
-    weight = np.ones((len(y), 1)) if sample_weight is None else sample_weight[:, None]
-    residual = (weight * (y - prediction) ** 2).sum(axis=0)
     mean = np.average(y, axis=0, weights=sample_weight)
-    total = (weight * (y - mean) ** 2).sum(axis=0)
-    ratio = np.divide(residual, total, out=np.ones_like(total), where=total != 0)
+    weight = np.ones((len(y), 1)) if sample_weight is None else sample_weight[:, None]
+    with np.errstate(over="ignore"):
+        residual = (weight * (y - prediction) ** 2).sum(axis=0)
+        total = (weight * (y - mean) ** 2).sum(axis=0)
+        ratio = np.divide(residual, total, out=np.ones_like(total), where=total != 0)
     return float(np.mean(np.where(residual == 0, 1.0, 1.0 - ratio)))
 
 

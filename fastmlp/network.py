@@ -87,21 +87,16 @@ class Network:
         """
         flat = np.empty(self.n_parameters, dtype)
         layers = self._layers(flat)
-        if len(coefs) != len(layers) or len(intercepts) != len(layers):
+        expected = [(coef.shape, intercept.shape) for coef, intercept in layers]
+        got = [(np.shape(W), np.shape(b)) for W, b in zip(coefs, intercepts, strict=False)]
+        if got != expected or len(coefs) != len(intercepts):
             raise ValueError(
-                f"coefs_ and intercepts_ must have {len(layers)} layers each, "
-                f"got {len(coefs)} and {len(intercepts)}."
+                "coefs_ and intercepts_ must have the shapes that hidden_layer_sizes and the data "
+                f"imply, {expected}, got {got}; fit without warm_start to change the architecture."
             )
-        for i, ((coef, intercept), new_coef, new_intercept) in enumerate(
-            zip(layers, coefs, intercepts, strict=True)
+        for (coef, intercept), new_coef, new_intercept in zip(
+            layers, coefs, intercepts, strict=True
         ):
-            if np.shape(new_coef) != coef.shape or np.shape(new_intercept) != intercept.shape:
-                raise ValueError(
-                    f"coefs_[{i}] and intercepts_[{i}] must have the shapes {coef.shape} and "
-                    f"{intercept.shape} that hidden_layer_sizes and the data imply, got "
-                    f"{np.shape(new_coef)} and {np.shape(new_intercept)}; refit from scratch to "
-                    "change the architecture."
-                )
             coef[:] = new_coef
             intercept[:] = new_intercept
         return flat

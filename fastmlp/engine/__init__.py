@@ -91,3 +91,10 @@ def get_engine(
     from fastmlp.engine.cpu import CpuEngine
 
     return CpuEngine(network, dtype=dtype, alpha=alpha, optimizer=optimizer, batch_size=batch_size)
+
+
+def warmup() -> None:
+    """Compile the kernels of every target that can run here."""
+    from fastmlp.engine.cpu import warmup as warmup_cpu
+
+    warmup_cpu()

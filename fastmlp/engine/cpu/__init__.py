@@ -8,7 +8,7 @@ never depends on the machine's load.
 """
 
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future
 
 import numpy as np
 from scipy import sparse
@@ -211,16 +211,26 @@ class CpuEngine:
         short = n_rows * per_row < _SHORT_CALL
         if short or threading.current_thread() is not threading.main_thread():
             return kernel(*args)
-        with ThreadPoolExecutor(1) as helper:
-            future = helper.submit(kernel, *args)
-            while not future.done():
-                try:
-                    wait([future], timeout=0.1)
-                except KeyboardInterrupt:
-                    self._progress[STOP] = 1
-        if self._progress[STOP]:
-            raise KeyboardInterrupt
-        return future.result()
+        kernel.prepare(*args)
+        outcome: Future = Future()
+        helper = threading.Thread(target=_run_into, args=(outcome, kernel, args), daemon=True)
+        try:
+            helper.start()
+            while helper.is_alive():
+                helper.join(0.1)
+        except KeyboardInterrupt:
+            self._progress[STOP] = 1
+            while helper.is_alive():
+                helper.join()
+            raise
+        return outcome.result()
+
+
+def _run_into(outcome: Future, kernel, args) -> None:
+    try:
+        outcome.set_result(kernel(*args))
+    except BaseException as error:
+        outcome.set_exception(error)
 
 
 def warmup() -> None:

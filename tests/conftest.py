@@ -1,0 +1,30 @@
+"""Shared data, and the list of engines that every rung of the ladder climbs."""
+
+import numpy as np
+import pytest
+
+from fastmlp.functions import LOSSES
+
+ENGINES = ("cpu",)
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"engines under test: {', '.join(ENGINES)}")
+
+
+@pytest.fixture(params=ENGINES)
+def device(request):
+    return request.param
+
+
+def make_problem(loss, n_samples, n_features, n_outputs, seed=0):
+    """X and targets in the form that `fastmlp.engine.Engine.load` takes, float64."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, n_features))
+    if LOSSES[loss].per_row:
+        return X, rng.integers(0, n_outputs, n_samples)
+    if loss == "binary_log_loss":
+        return X, rng.integers(0, 2, (n_samples, n_outputs)).astype(float)
+    if loss == "poisson":
+        return X, rng.poisson(2.0, (n_samples, n_outputs)).astype(float)
+    return X, rng.normal(size=(n_samples, n_outputs))

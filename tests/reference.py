@@ -1,0 +1,118 @@
+"""The slow oracle: a multilayer perceptron in float64 NumPy, written from the textbook.
+
+It shares no code with the package.  Losses are scikit-learn's (probabilities clipped, then
+logged), gradients are the chain rule layer by layer.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from scipy.special import expit, log_softmax, softmax, xlogy
+
+EPS = np.finfo(float).eps
+HIDDEN = {
+    "identity": (lambda z: z, lambda z: np.ones_like(z)),
+    "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(float)),
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
+    "logistic": (expit, lambda z: expit(z) * expit(-z)),
+}
+OUTPUT = {
+    "squared_error": lambda z: z,
+    "poisson": np.exp,
+    "binary_log_loss": expit,
+    "log_loss": lambda z: softmax(z, axis=1),
+}
+
+
+def split(flat, widths):
+    """[(W, b), ...] from a flat vector."""
+    layers, at = [], 0
+    for fan_in, fan_out in pairwise(widths):
+        W = flat[at : at + fan_in * fan_out].reshape(fan_in, fan_out)
+        at += fan_in * fan_out
+        layers.append((W, flat[at : at + fan_out]))
+        at += fan_out
+    return layers
+
+
+def forward(flat, widths, activation, X):
+    """Lists of z and a per layer; the last z are the raw scores."""
+    zs, activations = [], [np.asarray(X, float)]
+    for W, b in split(np.asarray(flat, float), widths):
+        zs.append(activations[-1] @ W + b)
+        activations.append(HIDDEN[activation][0](zs[-1]))
+    return zs, activations
+
+
+def losses(loss, z, y, eps=EPS):
+    """Loss of each sample from raw scores (n, n_outputs).
+
+    Log losses are clamped as if probabilities had been clipped to [eps, 1 - eps].
+    """
+    bounds = -np.log1p(-eps), -np.log(eps)
+    if loss == "squared_error":
+        return 0.5 * ((z - y) ** 2).mean(axis=1)
+    if loss == "poisson":
+        return (xlogy(y, y / np.exp(z)) - y + np.exp(z)).sum(axis=1)
+    if loss == "binary_log_loss":
+        return np.clip(np.logaddexp(0, np.where(y, -z, z)), *bounds).sum(axis=1)
+    return np.clip(-log_softmax(z, axis=1)[np.arange(len(y)), y], *bounds)
+
+
+def score_gradient(loss, z, y):
+    """d (sum of losses) / d z; scikit-learn's squared error sums over outputs here."""
+    target = np.eye(z.shape[1])[y] if loss == "log_loss" else y
+    return OUTPUT[loss](z) - target
+
+
+def objective(flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=EPS):
+    """(mean loss with penalty, flat gradient)."""
+    flat = np.asarray(flat, float)
+    weight = np.ones(len(X)) if weight is None else np.asarray(weight, float)
+    total = weight.sum()
+    layers = split(flat, widths)
+    zs, activations = forward(flat, widths, activation, X)
+    value = weight @ losses(loss, zs[-1], y, eps) / total
+    value += 0.5 * alpha / total * sum((W**2).sum() for W, _ in layers)
+    delta = score_gradient(loss, zs[-1], y) * weight[:, None] / total
+    parts = []
+    for layer in range(len(layers) - 1, -1, -1):
+        W, _ = layers[layer]
+        dW = activations[layer].T @ delta + alpha / total * W
+        parts.insert(0, np.concatenate([dW.ravel(), delta.sum(axis=0)]))
+        if layer:
+            delta = (delta @ W.T) * HIDDEN[activation][1](zs[layer - 1])
+    return value, np.concatenate(parts)
+
+
+def predict(flat, widths, activation, loss, X):
+    """Outputs (n, n_outputs)."""
+    return OUTPUT[loss](forward(flat, widths, activation, X)[0][-1])
+
+
+class Adam:
+    """Adam with scikit-learn's placement of epsilon."""
+
+    def __init__(self, size, rate, beta_1, beta_2, epsilon):
+        self.m = self.v = np.zeros(size)
+        self.t, self.rate, self.betas, self.epsilon = 0, rate, (beta_1, beta_2), epsilon
+
+    def step(self, w, g):
+        self.t += 1
+        b1, b2 = self.betas
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * g**2
+        rate = self.rate * np.sqrt(1 - b2**self.t) / (1 - b1**self.t)
+        return w - rate * self.m / (np.sqrt(self.v) + self.epsilon)
+
+
+class SGD:
+    """Gradient descent with (Nesterov's) momentum."""
+
+    def __init__(self, size, rate, momentum, nesterov):
+        self.u = np.zeros(size)
+        self.rate, self.momentum, self.nesterov = rate, momentum, nesterov
+
+    def step(self, w, g):
+        self.u = self.momentum * self.u - self.rate * g
+        return w + (self.momentum * self.u - self.rate * g if self.nesterov else self.u)

@@ -1,0 +1,77 @@
+"""Who may import whom (DESIGN's arrows), what import costs, and who owns Numba's flags."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastmlp
+
+PACKAGE = Path(fastmlp.__file__).parent
+ALLOWED = {
+    "__init__": {"estimators", "engine"},
+    "estimators": {"_sklearn", "engine", "functions", "network", "optimizers", "training"},
+    "training": {"_sklearn", "engine", "schedules"},
+    "network": {"functions"},
+    "engine": {"network", "optimizers", "engine.cpu"},
+    "engine.cpu": {"engine.cpu.kernels", "functions", "network", "optimizers"},
+    "engine.cpu.kernels": {"_jit", "functions", "optimizers"},
+    "functions": set(),
+    "optimizers": set(),
+    "schedules": set(),
+    "_jit": set(),
+    "_sklearn": set(),
+}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imports(path):
+    """Full dotted names that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}".removeprefix("fastmlp.")
+                yield f"fastmlp.{inner}" if inner in MODULES else node.module
+
+
+def test_every_module_is_on_the_map():
+    assert set(MODULES) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows(module):
+    ours = {
+        name.removeprefix("fastmlp.")
+        for name in imports(MODULES[module])
+        if name.startswith("fastmlp")
+    }
+    assert ours <= ALLOWED[module]
+
+
+@pytest.mark.parametrize("module", ["functions", "optimizers", "schedules"])
+def test_formulas_need_numpy_only(module):
+    roots = {name.split(".")[0] for name in imports(MODULES[module])}
+    assert roots <= {"math", "numpy", "collections", "typing"}
+
+
+def test_only_jit_sets_numba_flags():
+    for module, path in MODULES.items():
+        source = path.read_text()
+        assert module == "_jit" or ("njit" not in source and "fastmath" not in source)
+
+
+def test_import_compiles_nothing_and_loads_no_optional_package():
+    code = (
+        "import sys, sklearn.neural_network; before = set(sys.modules); import fastmlp;"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "['fastmlp']"

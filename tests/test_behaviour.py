@@ -1,0 +1,356 @@
+"""Behaviour under use: Ctrl-C, divergence, threads, processes, pickles, and wrong input."""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fastmlp import MLPClassifier, MLPRegressor
+
+rng = np.random.RandomState(0)
+X = rng.normal(size=(80, 6))
+LABELS = np.array(["a", "b", "c"])[np.argmax(X[:, :3], axis=1)]
+TARGET = X[:, 0] - X[:, 1] ** 2
+QUICK = {"max_iter": 5, "random_state": 0, "hidden_layer_sizes": (8,)}
+
+
+def fit(model, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(*args, **kwargs)
+
+
+@pytest.fixture
+def classifier():
+    return fit(MLPClassifier(**QUICK), X, LABELS)
+
+
+def run_python(code, **env):
+    """Run ``code`` in a new interpreter; returns what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=240, env=os.environ | env,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+# --- interruption and divergence
+
+INTERRUPT_CASES = {
+    "long epochs": {"hidden_layer_sizes": (300, 300), "max_iter": 1000},
+    "full batch": {"hidden_layer_sizes": (300, 300), "batch_size": 30000, "max_iter": 1000},
+    "short epochs": {"hidden_layer_sizes": (5,), "max_iter": 10**6, "n_iter_no_change": np.inf},
+    "lbfgs": {"hidden_layer_sizes": (300, 300), "solver": "lbfgs", "max_iter": 10**4},
+    "early stopping": {"hidden_layer_sizes": (300,), "early_stopping": True, "max_iter": 1000,
+                       "n_iter_no_change": np.inf},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INTERRUPT_CASES)
+def test_ctrl_c_ends_a_fit_within_a_second(case):
+    n = 300 if case == "short epochs" else 30000
+    data = np.random.RandomState(0).normal(size=(n, 50))
+    y = data[:, 0] * data[:, 1]
+    model = MLPRegressor(random_state=0, tol=0.0, **INTERRUPT_CASES[case])
+    fit(clone(model).set_params(max_iter=1, batch_size="auto"), data[:100], y[:100])  # compiled
+    sent = []
+
+    def interrupt():
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(1.0, interrupt)
+    timer.start()
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        model.fit(data, y)
+    assert time.perf_counter() - sent[0] < 1.0
+    assert np.isfinite(model.predict(data[:5])).all()
+    assert model.n_iter_ >= 0
+
+
+def test_divergence_is_reported_in_its_epoch_and_changes_nothing(classifier):
+    before = copy.deepcopy(classifier.__dict__)
+    diverging = classifier.set_params(solver="sgd", learning_rate_init=1e200, max_iter=200)
+    with pytest.raises(ValueError, match=r"non-finite.*epoch [12]: scale X.*learning_rate_init"):
+        fit(diverging, X, LABELS)
+    np.testing.assert_array_equal(diverging.coefs_[0], before["coefs_"][0])
+    assert diverging.loss_curve_ == before["loss_curve_"]
+    fresh = MLPRegressor(solver="sgd", learning_rate_init=1e200)
+    with pytest.raises(ValueError, match="non-finite"):
+        fresh.fit(X, TARGET)
+    assert not hasattr(fresh, "coefs_")
+    assert not hasattr(fresh, "n_features_in_")
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+
+
+def test_divergence_with_early_stopping_keeps_the_best_weights():
+    model = MLPRegressor(
+        solver="sgd", activation="identity", learning_rate_init=3.0, early_stopping=True,
+        random_state=0, max_iter=50,
+    )  # fmt: skip
+    with pytest.warns(ConvergenceWarning, match=r"Training diverged in epoch \d+"):
+        model.fit(10 * X, TARGET)
+    assert np.isfinite(model.predict(X)).all()
+
+
+# --- many at once, other processes, storage
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_fits_in_threads_equal_fits_alone():
+    def job(seed):
+        return MLPClassifier(**QUICK | {"random_state": seed}).fit(X, LABELS).coefs_[0]
+
+    alone = [job(seed) for seed in range(8)]
+    together = joblib.Parallel(n_jobs=4, backend="threading")(
+        joblib.delayed(job)(seed) for seed in range(8)
+    )
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_grid_search_in_processes():
+    pipeline = make_pipeline(StandardScaler(), MLPClassifier(**QUICK))
+    grid = {"mlpclassifier__alpha": [1e-4, 1.0], "mlpclassifier__hidden_layer_sizes": [(), (5,)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            search = GridSearchCV(pipeline, grid, n_jobs=2, cv=2).fit(X, LABELS)
+    assert 0.3 < search.best_score_ <= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_fork_after_fit():
+    printed = run_python(
+        """
+        import os, numpy as np
+        from fastmlp import MLPClassifier
+        X = np.random.RandomState(0).normal(size=(300, 40)); y = X[:, 0] > 0
+        fit = lambda: MLPClassifier(max_iter=5, random_state=0).fit(X, y).loss_
+        first = fit()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if fit() == first else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+    )
+    assert printed.strip() == "0"
+
+
+def test_pickle_joblib_clone_and_copy(classifier, tmp_path):
+    joblib.dump(classifier, tmp_path / "model.joblib")
+    for other in (
+        pickle.loads(pickle.dumps(classifier)),
+        joblib.load(tmp_path / "model.joblib"),
+        joblib.load(tmp_path / "model.joblib", mmap_mode=None),
+        copy.deepcopy(classifier),
+    ):
+        np.testing.assert_array_equal(other.predict_proba(X), classifier.predict_proba(X))
+        mine, theirs = clone(classifier), clone(other)
+        assert mine.get_params() == theirs.get_params()
+        other.partial_fit(X, LABELS)
+    path = tmp_path / "model.pickle"
+    path.write_bytes(pickle.dumps(classifier))
+    printed = run_python(
+        f"""
+        import pickle, numpy as np
+        model = pickle.load(open({str(path)!r}, "rb"))
+        print(repr(model.predict_proba(np.ones((1, 6))).tolist()))
+        """
+    )
+    assert eval(printed) == classifier.predict_proba(np.ones((1, 6))).tolist()
+
+
+def test_partial_fit_goes_on_after_unpickling():
+    once = MLPRegressor(random_state=0)
+    for _ in range(3):
+        once.partial_fit(X, TARGET)
+    again = MLPRegressor(random_state=0)
+    for _ in range(3):
+        again = pickle.loads(pickle.dumps(again)).partial_fit(X, TARGET)
+    np.testing.assert_array_equal(once.coefs_[0], again.coefs_[0])
+
+
+def test_edited_and_assigned_weights_are_used(classifier):
+    classifier.coefs_[-1][:] = 0
+    classifier.intercepts_[-1][:] = 0
+    np.testing.assert_allclose(classifier.predict_proba(X), 1 / 3)
+    classifier.intercepts_ = [*classifier.intercepts_[:-1], np.array([0.0, np.log(2), 0.0])]
+    np.testing.assert_allclose(classifier.predict_proba(X)[0], [0.25, 0.5, 0.25])
+
+
+# --- containers
+
+
+def test_frames_give_the_same_model_and_names():
+    names = [f"f{i}" for i in range(X.shape[1])]
+    plain = fit(MLPClassifier(**QUICK), X, LABELS)
+    for frame in (pd.DataFrame(X, columns=names), pl.DataFrame(X, schema=names)):
+        model = fit(MLPClassifier(**QUICK), frame, LABELS)
+        assert model.feature_names_in_.tolist() == names
+        np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
+        np.testing.assert_array_equal(model.predict(frame), plain.predict(X))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(pd.DataFrame(X, columns=names[::-1]))
+
+
+def test_wide_sparse_input_is_not_made_dense():
+    """A dense copy of this matrix would take 16 GB."""
+    wide = sparse.random(20000, 100_000, 1e-5, "csr", rng=np.random.default_rng(0))
+    y = np.asarray(wide.sum(axis=1)).ravel() > 0
+    model = MLPClassifier(hidden_layer_sizes=(2,), max_iter=1, random_state=0, solver="sgd",
+                          batch_size=10000)  # fmt: skip
+    for data in (wide, wide.tocsc()):
+        fit(model, data, y)
+        assert model.predict(data[:10]).shape == (10,)
+
+
+def test_memory_mapped_and_foreign_layouts(tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    expected = fit(MLPRegressor(**QUICK), X, TARGET).predict(X)
+    for data in (mapped, np.asfortranarray(X), X.tolist(), X[::-1][::-1], X.astype(">f8")):
+        np.testing.assert_array_equal(fit(MLPRegressor(**QUICK), data, TARGET).predict(X), expected)
+
+
+def test_no_hidden_layer_is_logistic_regression():
+    from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
+
+    model = fit(MLPClassifier((), solver="lbfgs", alpha=1.0, max_iter=500, tol=1e-8), X, LABELS)
+    expected = LogisticRegression(C=1.0, tol=1e-8, max_iter=500).fit(X, LABELS)
+    np.testing.assert_allclose(model.predict_proba(X), expected.predict_proba(X), atol=1e-4)
+    two = TARGET > 0
+    model = fit(MLPClassifier((), solver="lbfgs", alpha=1.0, max_iter=500, tol=1e-8), X, two)
+    expected = LogisticRegression(C=1.0, tol=1e-8).fit(X, two)
+    np.testing.assert_allclose(model.predict_proba(X), expected.predict_proba(X), atol=1e-4)
+    model = fit(MLPRegressor("squared_error", (), solver="lbfgs", alpha=2.0, tol=1e-9), X, TARGET)
+    np.testing.assert_allclose(model.predict(X), Ridge(2.0).fit(X, TARGET).predict(X), atol=1e-4)
+    counts = np.random.RandomState(0).poisson(np.exp(0.3 * X[:, 0]))
+    model = fit(MLPRegressor("poisson", (), solver="lbfgs", alpha=0.0, tol=1e-9), X, counts)
+    expected = PoissonRegressor(alpha=0, tol=1e-9).fit(X, counts)
+    np.testing.assert_allclose(model.predict(X), expected.predict(X), rtol=1e-4)
+
+
+# --- wrong input: one clear error before any training
+
+BAD_PARAMETERS = [
+    ({"hidden_layer_sizes": (10, -1)}, r"hidden_layer_sizes must be > 0, got \[10, -1\]"),
+    ({"hidden_layer_sizes": 0}, "hidden_layer_sizes"),
+    ({"hidden_layer_sizes": (10.5,)}, "hidden_layer_sizes must contain integers"),
+    ({"hidden_layer_sizes": ("10",)}, "hidden_layer_sizes must contain integers"),
+    ({"hidden_layer_sizes": "10"}, "hidden_layer_sizes"),
+    ({"activation": "gauss"}, "'activation' parameter of MLPClassifier must be a str among"),
+    ({"solver": "newton"}, "'solver' parameter of MLPClassifier must be a str among"),
+    ({"alpha": -1}, "'alpha' parameter"),
+    ({"alpha": "0.1"}, "'alpha' parameter"),
+    ({"alpha": np.nan}, "'alpha' parameter"),
+    ({"batch_size": 0}, "'batch_size' parameter"),
+    ({"batch_size": "all"}, "'batch_size' parameter"),
+    ({"learning_rate": "cosine"}, "'learning_rate' parameter"),
+    ({"learning_rate_init": 0.0}, "'learning_rate_init' parameter"),
+    ({"max_iter": 0}, "'max_iter' parameter"),
+    ({"max_iter": 10.0}, "'max_iter' parameter"),
+    ({"momentum": 1.5}, "'momentum' parameter"),
+    ({"beta_1": 1.0}, "'beta_1' parameter"),
+    ({"validation_fraction": 1.0}, "'validation_fraction' parameter"),
+    ({"tol": -1e-4}, "'tol' parameter"),
+    ({"n_iter_no_change": 0}, "'n_iter_no_change' parameter"),
+    ({"random_state": "seed"}, "'random_state' parameter"),
+]
+
+
+@pytest.mark.parametrize(("params", "message"), BAD_PARAMETERS, ids=str)
+def test_bad_parameter(params, message):
+    model = MLPClassifier(**params)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, LABELS)
+    assert not hasattr(model, "coefs_")
+
+
+def _with(value):
+    bad = X.copy()
+    bad[3, 2] = value
+    return bad
+
+
+BAD_DATA = [
+    (MLPClassifier, _with(np.nan), LABELS, "Input X contains NaN"),
+    (MLPClassifier, _with(np.inf), LABELS, "Input X contains infinity"),
+    (MLPClassifier, X, LABELS[:-1], "inconsistent numbers of samples"),
+    (MLPClassifier, X[0], LABELS, "Expected 2D array"),
+    (MLPClassifier, X[:0], LABELS[:0], "Found array with 0 sample"),
+    (MLPClassifier, X, TARGET, "Unknown label type"),
+    (MLPClassifier, np.full((80, 2), "x"), LABELS, "could not convert string to float"),
+    (MLPClassifier, X + 1j, LABELS, "Complex data not supported"),
+    (MLPClassifier, X, np.column_stack([LABELS, LABELS]), "multioutput|Multioutput|label type"),
+    (MLPRegressor, X, np.where(TARGET > 0, TARGET, np.nan), "Input y contains NaN"),
+    (MLPRegressor, X, LABELS, "could not convert string to float"),
+]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "data", "target", "message"), BAD_DATA, ids=[row[3] for row in BAD_DATA]
+)
+def test_bad_data(estimator, data, target, message):
+    model = estimator(**QUICK)
+    with pytest.raises(ValueError, match=message):
+        model.fit(data, target)
+    assert not hasattr(model, "coefs_")
+
+
+def test_bad_targets_and_weights(classifier):
+    with pytest.raises(ValueError, match=r"loss 'poisson': y must be >= 0"):
+        MLPRegressor("poisson").fit(X, TARGET)
+    with pytest.raises(ValueError, match=r"sample_weight\.shape"):
+        MLPClassifier().fit(X, LABELS, np.ones(3))
+    with pytest.raises(ValueError, match="set aside for validation have a sample_weight of zero"):
+        MLPRegressor(early_stopping=True, random_state=0).fit(X, TARGET, np.arange(80) == 0)
+    with pytest.raises(ValueError, match="sample_weight contains NaN"):
+        MLPClassifier().fit(X, LABELS, np.full(80, np.nan))
+    with pytest.raises(ValueError, match=r"y. has classes not in .self\.classes_"):
+        classifier.partial_fit(X, np.where(LABELS == "a", "z", LABELS))
+    with pytest.raises(ValueError, match="X has 5 features, but MLPClassifier is expecting 6"):
+        classifier.predict(X[:, :5])
+    with pytest.raises(ValueError, match="X has 5 features"):
+        classifier.partial_fit(X[:, :5], LABELS)
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        MLPClassifier().partial_fit(X, LABELS)
+    with pytest.raises(NotFittedError):
+        MLPClassifier().predict(X)
+
+
+def test_changed_architecture_is_refused_by_name(classifier):
+    classifier.set_params(hidden_layer_sizes=(9, 9))
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes.*fit without warm_start"):
+        classifier.partial_fit(X, LABELS)
+    classifier.set_params(hidden_layer_sizes=(8,), warm_start=True)
+    fit(classifier, X, LABELS)
+
+
+def test_warm_start_may_switch_early_stopping_and_solver():
+    """scikit-learn ends in an AttributeError or TypeError here."""
+    for first, second in (({}, {"early_stopping": True}), ({"early_stopping": True}, {}),
+                          ({"solver": "lbfgs"}, {}), ({}, {"solver": "lbfgs"})):  # fmt: skip
+        model = fit(MLPRegressor(warm_start=True, **QUICK, **first), X, TARGET)
+        defaults = {"early_stopping": False, "solver": "adam"}
+        fit(model.set_params(**defaults | second), X, TARGET)
+        assert np.isfinite(model.loss_)

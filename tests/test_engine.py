@@ -1,0 +1,247 @@
+"""The ladder on every engine: outputs, every gradient element, ten losses of training.
+
+The oracle is `reference`; nothing here goes through the estimators.
+"""
+
+import numpy as np
+import pytest
+import reference
+from conftest import make_problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from fastmlp.engine import get_engine
+from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.network import Network
+from fastmlp.optimizers import OPTIMIZERS, Optimizer
+
+TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
+SHAPES = [(5,), (5, 1), (3, 8), (17, 37, 53), (4, 6, 5, 3)]
+CONSTANTS = {
+    "adam": (0.9, 0.999, 1e-8),
+    "sgd": (0.9, 0.0, 0.0),
+    "nesterov": (0.9, 0.0, 0.0),
+}
+
+
+def network_for(shape, activation, loss):
+    n_outputs = 3 if loss == "log_loss" else 2
+    return Network((*shape, n_outputs), activation, loss)
+
+
+def parameters_for(network, seed=1):
+    return np.random.default_rng(seed).normal(scale=0.5, size=network.n_parameters)
+
+
+def assert_close(actual, expected, dtype):
+    scale = max(1e-3, np.abs(expected).max())
+    assert np.abs(actual - expected).max() <= TOLERANCE[np.dtype(dtype).name] * scale
+
+
+def loaded_engine(device, network, X, y, dtype, weight=None, **options):
+    engine = get_engine(device, network, dtype=dtype, **options)
+    if not LOSSES[network.loss].per_row:
+        y = y.astype(dtype)
+    engine.load(X.astype(dtype), y, None if weight is None else weight.astype(dtype))
+    return engine
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss, dtype):
+    network = network_for(shape, activation, loss)
+    X, y = make_problem(loss, 23, network.widths[0], network.n_outputs)
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, len(X))
+    flat = parameters_for(network).astype(dtype)
+    engine = loaded_engine(device, network, X, y, dtype, weight, alpha=0.3)
+    engine.set_parameters(flat)
+    described = (network.widths, activation, loss)
+    X = X.astype(dtype)
+    assert_close(engine.predict(X), reference.predict(flat, *described, X), dtype)
+    value, gradient = engine.loss_and_gradient()
+    expected, expected_gradient = reference.objective(
+        flat, *described, X, y, 0.3, weight, np.finfo(dtype).eps
+    )
+    assert_close(value, expected, dtype)
+    assert_close(gradient, expected_gradient, dtype)
+    y_typed = y if LOSSES[loss].per_row else y.astype(dtype)
+    plain, _ = reference.objective(flat, *described, X, y, 0.0, weight, np.finfo(dtype).eps)
+    assert_close(engine.evaluate(X, y_typed, weight.astype(dtype)), plain, dtype)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ten_epochs_of_training(device, loss, rule, weighted):
+    network = network_for((6, 9, 4), "tanh", loss)
+    X, y = make_problem(loss, 50, 6, network.n_outputs)
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, len(X)) if weighted else None
+    flat = parameters_for(network)
+    engine = loaded_engine(
+        device, network, X, y, "float64", weight,
+        alpha=0.1, optimizer=Optimizer(rule, CONSTANTS[rule]), batch_size=16,
+    )  # fmt: skip
+    engine.set_parameters(flat)
+    optimizer = (
+        reference.Adam(flat.size, 0.01, *CONSTANTS[rule])
+        if rule == "adam"
+        else reference.SGD(flat.size, 0.01, 0.9, rule == "nesterov")
+    )
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        order = rng.permutation(len(X))
+        accumulated = engine.run_epoch(order, np.full(4, 0.01))
+        expected = 0.0
+        for start in range(0, len(X), 16):
+            batch = order[start : start + 16]
+            value, gradient = reference.objective(
+                flat, network.widths, "tanh", loss, X[batch], y[batch], 0.1,
+                None if weight is None else weight[batch],
+            )  # fmt: skip
+            expected += value * len(batch)
+            flat = optimizer.step(flat, gradient)
+        np.testing.assert_allclose(accumulated, expected, rtol=1e-10)
+    np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
+
+
+def test_state_can_be_moved_to_another_engine(device):
+    network = network_for((4, 5), "relu", "squared_error")
+    X, y = make_problem("squared_error", 20, 4, 2)
+    options = {"optimizer": Optimizer("adam", CONSTANTS["adam"]), "batch_size": 6}
+    order, rates = np.arange(20), np.full(4, 0.01)
+    whole = loaded_engine(device, network, X, y, "float64", **options)
+    whole.set_parameters(parameters_for(network))
+    first = loaded_engine(device, network, X, y, "float64", **options)
+    first.set_parameters(parameters_for(network))
+    for _ in range(2):
+        whole.run_epoch(order, rates)
+    first.run_epoch(order, rates)
+    second = loaded_engine(device, network, X, y, "float64", **options)
+    second.set_parameters(first.get_parameters())
+    second.set_state(*first.get_state())
+    second.run_epoch(order, rates)
+    np.testing.assert_array_equal(second.get_parameters(), whole.get_parameters())
+    assert second.get_state()[1] == whole.get_state()[1] == 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
+def test_sparse_equals_dense(device, dtype, density):
+    network = network_for((30, 7), "relu", "log_loss")
+    X = sparse.random(40, 30, density, "csr", rng=np.random.default_rng(0), dtype=dtype)
+    y = np.random.default_rng(1).integers(0, 3, 40)
+    results = []
+    for data in (X, X.toarray()):
+        engine = get_engine(
+            device, network, dtype=dtype, alpha=0.1,
+            optimizer=Optimizer("adam", CONSTANTS["adam"]), batch_size=15,
+        )  # fmt: skip
+        engine.load(data, y)
+        engine.set_parameters(parameters_for(network))
+        losses = [engine.run_epoch(np.arange(40), np.full(3, 0.01)) for _ in range(3)]
+        results.append((losses, engine.get_parameters(), engine.predict(data)))
+    for sparse_result, dense_result in zip(*results, strict=True):
+        assert_close(np.array(sparse_result), np.array(dense_result), dtype)
+
+
+def test_large_batches_are_worked_through_in_blocks(device, monkeypatch):
+    """Block boundaries change nothing but rounding, for dense and sparse input."""
+    import fastmlp.engine.cpu as target
+
+    network = network_for((6, 9), "tanh", "log_loss")
+    X, y = make_problem("log_loss", 100, 6, 3)
+    flat = parameters_for(network)
+    expected, expected_gradient = reference.objective(
+        flat, network.widths, "tanh", "log_loss", X, y, 0.2
+    )
+    for rows in (1, 7, 33, 100):
+        monkeypatch.setattr(target, "_BLOCK_ROWS", rows)
+        for data in (X, sparse.csr_matrix(X)):
+            engine = get_engine(device, network, dtype="float64", alpha=0.2)
+            engine.load(data, y)
+            engine.set_parameters(flat)
+            value, gradient = engine.loss_and_gradient()
+            np.testing.assert_allclose(value, expected, rtol=1e-12)
+            np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-13)
+            np.testing.assert_allclose(
+                engine.predict(data),
+                reference.predict(flat, network.widths, "tanh", "log_loss", X),
+                rtol=1e-12,
+            )
+
+
+def _layouts(X):
+    """The same numbers in the memory layouts that users bring."""
+    readonly = X.copy()
+    readonly.flags.writeable = False
+    wide = np.full((X.shape[0], 2 * X.shape[1]), np.nan)
+    wide[:, : X.shape[1]] = X
+    return {
+        "C": X,
+        "F": np.asfortranarray(X),
+        "readonly": readonly,
+        "row-strided": wide[:, : X.shape[1]],
+        "every second row": np.repeat(X, 2, axis=0)[::2],
+        "every second column": np.repeat(X, 2, axis=1)[:, ::2],
+        "reversed": X[::-1][::-1],
+        "reversed rows": np.ascontiguousarray(X[::-1])[::-1],
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n_samples=st.integers(1, 40),
+    widths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    batch_size=st.integers(1, 50),
+    dtype=st.sampled_from(["float32", "float64"]),
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
+    loss=st.sampled_from(sorted(LOSSES)),
+)
+def test_any_shape_and_memory_layout(n_samples, widths, batch_size, dtype, activation, loss):
+    network = network_for(tuple(widths), activation, loss)
+    X, y = make_problem(loss, n_samples, widths[0], network.n_outputs)
+    y = y if LOSSES[loss].per_row else y.astype(dtype)
+    flat = parameters_for(network)
+    expected = None
+    for name, data in _layouts(X).items():
+        engine = get_engine(
+            "cpu", network, dtype=dtype, alpha=0.1,
+            optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=batch_size,
+        )  # fmt: skip
+        engine.load(data.astype(dtype, copy=False), y)
+        engine.set_parameters(flat)
+        steps = -(-n_samples // min(batch_size, n_samples))
+        result = (
+            engine.run_epoch(np.arange(n_samples), np.full(steps, 1e-3)),
+            engine.get_parameters().tolist(),
+        )
+        expected = expected or result
+        assert result == expected, name
+
+
+def test_a_batch_without_weight_is_passed_over(device):
+    network = network_for((4, 5), "relu", "squared_error")
+    X, y = make_problem("squared_error", 20, 4, 2)
+    weight = np.ones(20)
+    weight[:10] = 0
+    engine = loaded_engine(
+        device, network, X, y, "float64", weight,
+        alpha=0.1, optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=10,
+    )  # fmt: skip
+    flat = parameters_for(network)
+    engine.set_parameters(flat)
+    accumulated = engine.run_epoch(np.arange(20), np.full(2, 0.01))
+    value, gradient = reference.objective(
+        flat, network.widths, "relu", "squared_error", X[10:], y[10:], 0.1
+    )
+    np.testing.assert_allclose(accumulated, 10 * value)
+    np.testing.assert_allclose(engine.get_parameters(), flat - 0.01 * gradient, rtol=1e-10)
+
+
+def test_unknown_device_is_refused():
+    network = network_for((4,), "relu", "log_loss")
+    with pytest.raises(ValueError, match=r"device='tpu' is not supported; use one of"):
+        get_engine("tpu", network, dtype="float64")

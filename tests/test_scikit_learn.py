@@ -1,0 +1,40 @@
+"""scikit-learn's own word: its estimator checks, and its own test file for the MLP."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fastmlp import MLPClassifier, MLPRegressor
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([MLPClassifier(), MLPRegressor()])
+def test_estimator_checks(estimator, check):
+    check(estimator)
+
+
+def pytest_configure(config):
+    """As a plugin of the run below: put our estimators in scikit-learn's place."""
+    import sklearn.neural_network
+
+    sklearn.neural_network.MLPClassifier = MLPClassifier
+    sklearn.neural_network.MLPRegressor = MLPRegressor
+
+
+def test_scikit_learns_own_test_file(tmp_path):
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-rs", "-p", Path(__file__).stem,
+        "-p", "no:cacheprovider", "--pyargs", "sklearn.neural_network.tests.test_mlp",
+    ]  # fmt: skip
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    last = result.stdout.strip().splitlines()[-1]
+    counts = dict(reversed(pair) for pair in re.findall(r"(\d+) (passed|failed|skipped)", last))
+    assert set(counts) == {"passed"}, last
+    assert int(counts["passed"]) >= 59
