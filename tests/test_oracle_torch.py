@@ -57,7 +57,10 @@ def torch_flat(model):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_twenty_steps(device, loss, activation, rule):
-    """Epsilon sits elsewhere in PyTorch's Adam, so it is made negligible in both."""
+    """Epsilon sits elsewhere in PyTorch's Adam, so it is made negligible in both.
+
+    Without it Adam's step is g / |g| at first, which magnifies the rounding of small gradients.
+    """
     assert set(ACTIVATIONS) == set(HIDDEN)
     network = Network((6, 8, 3), activation, loss)
     X, y = make_problem(loss, 60, 6, 3)
@@ -84,4 +87,5 @@ def test_twenty_steps(device, loss, activation, rule):
             torch_loss(loss, model(torch.tensor(X[rows])), torch.tensor(y[rows])).backward()
             theirs.step()
     expected = torch_flat(model)
-    np.testing.assert_allclose(engine.get_parameters(), expected, rtol=1e-9, atol=1e-10)
+    tolerance = 1e-7 if rule == "adam" else 1e-11
+    np.testing.assert_allclose(engine.get_parameters(), expected, rtol=tolerance, atol=tolerance)
