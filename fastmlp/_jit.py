@@ -48,8 +48,61 @@ def jit(function: Callable, *, reassociate: bool = False) -> Callable:
     ``reassociate`` lets a reduction use vector registers; its order is then the compiler's,
     fixed for one machine.
     """
-    fastmath = _FLAGS["fastmath"] | ({"reassoc"} if reassociate else set())
-    return numba.njit(**(_FLAGS | {"fastmath": fastmath}))(function)
+    return numba.njit(**(_FLAGS | {"fastmath": _fastmath(reassociate)}))(function)
+
+
+def _fastmath(reassociate: bool) -> set[str]:
+    return {"contract", "reassoc"} if reassociate else {"contract"}
+
+
+def formula(function: Callable, primitives: dict[str, Callable]) -> Callable:
+    """Compile one of `fastmlp.functions` with an engine's elementary functions.
+
+    Parameters
+    ----------
+    function : callable
+        A flat scalar function.
+    primitives : dict
+        Replacements for the names (``exp``, ...) that the function uses.
+    """
+    return jit(types.FunctionType(function.__code__, function.__globals__ | primitives))
+
+
+def address(
+    template: Callable,
+    signature,
+    label: str,
+    names: dict[str, Callable],
+    *,
+    reassociate: bool = False,
+) -> int:
+    """Compile ``template`` into a C function, cached on disk, and return its address.
+
+    Parameters
+    ----------
+    template : callable
+        A plain function.
+    signature : Numba signature
+        Its types.
+    label : str
+        Distinguishes the cache files of this variant.
+    names : dict
+        What the template's free names stand for.
+    reassociate : bool
+        See `jit`.
+    """
+    function = types.FunctionType(template.__code__, template.__globals__ | names)
+    function.__qualname__ = f"{template.__name__}-{label}-{STAMP:08x}"
+    flags = {"error_model": "numpy", "fastmath": _fastmath(reassociate)}
+    try:
+        compiled = numba.cfunc(signature, cache=True, **flags)(function)
+    except Exception:  # the cache is damaged, or there is no place for it
+        compiled = numba.cfunc(signature, **flags)(function)
+    _KEPT.append(compiled)
+    return compiled.address
+
+
+_KEPT: list = []  # the machine code lives as long as these objects
 
 
 class Entry:

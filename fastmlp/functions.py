@@ -102,35 +102,13 @@ def poisson_gradient(z, y):
     return exp(z) - y
 
 
-def log_loss(z, y, tiny):
-    """``-log p_y`` with ``p = softmax(z)``, for one row of scores and the number of its class.
+def log_loss(normaliser, score, tiny):
+    """``-log p_y`` with ``p = softmax(z)``, from ``log sum exp(z)`` and ``z_y``.
 
-    Parameters
-    ----------
-    z : array of shape (n_classes,)
-        Raw scores of one sample; overwritten by the gradient ``p - onehot(y)``.
-    y : int
-        The sample's class.
-    tiny : float
-        Machine epsilon of the scores.
-
-    Returns
-    -------
-    float
+    The gradient of the scores is ``p - onehot(y)``; engines compute ``p`` on the way to the
+    normaliser.
     """
-    peak = z[0]
-    for k in range(1, z.shape[0]):
-        if z[k] > peak or z[k] != z[k]:
-            peak = z[k]
-    total = type(peak)(0)
-    score = z[y] - peak
-    for k in range(z.shape[0]):
-        z[k] = exp(z[k] - peak)
-        total += z[k]
-    for k in range(z.shape[0]):
-        z[k] /= total
-    z[y] -= type(total)(1)
-    loss = log(total) - score
+    loss = normaliser - score
     floor = -log1p(-tiny)
     cap = -log(tiny)
     if loss < floor:
@@ -155,7 +133,7 @@ class Loss(NamedTuple):
     """One row of `LOSSES`.
 
     ``out_activation`` is the output activation that the loss is fused with.  ``per_row`` losses
-    see a whole row of scores and a class number, the others one score and one target.
+    (softmax) see a whole row of scores and a class number, the others one score and one target.
     ``mean_over_outputs`` reports the mean over outputs while the gradient sums over them, as
     scikit-learn does for the squared error (its issue 8349).
     """

@@ -70,6 +70,7 @@ def get_engine(
     alpha: float = 0.0,
     optimizer: Optimizer | None = None,
     batch_size: int = 1,
+    n_threads: int | None = None,
 ) -> Engine:
     """Make an engine for ``device``, importing its target only now.
 
@@ -85,12 +86,21 @@ def get_engine(
         Needed for `run_epoch`.
     batch_size : int
         Samples per step.
+    n_threads : int or None
+        Most threads to use; None means as many as pay.
     """
     if device != "cpu":
         raise ValueError(f"device={device!r} is not supported; use one of {DEVICES}.")
     from fastmlp.engine.cpu import CpuEngine
 
-    return CpuEngine(network, dtype=dtype, alpha=alpha, optimizer=optimizer, batch_size=batch_size)
+    return CpuEngine(
+        network,
+        dtype=dtype,
+        alpha=alpha,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        n_threads=n_threads,
+    )
 
 
 def warmup() -> None:

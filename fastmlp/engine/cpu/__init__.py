@@ -1,59 +1,100 @@
-"""The CPU engine: hands flat arrays to compiled kernels, and lets Ctrl-C through.
+"""The CPU engine: memory and threads around the compiled kernels.
 
-A compiled call cannot see Ctrl-C: Python delivers it when the call returns.  Calls that take
-longer than a blink therefore run on a helper thread (the GIL is released) while the calling
-thread waits, ready to set the stop flag that the kernels poll once per block of rows.  Short calls
-run where they are.  What is short is estimated from the arithmetic, not measured, so the choice
-never depends on the machine's load.
+An engine allocates everything once: packed parameters and state when it is made, the workspace
+when it first sees its batch size.  An epoch then allocates nothing.
+
+A compiled call cannot see Ctrl-C: Python delivers it when the call returns.  A call that takes
+longer than a blink is therefore watched by the calling thread, ready to set the stop flag that the
+kernel polls at every block of rows, while helper threads do the work.  What is short is estimated
+from the arithmetic, not measured, so the choice never depends on the machine's load.
 """
 
 import threading
-from concurrent.futures import Future
+import time
+from functools import partial
 
 import numpy as np
 from scipy import sparse
 
-from fastmlp.engine.cpu.kernels import KERNELS, SPARSE, STEPS, STOP, Net, Samples, Work
-from fastmlp.functions import ACTIVATIONS, LOSSES, OUT_ACTIVATIONS
+from fastmlp.engine.cpu import loops
+from fastmlp.engine.cpu.kernels import (
+    ABORT,
+    DECISION,
+    KERNELS,
+    SLAB,
+    STEPS,
+    STOP,
+    Memory,
+    Net,
+    Samples,
+)
+from fastmlp.engine.cpu.layout import Layout, aligned
+from fastmlp.engine.cpu.threads import Team, Tuner, available_threads
+from fastmlp.engine.cpu.tiles import MAX_ROWS
+from fastmlp.functions import LOSSES
 from fastmlp.network import Network
-from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
+from fastmlp.optimizers import N_SLOTS, Optimizer
 
-_SHORT_CALL = 1e8  # operations; about 0.1 s where the kernels are slowest
-_BLOCK_ELEMENTS = 2**22  # workspace of one block: 32 MB in float64
-_BLOCK_ROWS = 4096
+_SHORT_CALL = 5e8  # operations; about 0.1 s where the kernels are slowest
+_WORTH_SHARING = 4e6  # operations per step below which more threads never pay
+_BLOCK_ROWS = 1024
+_BLOCK_ELEMENTS = 2**23
+_PREFETCH_BYTES = 2**20
+_ROOM_FOR_BARRIER = 64  # int64s: its own cache lines
+
+
+def _address(array: np.ndarray | None) -> int:
+    return 0 if array is None else array.__array_interface__["data"][0]
 
 
 class Source:
-    """Input rows as integers that a kernel can follow, and the arrays they point into.
-
-    ``fields`` is [is sparse, address of values, bytes per row, address of column indices
-    (int32), address of row starts (int64)].
-    """
+    """Input rows as addresses that a kernel can follow, and the arrays that keep them alive."""
 
     def __init__(self, X, dtype: np.dtype):
-        if sparse.issparse(X):
-            self._keep: tuple[np.ndarray, ...] = (
+        self.n_samples = X.shape[0]
+        self.sparse = sparse.issparse(X)
+        self._keep: tuple[np.ndarray, ...]
+        if self.sparse:
+            self._keep = (
                 np.ascontiguousarray(X.data, dtype),
                 np.ascontiguousarray(X.indices, np.int32),
                 np.ascontiguousarray(X.indptr, np.int64),
             )
-            values, indices, indptr = (_address(array) for array in self._keep)
-            self.fields = np.array([1, values, 0, indices, indptr])
+            values, columns, row_starts = (_address(array) for array in self._keep)
+            self.fields = (1, values, 0, columns, row_starts)
         else:
             rows = np.asarray(X, dtype)
-            if rows.size and (rows.strides[1] != rows.itemsize or rows.strides[0] < 0):
+            if rows.size and rows.strides[1] != rows.itemsize and rows.shape[1] > 1:
                 rows = np.ascontiguousarray(rows)
             self._keep = (rows,)
-            self.fields = np.array([0, _address(rows), rows.strides[0], 0, 0])
-        self.n_samples = X.shape[0]
+            self.fields = (0, _address(rows), rows.strides[0], 0, 0)
 
 
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+class Targets:
+    """Targets, classes and weights in the kernels' types."""
+
+    def __init__(self, network: Network, dtype: np.dtype, y, sample_weight):
+        self.values = self.classes = self.weights = None
+        if y is not None and LOSSES[network.loss].per_row:
+            self.classes = np.ascontiguousarray(y, np.int64)
+        elif y is not None:
+            self.values = np.ascontiguousarray(y, dtype)
+        if sample_weight is not None:
+            self.weights = np.ascontiguousarray(sample_weight, dtype)
+
+    @property
+    def fields(self) -> tuple[int, int, int]:
+        return _address(self.values), _address(self.classes), _address(self.weights)
 
 
 class CpuEngine:
-    """See `fastmlp.engine.Engine`."""
+    """See `fastmlp.engine.Engine`.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        Most threads to use; None means as many as pay.
+    """
 
     def __init__(
         self,
@@ -63,185 +104,243 @@ class CpuEngine:
         alpha: float = 0.0,
         optimizer: Optimizer | None = None,
         batch_size: int = 1,
+        n_threads: int | None = None,
     ):
         self._network = network
         self._dtype = np.dtype(dtype)
+        self._like = self._dtype.type(0)
         self._kernels = KERNELS[self._dtype.name]
         self._alpha = float(alpha)
         self._optimizer = optimizer
         self._batch_size = int(batch_size)
-        self._net = Net(
-            np.array(network.widths, np.int64),
-            np.array(network.offsets, np.int64),
-            ACTIVATIONS[network.activation].code,
-            OUT_ACTIVATIONS[network.out_activation],
-            LOSSES[network.loss].code,
-        )
-        self._parameters = np.zeros(network.n_parameters, self._dtype)
-        self._slots = np.zeros((N_SLOTS, network.n_parameters if optimizer else 0), self._dtype)
-        self._progress = np.zeros(2, np.int64)
-        self._memory = np.empty(0, self._dtype)
+        self._threads = available_threads(n_threads)
+        self._team = Team()
+        self._tuner: Tuner | None = None
+        self._layout = Layout(network, dtype)
+        n_packed = int(self._layout.weights[-1])
+        self._parameters = aligned(n_packed, self._dtype)
+        self._slots = [aligned(n_packed if optimizer else 0, self._dtype) for _ in range(N_SLOTS)]
+        self._transposed = aligned(int(self._layout.transposed[-1]), self._dtype)
+        self._gradient = aligned(0, self._dtype)
+        self._progress = aligned(_ROOM_FOR_BARRIER, np.int64)
+        self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
+        self._room: tuple | None = None
+        self._transposed_is_stale = True
 
     # --- parameters and state
 
     def get_parameters(self) -> np.ndarray:
-        return self._parameters.copy()
+        return self._layout.unpack(self._parameters)
 
     def set_parameters(self, flat: np.ndarray) -> None:
-        self._parameters[:] = flat
+        self._layout.pack(flat.astype(self._dtype, copy=False), self._parameters)
+        self._transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
-        return self._slots.copy(), int(self._progress[STEPS])
+        slots = np.array([self._layout.unpack(slot) for slot in self._slots])
+        return slots, int(self._progress[STEPS])
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
-        self._slots[:] = slots
+        for slot, values in zip(self._slots, slots, strict=True):
+            self._layout.pack(values.astype(self._dtype, copy=False), slot)
+            if self._network.out_activation == "softmax":
+                slot[slot == -1e30] = 0
         self._progress[STEPS] = step
 
     # --- data and verbs
 
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
         self._source = Source(X, self._dtype)
-        self._samples = self._with_targets(self._source, y, sample_weight)
-        self._gradient = np.empty_like(self._parameters)
+        self._targets = Targets(self._network, self._dtype, y, sample_weight)
+        self._units = self._layout.units(self._source.sparse)
+        self._room = None
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
-        batch = min(self._batch_size, order.size)
-        return self._call(
-            self._kernels.run_epoch,
-            3 * order.size,
-            self._parameters,
-            self._gradient,
-            self._slots,
-            self._net,
-            self._samples,
-            order,
-            batch,
-            self._optimizer.step_rates(learning_rates, int(self._progress[STEPS])),
-            self._alpha,
-            OPTIMIZERS[self._optimizer.name].code,
-            np.array(self._optimizer.constants, np.float64),
-            self._workspace(batch, self._source, with_deltas=True),
-        )
+        rates = self._optimizer.step_rates(learning_rates, int(self._progress[STEPS]))
+        if self._tuner is None:
+            worth = self._operations(min(self._batch_size, order.size)) >= _WORTH_SHARING
+            self._tuner = Tuner(self._threads if worth else 1, self._threads if worth else 1)
+        n_threads = self._tuner.choose()
+        started = time.perf_counter()
+        loss = self._train(order, self._batch_size, rates, self._optimizer, n_threads)
+        self._tuner.report(n_threads, time.perf_counter() - started)
+        return loss
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
-        order = np.arange(self._source.n_samples)
-        loss = self._call(
-            self._kernels.loss_and_gradient,
-            3 * order.size,
-            self._parameters,
-            self._gradient,
-            self._net,
-            self._samples,
-            order,
-            self._alpha,
-            self._workspace(order.size, self._source, with_deltas=True),
+        n_samples = self._source.n_samples
+        worth = self._operations(n_samples) >= _WORTH_SHARING
+        steps = self._progress[STEPS]
+        loss = self._train(
+            np.arange(n_samples), n_samples, np.zeros(1), None, self._threads if worth else 1
         )
-        return loss, self._gradient.copy()
+        self._progress[STEPS] = steps
+        return loss / n_samples, self._layout.unpack(self._gradient)
 
     def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        targets = Targets(self._network, self._dtype, y, sample_weight)
         source = Source(X, self._dtype)
-        order = np.arange(source.n_samples)
-        return self._call(
-            self._kernels.evaluate,
-            order.size,
-            self._parameters,
-            self._net,
-            self._with_targets(source, y, sample_weight),
-            order,
-            self._workspace(order.size, source, with_deltas=False),
-        )
+        losses = np.zeros(-(-source.n_samples // SLAB))
+        self._run_rows(source, targets, None, losses)
+        weights = targets.weights
+        total = source.n_samples if weights is None else weights.sum(dtype=np.float64)
+        return float(losses.sum() / total)
 
     def predict(self, X) -> np.ndarray:
         source = Source(X, self._dtype)
-        order = np.arange(source.n_samples)
-        out = np.empty((order.size, self._network.n_outputs), self._dtype)
-        self._call(
-            self._kernels.predict,
-            order.size,
-            self._parameters,
-            self._net,
-            source.fields,
-            order,
-            self._workspace(order.size, source, with_deltas=False),
-            out,
-        )
+        out = np.empty((source.n_samples, self._network.n_outputs), self._dtype)
+        self._run_rows(source, Targets(self._network, self._dtype, None, None), out, None)
         return out
 
     # --- inside
 
-    def _with_targets(self, source: Source, y, sample_weight) -> Samples:
-        """Data, targets and weights in the kernels' types."""
-        targets = np.empty((0, self._network.n_outputs), self._dtype)
-        classes = np.empty(0, np.int64)
-        weights = np.empty(0, self._dtype)
-        if LOSSES[self._network.loss].per_row:
-            classes = np.require(y, np.int64, ["C", "W"])
-        else:
-            targets = np.require(y, self._dtype, ["C", "W"])
-        if sample_weight is not None:
-            weights = np.require(sample_weight, self._dtype, ["C", "W"])
-        return Samples(source.fields, targets, classes, weights)
+    def _operations(self, n_rows: int) -> float:
+        """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
+        return n_rows * (6.0 * self._network.n_parameters + 60.0 * sum(self._network.widths))
 
-    def _workspace(self, n_rows: int, source: Source, with_deltas: bool) -> Work:
-        """Workspace for batches of ``n_rows``.
+    def _net(self, places_a, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
+        """The kernels' view of the network, with the loops that this use of it needs."""
+        layout, network, dtype = self._layout, self._network, self._dtype.name
+        relu = network.activation == "relu"
+        hidden = len(network.widths) > 2
+        row = LOSSES[network.loss]
+        return Net(
+            layout.widths,
+            layout.strides,
+            layout.rows,
+            layout.rows_transposed,
+            layout.weights,
+            layout.transposed,
+            places_a,
+            places_d,
+            relu=int(relu),
+            activation=loops.activation(network.activation, dtype)
+            if hidden and (sparse or not relu)
+            else 0,
+            derivative=loops.derivative(network.activation, dtype)
+            if hidden and train and not relu
+            else 0,
+            softmax=int(network.out_activation == "softmax"),
+            link=0 if loss else loops.link(network.out_activation, dtype),
+            loss=loops.loss(network.loss, dtype) if loss else 0,
+            loss_divisor=network.n_outputs if row.mean_over_outputs else 1,
+            tiles=self._kernels.tiles(self._like),
+        )
 
-        Rows of sparse input are never expanded, so the input layer takes no room then.
-        """
-        widths = self._net.widths.copy()
-        widths[0] *= not source.fields[SPARSE]
-        ends = np.cumsum([*widths, *(widths[1:] * with_deltas)])
-        places = np.zeros((2, widths.size + 1), np.int64)
-        places[0, 1:] = ends[: widths.size]
-        places[1, 1] = ends[widths.size - 1]
-        places[1, 2:] = ends[widths.size :]
-        block = max(1, min(n_rows, _BLOCK_ROWS, max(32, _BLOCK_ELEMENTS // int(widths.max()))))
-        size = block * int(ends[-1])
-        if with_deltas and n_rows > block:
-            size += int((self._net.widths[:-1] * self._net.widths[1:]).max())
-        if self._memory.size < size:
-            self._memory = np.empty(size, self._dtype)
-        return Work(places, block, self._memory, self._progress)
+    def _reserve(self, rows: int, threads: int, source: Source, *, train: bool, loss: bool):
+        """Workspace for ``rows`` rows: (net, memory, arrays that keep it alive)."""
+        layout = self._layout
+        sizes = layout.strides * rows
+        if source.sparse:
+            sizes = sizes * ([0] + [1] * (len(sizes) - 1))
+        ends = np.cumsum([0, *sizes, *(sizes[1:-1] * train)])
+        places_a = ends[: len(sizes)].copy()
+        places_d = np.concatenate([[0], ends[len(sizes) : -1], [0]]).astype(np.int64)
+        scratch = 2 * MAX_ROWS * layout.panel * threads
+        arrays = {
+            "work": aligned(int(ends[-1]) + layout.vector, self._dtype),
+            "zeros": aligned(layout.panel, self._dtype),
+            "sums": aligned(rows, self._dtype),
+            "peaks": aligned(rows, self._dtype),
+            "scales": aligned(rows, self._dtype),
+            "losses": aligned(rows, self._dtype),
+            "scratch": aligned(scratch, self._dtype),
+            "squares": aligned(len(layout.units(False)), self._dtype),
+        }
+        memory = Memory(
+            parameters=_address(self._parameters),
+            transposed=_address(self._transposed),
+            first_slot=_address(self._slots[0]),
+            second_slot=_address(self._slots[1]),
+            gradient=_address(self._gradient),
+            progress=_address(self._progress),
+            barrier=_address(self._barrier),
+            **{name: _address(array) for name, array in arrays.items()},
+        )
+        net = self._net(places_a, places_d, sparse=source.sparse, train=train, loss=loss)
+        return net, memory, arrays
 
-    def _call(self, kernel, n_rows: int, *args):
-        """Run a kernel that pushes ``n_rows`` through the network, open to Ctrl-C."""
-        self._progress[STOP] = 0
-        per_row = 2 * self._network.n_parameters + 50 * sum(self._network.widths)
-        short = n_rows * per_row < _SHORT_CALL
-        if short or threading.current_thread() is not threading.main_thread():
-            return kernel(*args)
-        kernel.prepare(*args)
-        outcome: Future = Future()
-        helper = threading.Thread(target=_run_into, args=(outcome, kernel, args), daemon=True)
-        try:
-            helper.start()
-            while helper.is_alive():
-                helper.join(0.1)
-        except KeyboardInterrupt:
-            self._progress[STOP] = 1
-            while helper.is_alive():
-                helper.join()
-            raise
-        return outcome.result()
+    def _block_rows(self, batch_size: int) -> int:
+        per_row = int(self._layout.strides.sum())
+        return max(1, min(batch_size, _BLOCK_ROWS, max(SLAB, _BLOCK_ELEMENTS // per_row)))
+
+    def _train(self, order, batch_size, rates, optimizer: Optimizer | None, n_threads) -> float:
+        """Run the epoch kernel; without an optimizer it only leaves the gradient."""
+        order = np.ascontiguousarray(order, np.int64)
+        batch_size = min(batch_size, order.size)
+        if self._room is None or self._room[0] != batch_size:
+            block = self._block_rows(batch_size)
+            in_memory = optimizer is None or self._source.sparse or block < batch_size
+            if in_memory and not self._gradient.size:
+                self._gradient = aligned(self._parameters.size, self._dtype)
+            room = self._reserve(block, self._threads, self._source, train=True, loss=True)
+            self._room = (batch_size, block, room, {})
+        _, block, (net, memory, _), bounds = self._room
+        if n_threads not in bounds:
+            bounds[n_threads] = self._layout.bounds(self._units, n_threads)
+        if self._transposed_is_stale:
+            self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
+            self._transposed_is_stale = False
+        samples = Samples(*self._source.fields, *self._targets.fields, _address(order))
+        constants = optimizer.constants if optimizer else (0.0, 0.0, 0.0)
+        update = loops.update(optimizer.name if optimizer else None, self._dtype.name)
+        prefetch = n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES
+        arguments = (
+            n_threads, net, memory, samples, order.size, batch_size, block, rates, self._alpha,
+            update, optimizer is not None, np.array(constants, np.float64), self._units,
+            bounds[n_threads], prefetch, self._like,
+        )  # fmt: skip
+        return self._run(self._kernels.run_epoch, arguments, self._operations(order.size))
+
+    def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
+        """Run the forward kernel."""
+        operations = self._operations(source.n_samples) / 3
+        n_slabs = -(-source.n_samples // SLAB)
+        n_threads = min(self._threads, n_slabs) if operations >= 10 * _WORTH_SHARING else 1
+        rows = min(SLAB, source.n_samples) if n_threads == 1 else SLAB * n_threads
+        net, memory, arrays = self._reserve(rows, n_threads, source, train=False, loss=out is None)
+        order = np.arange(source.n_samples)
+        samples = Samples(*source.fields, *targets.fields, _address(order))
+        arguments = (
+            n_threads, net, memory, samples, source.n_samples, _address(out), _address(losses),
+            self._like,
+        )  # fmt: skip
+        self._run(self._kernels.run_rows, arguments, operations)
+        del arrays
+
+    def _run(self, kernel, arguments: tuple, operations: float):
+        """Call a kernel on as many threads as ``arguments[0]`` says, open to Ctrl-C."""
+        kernel.prepare(0, *arguments)
+        self._progress[[STOP, DECISION, ABORT]] = 0
+        self._barrier[0] = 0
+        n_threads = arguments[0]
+        call = partial(_call, kernel, arguments)
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        supervised = operations >= _SHORT_CALL and on_main_thread
+        if n_threads == 1 and not supervised:
+            return call(0)
+        return self._team.run(
+            call,
+            n_threads,
+            supervised=supervised,
+            stop=partial(self._progress.__setitem__, STOP, 1),
+            abort=partial(self._progress.__setitem__, [STOP, ABORT], 1),
+        )
 
 
-def _run_into(outcome: Future, kernel, args) -> None:
-    try:
-        outcome.set_result(kernel(*args))
-    except BaseException as error:
-        outcome.set_exception(error)
+def _call(kernel, arguments, thread):
+    return kernel(thread, *arguments)
 
 
 def warmup() -> None:
     """Compile every kernel, or load it from the disk cache, by running it once."""
     X, y = np.zeros((2, 1)), np.zeros((2, 1))
-    network = Network((1, 1), "relu", "squared_error")
+    network = Network((1, 1, 1), "relu", "squared_error")
     optimizer = Optimizer("adam", (0.9, 0.999, 1e-8))
     for dtype in KERNELS:
+        loops.compile_all(dtype)
         engine = CpuEngine(network, dtype=dtype, optimizer=optimizer, batch_size=2)
         engine.load(X, y)
         engine.run_epoch(np.arange(2), np.zeros(1))
-        engine.loss_and_gradient()
-        engine.evaluate(X, y)
         engine.predict(X)

@@ -1,459 +1,579 @@
-"""CPU kernels: forward, backward and update of one network, and the epoch loop over them.
+"""The epoch kernel: one function, run by T threads at once, over packed parameters.
 
-Shapes and choices are run-time integers, so one compilation per element type serves every
-network.  Dispatch over activations, losses and optimizers is built from the tables of
-`fastmlp.functions` and `fastmlp.optimizers`: one specialised loop per row, chosen by its code
-outside the loop.
+A step has two halves with a barrier after each.  First every thread takes a share of the batch's
+rows through the network and back: gather -> forward -> loss -> input gradients, in slabs of rows
+that stay in its cache.  Then the weight gradient is shared out by pieces of its *output*
+(`Layout.units`); each tile of it goes to a scratch in L1, where the optimizer consumes it at once,
+so that gradients never reach memory.  Batches of more than one block of rows, and the first layer
+of sparse input, sum their gradient in memory first.
 
-A batch is worked through in blocks of rows (`block`), whose activations and deltas live in a
-workspace bounded by the block whatever the batch: gather -> forward -> loss -> backward, the
-gradient summed over blocks; then one pass adds the penalty's gradient and updates the parameters
-(the scale 1 / (sum of weights) is already in the deltas).
+Results have the same bits for every T: which rows share a tile never changes the order of a sum,
+losses are kept per row and penalties per unit, and thread 0 adds both up in one order.
 
-Matrix products go to SciPy's BLAS through `np.dot`.
+Sizes and offsets are run-time integers and formulas are called by address (`loops`), so one
+compilation per element type serves every network.  ReLU and its derivative are fused into the
+tiles; the other activations are a second pass over a slab, which costs about 1 % of a step.
+
+Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.
+
+Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
+work, and no fusion), an optimizer pass of its own after the gradient (twice the memory traffic).
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from fastmlp._jit import Entry, jit
-from fastmlp.functions import ACTIVATIONS, LOSSES, OUT_ACTIVATIONS, exponential, logistic
-from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.engine.cpu.loops import call
+from fastmlp.engine.cpu.tiles import (
+    MAX_ROWS,
+    N_VECTORS,
+    PLAIN,
+    RELU,
+    RELU_DERIVATIVE,
+    softmax,
+    tile,
+    tile_address,
+    transpose,
+)
+from fastmlp.engine.cpu.vector import (
+    VECTOR_BYTES,
+    atomic_add,
+    atomic_load,
+    copy_bytes,
+    load,
+    pause,
+    prefetch_for_writing,
+    size_of,
+    store,
+    yield_thread,
+)
 
-SPARSE, ADDRESS, ROW_STRIDE, INDICES, INDPTR = range(5)
-STOP, STEPS = range(2)
+SLAB = 8 * MAX_ROWS  # rows that a thread takes through all layers at once
+STOP, STEPS, DECISION, ABORT = range(4)
+_SPINS = 20  # before a waiting thread gives its processor away
 
 
 class Net(NamedTuple):
-    """A network as integers: ``widths`` and ``offsets`` (n_layers,), and codes of the tables."""
+    """A network's sizes and offsets (see `Layout`), and the addresses of its loops and tiles.
+
+    ``activations`` and ``deltas`` are the layers' places in the workspace; the output layer's
+    deltas take the place of its activations.  The address of a loop that is not needed is 0;
+    ``relu`` and ``softmax`` are flags.  ``loss_divisor`` averages a loss over outputs.
+    """
 
     widths: np.ndarray
-    offsets: np.ndarray
+    strides: np.ndarray
+    rows: np.ndarray
+    rows_transposed: np.ndarray
+    weights: np.ndarray
+    transposed: np.ndarray
+    activations: np.ndarray
+    deltas: np.ndarray
+    relu: int
     activation: int
-    out_activation: int
+    derivative: int
+    softmax: int
+    link: int
     loss: int
+    loss_divisor: int
+    tiles: int
+
+
+class Memory(NamedTuple):
+    """Addresses: packed parameters and state, the workspace, and small per-row arrays."""
+
+    parameters: int
+    transposed: int
+    first_slot: int
+    second_slot: int
+    gradient: int
+    work: int
+    zeros: int
+    sums: int
+    peaks: int
+    scales: int
+    losses: int
+    scratch: int
+    squares: int
+    progress: int
+    barrier: int
 
 
 class Samples(NamedTuple):
-    """What a kernel reads: see `fastmlp.engine.cpu.Source` for ``data``.
+    """Addresses of the data; 0 where there is none.
 
-    ``targets`` (n_samples, n_outputs), ``classes`` (n_samples,) and ``weights`` (n_samples,) are
-    empty where they are not used.
+    ``values`` are dense rows ``row_stride`` bytes apart, or the values of a CSR matrix with
+    ``columns`` (int32) and ``row_starts`` (int64).  ``order`` (int64) lists the rows to visit.
     """
 
-    data: np.ndarray
-    targets: np.ndarray
-    classes: np.ndarray
-    weights: np.ndarray
+    sparse: int
+    values: int
+    row_stride: int
+    columns: int
+    row_starts: int
+    targets: int
+    classes: int
+    weights: int
+    order: int
 
 
-class Work(NamedTuple):
-    """Workspace for blocks of ``block`` rows.
-
-    ``places`` (2, n_layers + 1) tells where in ``memory`` each layer's activations and deltas
-    start, per row of a block; what follows is room for one layer's gradient.  ``progress`` is
-    [stop, steps]: a stop set from another thread ends the call at the next block.
-    """
-
-    places: np.ndarray
-    block: int
-    memory: np.ndarray
-    progress: np.ndarray
-
-
-@intrinsic
-def _read(typingctx, address, index, like):
-    """Element ``index`` of the array of ``like``'s type at ``address``.
-
-    Reading input through its address instead of an array argument keeps one signature for
-    writable, read-only, memory-mapped and row-strided input alike.
-    """
-
-    def codegen(context, builder, signature, args):
-        element = context.get_value_type(like)
-        pointer = builder.inttoptr(args[0], element.as_pointer())
-        return builder.load(builder.gep(pointer, [args[1]]))
-
-    return like(types.int64, types.int64, like), codegen
-
-
-# --- dispatch built from the tables ---------------------------------------------------------
-
-
-def _dispatch(loops):
-    """``choose(code, *args)`` that runs the loop of that code; ``loops`` is [(code, loop)]."""
-    (first_code, first_loop), *rest = loops
-    if not rest:
-
-        @jit
-        def only(code, *args):
-            return first_loop(*args)
-
-        return only
-
-    otherwise = _dispatch(rest)
-
-    @jit
-    def choose(code, *args):
-        if code == first_code:
-            return first_loop(*args)
-        return otherwise(code, *args)
-
-    return choose
-
-
-def _activation_loop(function):
-    value = jit(function)
-
-    @jit
-    def loop(z, bias):
-        for i in range(z.shape[0]):
-            for j in range(z.shape[1]):
-                z[i, j] = value(z[i, j] + bias[j])
-
-    return loop
-
-
-def _derivative_loop(function):
-    derivative = jit(function)
-
-    @jit
-    def loop(a, delta):
-        for i in range(a.shape[0]):
-            for j in range(a.shape[1]):
-                delta[i, j] *= derivative(a[i, j])
-
-    return loop
-
-
-def _loss_loop(row):
-    """Loop over a block: raw scores ``z`` become ``scale * weight * d loss / d z``.
-
-    Returns the weighted sum of losses.
-    """
-    value = jit(row.value)
-    gradient = jit(row.gradient or row.value)
-    mean_over_outputs = row.mean_over_outputs
-
-    @jit
-    def row_loop(z, samples, order, start, scale, tiny):
-        total = 0.0
-        for i in range(z.shape[0]):
-            sample = order[start + i]
-            weight = samples.weights[sample] if samples.weights.size else type(tiny)(1)
-            total += weight * value(z[i], samples.classes[sample], tiny)
-            for k in range(z.shape[1]):
-                z[i, k] *= weight * scale
-        return total
-
-    @jit
-    def element_loop(z, samples, order, start, scale, tiny):
-        total = 0.0
-        for i in range(z.shape[0]):
-            sample = order[start + i]
-            weight = samples.weights[sample] if samples.weights.size else type(tiny)(1)
-            for k in range(z.shape[1]):
-                y = samples.targets[sample, k]
-                total += weight * value(z[i, k], y, tiny)
-                z[i, k] = weight * scale * gradient(z[i, k], y)
-        return total / z.shape[1] if mean_over_outputs else total
-
-    return row_loop if row.per_row else element_loop
-
-
-def _update_loop(function):
-    update = jit(function)
-
-    @jit
-    def loop(w, g, s0, s1, penalty, rate, c0, c1, c2):
-        for i in range(w.size):
-            w[i], s0[i], s1[i] = update(w[i], g[i] + penalty * w[i], s0[i], s1[i], rate, c0, c1, c2)
-
-    return loop
+# --- small helpers ----------------------------------------------------------------------------
 
 
 @jit
-def _softmax_loop(z, bias):
-    for i in range(z.shape[0]):
-        peak = z[i, 0] + bias[0]
-        for k in range(z.shape[1]):
-            z[i, k] += bias[k]
-            if z[i, k] > peak or z[i, k] != z[i, k]:
-                peak = z[i, k]
-        total = z.dtype.type(0)
-        for k in range(z.shape[1]):
-            z[i, k] = np.exp(z[i, k] - peak)
-            total += z[i, k]
-        for k in range(z.shape[1]):
-            z[i, k] /= total
-
-
-_add_bias = _activation_loop(ACTIVATIONS["identity"].value)
-_activate = _dispatch([(row.code, _activation_loop(row.value)) for row in ACTIVATIONS.values()])
-_chain = _dispatch([(row.code, _derivative_loop(row.derivative)) for row in ACTIVATIONS.values()])
-_loss = _dispatch([(row.code, _loss_loop(row)) for row in LOSSES.values()])
-_update = _dispatch([(row.code, _update_loop(row.update)) for row in OPTIMIZERS.values()])
-_out_activate = _dispatch(
-    [
-        (OUT_ACTIVATIONS["identity"], _add_bias),
-        (OUT_ACTIVATIONS["logistic"], _activation_loop(logistic)),
-        (OUT_ACTIVATIONS["softmax"], _softmax_loop),
-        (OUT_ACTIVATIONS["exp"], _activation_loop(exponential)),
-    ]
-)
-
-
-# --- pieces of one step ---------------------------------------------------------------------
+def _lanes(like):
+    return VECTOR_BYTES // size_of(like)
 
 
 @jit
-def _weights(flat, layer, net):
-    """Views ``W`` (fan_in, fan_out) and ``b`` (fan_out,) of one layer."""
+def _padded(n, like):
+    """``n`` rounded up to whole vectors."""
+    return (n + _lanes(like) - 1) // _lanes(like) * _lanes(like)
+
+
+@jit
+def _panel_width(column, padded, like):
+    return min(N_VECTORS * _lanes(like), padded - column)
+
+
+@jit
+def _wait(memory, n_threads, count):
+    """Meet the other threads for the ``count``-th time; False if they will not come."""
+    if n_threads > 1:
+        atomic_add(memory.barrier, 1)
+        spins = 0
+        while atomic_load(memory.barrier) < count * n_threads:
+            spins += 1
+            if spins < _SPINS:
+                pause()
+            elif atomic_load(memory.progress + 8 * ABORT):
+                return False
+            else:
+                yield_thread()
+    return True
+
+
+# --- first half of a step: rows ---------------------------------------------------------------
+
+
+@jit
+def _gather(samples, start, first, rows, A, stride, width, like):
+    """Copy dense samples to ``A``, and the constant 1 of the bias behind each."""
+    size = size_of(like)
+    for i in range(rows):
+        sample = load(samples.order, start + first + i, np.int64(0))
+        row = A + i * stride * size
+        copy_bytes(row, samples.values + sample * samples.row_stride, width * size)
+        store(row, width, type(like)(1))
+
+
+@jit
+def _sparse_rows(samples, start, first, rows, W, bias, out, stride, width, like):
+    """One panel of the first layer's product for sparse samples."""
+    size = size_of(like)
+    for i in range(rows):
+        sample = load(samples.order, start + first + i, np.int64(0))
+        row = out + i * stride * size
+        copy_bytes(row, bias, width * size)
+        begin = load(samples.row_starts, sample, np.int64(0))
+        end = load(samples.row_starts, sample + 1, np.int64(0))
+        for p in range(begin, end):
+            value = load(samples.values, p, like)
+            weights = W + load(samples.columns, p, np.int32(0)) * width * size
+            for k in range(width):
+                store(row, k, load(row, k, like) + value * load(weights, k, like))
+
+
+@jit
+def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like):
+    """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
+    size, lanes = size_of(like), _lanes(like)
     fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
-    start = net.offsets[layer]
-    split = start + fan_in * fan_out
-    return flat[start:split].reshape(fan_in, fan_out), flat[split : split + fan_out]
-
-
-@jit
-def _units(work, half, layer, n, net):
-    """View (n, widths[layer]) of a layer's activations (half 0) or deltas (half 1)."""
-    start = work.places[half, layer] * work.block
-    return work.memory[start : start + n * net.widths[layer]].reshape(n, net.widths[layer])
-
-
-@jit
-def _gather(data, order, start, rows):
-    """Copy dense samples ``order[start:start + n]`` into ``rows`` (n, n_features)."""
-    like = rows.dtype.type(0)
-    for i in range(rows.shape[0]):
-        address = data[ADDRESS] + data[ROW_STRIDE] * order[start + i]
-        for j in range(rows.shape[1]):
-            rows[i, j] = _read(address, j, like)
-
-
-@jit
-def _sparse_product(data, order, start, W, out):
-    """``out = X[order[start:start + n]] @ W`` for CSR ``X``."""
-    like, one = W.dtype.type(0), np.int64(0)
-    for i in range(out.shape[0]):
-        row = order[start + i]
-        out[i] = 0
-        for p in range(_read(data[INDPTR], row, one), _read(data[INDPTR], row + 1, one)):
-            value = _read(data[ADDRESS], p, like)
-            column = _read(data[INDICES], p, np.int32(0))
-            for k in range(out.shape[1]):
-                out[i, k] += value * W[column, k]
-
-
-@jit
-def _sparse_gradient(data, order, start, delta, gradient):
-    """``gradient += X[order[start:start + n]].T @ delta`` for CSR ``X``."""
-    like, one = delta.dtype.type(0), np.int64(0)
-    for i in range(delta.shape[0]):
-        row = order[start + i]
-        for p in range(_read(data[INDPTR], row, one), _read(data[INDPTR], row + 1, one)):
-            value = _read(data[ADDRESS], p, like)
-            column = _read(data[INDICES], p, np.int32(0))
-            for k in range(delta.shape[1]):
-                gradient[column, k] += value * delta[i, k]
-
-
-@jit
-def _forward(params, net, data, order, start, n, work):
-    """Activations of ``n`` samples, up to the output layer's scores without their bias."""
-    last = net.widths.size - 2
-    if not data[SPARSE]:
-        _gather(data, order, start, _units(work, 0, 0, n, net))
-    for layer in range(last + 1):
-        W, bias = _weights(params, layer, net)
-        out = _units(work, 0, layer + 1, n, net)
-        if layer == 0 and data[SPARSE]:
-            _sparse_product(data, order, start, W, out)
-        else:
-            np.dot(_units(work, 0, layer, n, net), W, out)
-        if layer < last:
-            _activate(net.activation, out, bias)
-    return _units(work, 0, last + 1, n, net)
-
-
-@jit
-def _scores(params, net, data, order, start, n, work):
-    """Raw scores (n, n_outputs) of ``n`` samples."""
-    z = _forward(params, net, data, order, start, n, work)
-    _, bias = _weights(params, net.widths.size - 2, net)
-    _add_bias(z, bias)
-    return z
-
-
-@jit
-def _backward(params, grads, net, data, order, start, n, work, first):
-    """Gradient of ``n`` samples from the deltas in the output layer's place.
-
-    It replaces ``grads`` for the first block of a batch and is added for the others.
-    """
-    last = net.widths.size - 2
-    delta = _units(work, 0, last + 1, n, net)
-    for layer in range(last, -1, -1):
-        W, _ = _weights(params, layer, net)
-        dW, db = _weights(grads, layer, net)
-        if first:
-            db[:] = 0
-        for i in range(n):
-            for k in range(delta.shape[1]):
-                db[k] += delta[i, k]
-        if layer == 0 and data[SPARSE]:
-            if first:
-                dW[:] = 0
-            _sparse_gradient(data, order, start, delta, dW)
+    stride, out_stride = net.strides[layer], net.strides[layer + 1]
+    padded = _padded(fan_out, like)
+    hidden = layer < net.widths.size - 2
+    epilogue = RELU if hidden and net.relu else PLAIN
+    n_tiles = (rows + MAX_ROWS - 1) // MAX_ROWS
+    sparse = layer == 0 and samples.sparse
+    for column in range(0, padded, N_VECTORS * lanes):
+        width = _panel_width(column, padded, like)
+        W = memory.parameters + size * (net.weights[layer] + column * net.rows[layer])
+        bias = W + size * fan_in * width
+        if sparse:
+            _sparse_rows(
+                samples, start, first, rows, W, bias, out + size * column, out_stride, width, like
+            )
             continue
-        a = _units(work, 0, layer, n, net)
-        if first:
-            np.dot(a.T, delta, dW)
-        else:
-            room = work.places[1, last + 2] * work.block
-            partial = work.memory[room : room + dW.size].reshape(dW.shape)
-            np.dot(a.T, delta, partial)
-            dW += partial
-        if layer > 0:
-            below = _units(work, 1, layer, n, net)
-            np.dot(delta, W.T, below)
-            _chain(net.activation, a, below)
-            delta = below
+        for t in range(n_tiles):
+            i, end = t * rows // n_tiles, (t + 1) * rows // n_tiles
+            C = out + size * (i * out_stride + column)
+            tile(net.tiles, end - i, width // lanes, A + size * i * stride, stride, 1, W, width,
+                 bias, 0, C, out_stride, fan_in, epilogue, C)  # fmt: skip
+    if hidden:
+        if net.activation and (sparse or not net.relu):
+            call(net.activation, (out, out_stride, rows, padded, like))
+        for i in range(rows):
+            store(out, i * out_stride + fan_out, type(like)(1))
 
 
 @jit
-def _weight_sum(weights, order, start, stop):
+def _forward(net, memory, samples, start, first, rows, place, like):
+    """Take samples ``start + first ...`` through all layers; returns where their scores are.
+
+    ``place`` is their first row in the workspace.
+    """
+    size = size_of(like)
+    A = memory.work + size * (net.activations[0] + place * net.strides[0])
+    if not samples.sparse:
+        _gather(samples, start, first, rows, A, net.strides[0], net.widths[0], like)
+    for layer in range(net.widths.size - 1):
+        out = memory.work + size * (net.activations[layer + 1] + place * net.strides[layer + 1])
+        _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like)
+        A = out
+    return A
+
+
+@jit
+def _head(net, memory, samples, start, first, rows, place, z, tiny):
+    """Scores ``z`` become scaled deltas, with zeros in the padding; losses are kept per row."""
+    size = size_of(tiny)
+    stride, n_outputs = net.strides[-1], net.widths[-1]
+    padded = _padded(n_outputs, tiny)
+    order = samples.order + 8 * (start + first)
+    scales, losses = memory.scales + size * place, memory.losses + size * place
+    if not net.softmax:
+        divisor = type(tiny)(net.loss_divisor)
+        call(net.loss, (z, stride, rows, n_outputs, samples.targets, order, scales, losses, divisor,
+                        tiny))  # fmt: skip
+        for i in range(rows):
+            for k in range(n_outputs, padded):
+                store(z, i * stride + k, type(tiny)(0))
+        return
+    sums, peaks = memory.sums + size * place, memory.peaks + size * place
+    for i in range(rows):
+        label = load(samples.classes, load(order, i, np.int64(0)), np.int64(0))
+        store(losses, i, load(z, i * stride + label, tiny))
+    softmax(z, stride, rows, padded, scales, sums, peaks, tiny)
+    for i in range(rows):
+        label = load(samples.classes, load(order, i, np.int64(0)), np.int64(0))
+        at = i * stride + label
+        store(z, at, load(z, at, tiny) - load(scales, i, tiny))
+        store(losses, i, load(losses, i, tiny) - load(peaks, i, tiny))
+    call(net.loss, (rows, sums, losses, tiny))
+
+
+@jit
+def _input_gradients(net, memory, rows, place, delta, like):
+    """Deltas of the hidden layers, from those of the output layer."""
+    size, lanes = size_of(like), _lanes(like)
+    for layer in range(net.widths.size - 2, 0, -1):
+        fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
+        stride, below_stride = net.strides[layer + 1], net.strides[layer]
+        a = memory.work + size * (net.activations[layer] + place * below_stride)
+        below = memory.work + size * (net.deltas[layer] + place * below_stride)
+        padded = _padded(fan_in, like)
+        epilogue = RELU_DERIVATIVE if net.relu else PLAIN
+        n_tiles = (rows + MAX_ROWS - 1) // MAX_ROWS
+        for column in range(0, padded, N_VECTORS * lanes):
+            width = _panel_width(column, padded, like)
+            W = memory.transposed + size * (
+                net.transposed[layer] + column * net.rows_transposed[layer]
+            )
+            for t in range(n_tiles):
+                i, end = t * rows // n_tiles, (t + 1) * rows // n_tiles
+                shift = size * (i * below_stride + column)
+                tile(net.tiles, end - i, width // lanes, delta + size * i * stride, stride, 1, W,
+                     width, memory.zeros, 0, below + shift, below_stride, fan_out, epilogue,
+                     a + shift)  # fmt: skip
+        if net.derivative and not net.relu:
+            call(net.derivative, (a, below, below_stride, rows, padded, like))
+        delta = below
+
+
+@jit
+def _set_scales(samples, memory, start, first, rows, place, scale, like):
+    """Each row's share of the batch: scale, times its weight."""
+    for i in range(rows):
+        weight = type(like)(1)
+        if samples.weights:
+            weight = load(
+                samples.weights, load(samples.order, start + first + i, np.int64(0)), like
+            )
+        store(memory.scales, place + i, scale * weight)
+
+
+# --- second half: weights ---------------------------------------------------------------------
+
+
+@jit
+def _transpose_unit(net, memory, layer, column, width, first, end, like):
+    """Refresh the transposed copy of rows ``first`` to ``end`` of one panel."""
+    size, lanes = size_of(like), _lanes(like)
+    fan_in = net.widths[layer]
+    padded = _padded(fan_in, like)
+    W = memory.parameters + size * (net.weights[layer] + column * net.rows[layer])
+    target = memory.transposed + size * net.transposed[layer]
+    for row in range(first, min(end, padded), lanes):
+        panel = row // (N_VECTORS * lanes) * (N_VECTORS * lanes)
+        panel_width = _panel_width(panel, padded, like)
+        for k in range(0, width, lanes):
+            at = panel * net.rows_transposed[layer] + (column + k) * panel_width + row - panel
+            transpose(W + size * (row * width + k), width, fan_in - row, target + size * at,
+                      panel_width, like)  # fmt: skip
+
+
+@jit
+def _sparse_unit(net, memory, samples, start, rows, column, width, G, fresh, like):
+    """Gradient of one panel of the first layer for sparse samples, bias included, into ``G``."""
+    size = size_of(like)
+    fan_in, stride = net.widths[0], net.strides[1]
+    deltas = net.activations[1] if net.widths.size == 2 else net.deltas[1]
+    if fresh:
+        for k in range((fan_in + 1) * width):
+            store(G, k, type(like)(0))
+    for i in range(rows):
+        sample = load(samples.order, start + i, np.int64(0))
+        delta = memory.work + size * (deltas + i * stride + column)
+        begin = load(samples.row_starts, sample, np.int64(0))
+        end = load(samples.row_starts, sample + 1, np.int64(0))
+        for p in range(begin, end):
+            value = load(samples.values, p, like)
+            row = G + load(samples.columns, p, np.int32(0)) * width * size
+            for k in range(width):
+                store(row, k, load(row, k, like) + value * load(delta, k, like))
+        bias = G + fan_in * width * size
+        for k in range(width):
+            store(bias, k, load(bias, k, like) + load(delta, k, like))
+
+
+@jit
+def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, constants, size):
+    """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares."""
+    kind = type(rate)
+    c0, c1, c2 = kind(constants[0]), kind(constants[1]), kind(constants[2])
+    w, first, second = (
+        memory.parameters + size * at, memory.first_slot + size * at, memory.second_slot + size * at
+    )  # fmt: skip
+    squares = kind(0)
+    if n > 0:
+        squares = call(update, (w, g, first, second, n, penalty, c0, c1, c2, rate))
+    if n_bias > 0:
+        skip = size * n
+        call(update, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), c0, c1, c2,
+                      rate))  # fmt: skip
+    return squares
+
+
+@jit
+def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first, is_last, scratch,
+          update, training, penalty, rate, constants, prefetch):  # fmt: skip
+    """One unit of the weight gradient for one block of rows and, after the last, its update.
+
+    Returns the sum of squares of the unit's weights before the update.
+    """
+    like = rate
+    size, lanes = size_of(like), _lanes(like)
+    fan_in, stride, delta_stride = net.widths[layer], net.strides[layer], net.strides[layer + 1]
+    width = _panel_width(column, _padded(net.widths[layer + 1], like), like)
+    panel = net.weights[layer] + column * net.rows[layer]
+    squares = type(like)(0)
+    if layer == 0 and samples.sparse:
+        G = memory.gradient + size * panel
+        _sparse_unit(net, memory, samples, start, rows, column, width, G, is_first, like)
+        if is_last:
+            squares = _update_rows(memory, update, panel, G, fan_in * width, width, penalty, rate,
+                                   constants, size)  # fmt: skip
+        return squares
+    deltas = net.activations[layer + 1]
+    if layer < net.widths.size - 2:
+        deltas = net.deltas[layer + 1]
+    D = memory.work + size * (deltas + column)
+    A = memory.work + size * net.activations[layer]
+    through_scratch = is_first and is_last and training
+    n_tiles = (end - first + MAX_ROWS - 1) // MAX_ROWS
+    for t in range(n_tiles):
+        i = first + t * (end - first) // n_tiles
+        j = first + (t + 1) * (end - first) // n_tiles
+        at = panel + i * width
+        G = scratch if through_scratch else memory.gradient + size * at
+        init = memory.zeros if is_first else G
+        if prefetch:
+            n_bytes = size * (j - i) * width
+            prefetch_for_writing(memory.parameters + size * at, n_bytes)
+            prefetch_for_writing(memory.first_slot + size * at, n_bytes)
+            prefetch_for_writing(memory.second_slot + size * at, n_bytes)
+        tile(net.tiles, j - i, width // lanes, A + size * i, 1, stride, D, delta_stride, init,
+             0 if is_first else width, G, width, rows, PLAIN, G)  # fmt: skip
+        if is_last:
+            n_weights = (min(j, fan_in) - i) * width
+            squares += _update_rows(
+                memory, update, at, G, n_weights, (j - i) * width - n_weights, penalty, rate,
+                constants, size,
+            )  # fmt: skip
+    if is_last and layer > 0 and training:
+        _transpose_unit(net, memory, layer, column, width, first, end, like)
+    return squares
+
+
+# --- entry points -----------------------------------------------------------------------------
+
+
+@jit
+def _total_weight(samples, start, stop, like):
     """Sum of the samples' weights, their number without weights."""
-    if weights.size == 0:
+    if not samples.weights:
         return float(stop - start)
     total = 0.0
     for i in range(start, stop):
-        total += weights[order[i]]
+        total += load(samples.weights, load(samples.order, i, np.int64(0)), like)
     return total
 
 
 @jit
-def _batch_gradient(params, grads, net, samples, order, start, stop, total_weight, work):
-    """Gradient of the mean data loss of one batch into ``grads``; returns the summed loss."""
-    tiny = np.finfo(params.dtype).eps
-    scale = params.dtype.type(1 / total_weight)
-    loss = 0.0
-    for lo in range(start, stop, work.block):
-        if work.progress[STOP]:
-            break
-        n = min(work.block, stop - lo)
-        z = _scores(params, net, samples.data, order, lo, n, work)
-        loss += _loss(net.loss, z, samples, order, lo, scale, tiny)
-        _backward(params, grads, net, samples.data, order, lo, n, work, lo == start)
-    return loss
+def _sum_losses(samples, losses, start, rows, like):
+    """Weighted sum of the rows' losses."""
+    total = 0.0
+    for i in range(rows):
+        loss = load(losses, i, like)
+        if samples.weights:
+            loss *= load(samples.weights, load(samples.order, start + i, np.int64(0)), like)
+        total += loss
+    return total
 
 
-def _sum_of_squares(w):
-    squares = w.dtype.type(0)
-    for i in range(w.size):
-        squares += w[i] * w[i]
-    return squares
+def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
+              update, training, constants, units, bounds, prefetch, like):  # fmt: skip
+    """One pass over ``n_samples`` rows in steps of ``batch_size``, as thread ``thread``.
 
+    A batch whose weights sum to zero carries no information and is passed over.
 
-_sum_of_squares = jit(_sum_of_squares, reassociate=True)
+    Parameters
+    ----------
+    thread, n_threads : int
+        This thread's number, and how many run this function at once.
+    net, memory, samples
+        See the classes; ``memory.progress`` is [stop, steps, decision, abort].
+    block : int
+        Rows that the workspace has room for.
+    rates : array of shape (n_steps,), float64
+        The optimizer's rate of each step.
+    update : int
+        Address of the optimizer's loop.
+    training : bool
+        False if that loop only completes the gradient.
+    units, bounds : arrays
+        See `Layout.units` and `Layout.bounds`.
+    like : float
+        A number of the element type.
 
-
-@jit
-def _apply(params, grads, slots, net, optimizer, penalty, rate, constants):
-    """Update every layer, weights with the penalty and biases without.
-
-    Returns the sum of squared weights before the update.
+    Returns
+    -------
+    float
+        Thread 0: the sum of (mean loss of a batch, penalty included) x (its length).
     """
-    kind = params.dtype.type
-    c0, c1, c2 = kind(constants[0]), kind(constants[1]), kind(constants[2])
-    m, v = slots[0], slots[1]
-    squares = 0.0
-    for layer in range(net.widths.size - 1):
-        start, end = net.offsets[layer], net.offsets[layer + 1]
-        split = end - net.widths[layer + 1]
-        if penalty != 0:
-            squares += _sum_of_squares(params[start:split])
-        for lo, hi, decay in ((start, split, penalty), (split, end, 0.0)):
-            _update(
-                optimizer, params[lo:hi], grads[lo:hi], m[lo:hi], v[lo:hi], kind(decay),
-                kind(rate), c0, c1, c2,
-            )  # fmt: skip
-    return squares
-
-
-# --- entry points ---------------------------------------------------------------------------
-
-
-def run_epoch(
-    params, grads, slots, net, samples, order, batch_size, rates, alpha, optimizer, constants, work
-):
-    """One pass over ``order`` in steps of ``batch_size``, counted in ``work.progress``.
-
-    Returns the sum of batch loss x batch length.  A batch whose weights sum to zero carries no
-    information and is passed over.
-    """
+    size = size_of(like)
+    kind = type(like)
+    tiny = kind(np.finfo(kind).eps)
+    scratch = memory.scratch + thread * size * 2 * MAX_ROWS * N_VECTORS * _lanes(like)
     accumulated = 0.0
+    count = 0
     for step in range(rates.size):
-        start = step * batch_size
-        stop = min(start + batch_size, order.size)
-        total_weight = _weight_sum(samples.weights, order, start, stop)
+        begin = step * batch_size
+        stop = min(begin + batch_size, n_samples)
+        total_weight = _total_weight(samples, begin, stop, like)
         if total_weight != 0.0:
-            loss = _batch_gradient(
-                params, grads, net, samples, order, start, stop, total_weight, work
-            )
-            if work.progress[STOP]:
-                break
-            squares = _apply(
-                params, grads, slots, net, optimizer, alpha / total_weight, rates[step], constants
-            )
-            accumulated += (loss + 0.5 * alpha * squares) / total_weight * (stop - start)
-        work.progress[STEPS] += 1
+            scale = kind(1 / total_weight)
+            loss = 0.0
+            for start in range(begin, stop, block):
+                n = min(block, stop - start)
+                end = (thread + 1) * n // n_threads
+                for first in range(thread * n // n_threads, end, SLAB):
+                    rows = min(SLAB, end - first)
+                    _set_scales(samples, memory, start, first, rows, first, scale, like)
+                    z = _forward(net, memory, samples, start, first, rows, first, like)
+                    _head(net, memory, samples, start, first, rows, first, z, tiny)
+                    _input_gradients(net, memory, rows, first, z, like)
+                count += 1
+                if not _wait(memory, n_threads, count):
+                    return accumulated
+                if thread == 0:
+                    loss += _sum_losses(samples, memory.losses, start, n, like)
+                    stopping = load(memory.progress, STOP, np.int64(0))
+                    store(memory.progress, DECISION, stopping)
+                is_first, is_last = start == begin, start + block >= stop
+                for u in range(bounds[thread], bounds[thread + 1]):
+                    squares = _unit(
+                        net, memory, samples, units[u, 0], units[u, 1], units[u, 2], units[u, 3],
+                        start, n, is_first, is_last, scratch, update, training,
+                        kind(alpha / total_weight), kind(rates[step]), constants, prefetch,
+                    )  # fmt: skip
+                    store(memory.squares, u, squares)
+                count += 1
+                if not _wait(memory, n_threads, count):
+                    return accumulated
+                if load(memory.progress, DECISION, np.int64(0)) and not is_last:
+                    return accumulated
+            if thread == 0:
+                squared = 0.0
+                for u in range(units.shape[0]):
+                    squared += load(memory.squares, u, like)
+                accumulated += (loss + 0.5 * alpha * squared) / total_weight * (stop - begin)
+        if thread == 0:
+            store(memory.progress, STEPS, load(memory.progress, STEPS, np.int64(0)) + 1)
+        if load(memory.progress, DECISION, np.int64(0)):
+            return accumulated
     return accumulated
 
 
-def loss_and_gradient(params, grads, net, samples, order, alpha, work):
-    """Loss over ``order`` as one batch, penalty included; the gradient goes to ``grads``."""
-    total_weight = _weight_sum(samples.weights, order, 0, order.size)
-    loss = _batch_gradient(params, grads, net, samples, order, 0, order.size, total_weight, work)
-    squares = 0.0
-    penalty = params.dtype.type(alpha / total_weight)
-    for layer in range(net.widths.size - 1):
-        split = net.offsets[layer + 1] - net.widths[layer + 1]
-        squares += _sum_of_squares(params[net.offsets[layer] : split])
-        for i in range(net.offsets[layer], split):
-            grads[i] += penalty * params[i]
-    return (loss + 0.5 * alpha * squares) / total_weight
+def run_rows(thread, n_threads, net, memory, samples, n_samples, out, losses, like):
+    """Forward pass over ``n_samples`` rows in slabs, slab by slab to the threads in turn.
+
+    Each thread has a slab's workspace of its own.  Outputs (n_samples, n_outputs) go to ``out``,
+    or if that is 0, each slab's weighted sum of losses to ``losses``.
+    """
+    size = size_of(like)
+    kind = type(like)
+    tiny = kind(np.finfo(kind).eps)
+    stride, n_outputs = net.strides[-1], net.widths[-1]
+    padded = _padded(n_outputs, like)
+    place = thread * SLAB
+    own_losses = memory.losses + size * place
+    for slab in range(thread, (n_samples + SLAB - 1) // SLAB, n_threads):
+        if load(memory.progress, STOP, np.int64(0)):
+            return
+        start = slab * SLAB
+        rows = min(SLAB, n_samples - start)
+        z = _forward(net, memory, samples, start, 0, rows, place, like)
+        for i in range(rows):
+            store(memory.scales, place + i, kind(1))
+        if not out:
+            _head(net, memory, samples, start, 0, rows, place, z, tiny)
+            store(losses, slab, _sum_losses(samples, own_losses, start, rows, like))
+            continue
+        if net.softmax:
+            softmax(z, stride, rows, padded, memory.scales + size * place,
+                    memory.sums + size * place, memory.peaks + size * place, like)  # fmt: skip
+        elif net.link:
+            call(net.link, (z, stride, rows, n_outputs, like))
+        for i in range(rows):
+            copy_bytes(out + size * (start + i) * n_outputs, z + size * i * stride,
+                       size * n_outputs)  # fmt: skip
 
 
-def evaluate(params, net, samples, order, work):
-    """Mean loss over ``order`` without penalty."""
-    tiny = np.finfo(params.dtype).eps
-    one = params.dtype.type(1)
-    loss = 0.0
-    for lo in range(0, order.size, work.block):
-        if work.progress[STOP]:
-            break
-        n = min(work.block, order.size - lo)
-        z = _scores(params, net, samples.data, order, lo, n, work)
-        loss += _loss(net.loss, z, samples, order, lo, one, tiny)
-    return loss / _weight_sum(samples.weights, order, 0, order.size)
+def refresh_transposed(net, memory, units, like):
+    """Rebuild the transposed copy after the parameters were set."""
+    for u in range(units.shape[0]):
+        layer, column = units[u, 0], units[u, 1]
+        if layer > 0:
+            width = _panel_width(column, _padded(net.widths[layer + 1], like), like)
+            _transpose_unit(net, memory, layer, column, width, units[u, 2], units[u, 3], like)
 
 
-def predict(params, net, data, order, work, out):
-    """Outputs of the samples ``order`` into ``out`` (n_samples, n_outputs)."""
-    last = net.widths.size - 2
-    for lo in range(0, order.size, work.block):
-        if work.progress[STOP]:
-            break
-        n = min(work.block, order.size - lo)
-        z = _forward(params, net, data, order, lo, n, work)
-        _, bias = _weights(params, last, net)
-        _out_activate(net.out_activation, z, bias)
-        out[lo : lo + n] = z
+def tiles(like):
+    """Address of the tiles of one element type."""
+    return tile_address(like)
 
 
 class Kernels:
@@ -461,9 +581,9 @@ class Kernels:
 
     def __init__(self, dtype: str):
         self.run_epoch = Entry(run_epoch, dtype)
-        self.loss_and_gradient = Entry(loss_and_gradient, dtype)
-        self.evaluate = Entry(evaluate, dtype)
-        self.predict = Entry(predict, dtype)
+        self.run_rows = Entry(run_rows, dtype)
+        self.refresh_transposed = Entry(refresh_transposed, dtype)
+        self.tiles = Entry(tiles, dtype)
 
 
 KERNELS = {dtype: Kernels(dtype) for dtype in ("float32", "float64")}

@@ -1,0 +1,139 @@
+"""Where everything lies while the CPU engine works: the packed parameters and the workspace.
+
+During a fit, parameters, gradient and optimizer state lie in the order in which the tiles read
+them.  A layer is cut into panels of `PANEL` output columns (the last one narrower, a whole number
+of vectors); a panel holds its fan_in rows and, as one more row, the bias, each row contiguous.  So
+the forward product streams a panel without packing, and a weight-gradient tile is one contiguous
+run of parameters, which the optimizer can update while it is in L1.  Beside it lies a transposed
+copy in the same form, for the input gradient.
+
+Activations carry a constant 1 in the column after the last, so that the bias and its gradient are
+ordinary rows.  Padded columns have zero weights and stay zero; under softmax their bias is -1e30,
+which exp turns into exactly 0.  Rows are an odd number of cache lines apart: a power of two would
+put them all into the same few sets of the cache.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from fastmlp.engine.cpu.tiles import N_VECTORS
+from fastmlp.engine.cpu.vector import lanes
+from fastmlp.network import Network
+
+_LINE = 64
+_UNIT_ROWS = 112
+_SMALL_UNIT_ROWS = 32
+
+
+def aligned(size: int, dtype) -> np.ndarray:
+    """Zeros that start on a cache line (where Linux allocates pages, on a page)."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.zeros(size + 4096 // itemsize, dtype)
+    skip = -raw.__array_interface__["data"][0] % 4096 // itemsize
+    return raw[skip : skip + size]
+
+
+class Layout:
+    """Sizes and offsets, in elements, for one network and element type.
+
+    Attributes
+    ----------
+    widths, strides : ndarray of shape (n_layers,)
+        Units, and distance between rows of activations.
+    rows, rows_transposed : ndarray of shape (n_layers - 1,)
+        Rows per panel of each layer and of its transpose, padding included.
+    weights, transposed : ndarray of shape (n_layers,)
+        Start of each layer in the packed parameters and in the transposed copy.
+    """
+
+    def __init__(self, network: Network, dtype):
+        self.dtype = np.dtype(dtype)
+        self.vector = lanes(self.dtype.itemsize)
+        self.panel = N_VECTORS * self.vector
+        self.network = network
+        widths = network.widths
+        self.widths = np.array(widths, np.int64)
+        self.strides = np.array([self._stride(width) for width in widths], np.int64)
+        self.rows = np.array([self.pad(fan_in + 1) for fan_in in widths[:-1]], np.int64)
+        self.rows_transposed = np.array([self.pad(fan_out) for fan_out in widths[1:]], np.int64)
+        sizes = [
+            rows * self.pad(fan_out) for rows, fan_out in zip(self.rows, widths[1:], strict=True)
+        ]
+        sizes_transposed = [
+            0 if layer == 0 else rows * self.pad(widths[layer])
+            for layer, rows in enumerate(self.rows_transposed)
+        ]
+        self.weights = np.cumsum([0, *sizes])
+        self.transposed = np.cumsum([0, *sizes_transposed])
+
+    def pad(self, n: int) -> int:
+        """``n`` rounded up to whole vectors."""
+        return -(-int(n) // self.vector) * self.vector
+
+    def _stride(self, width: int) -> int:
+        line = _LINE // self.dtype.itemsize
+        lines = max(-(-(width + 1) // line), -(-self.pad(width) // line))
+        return (lines | 1) * line
+
+    def panels(self, layer: int):
+        """(first column, width, slice of the packed parameters) of each panel of a layer."""
+        padded = self.pad(self.widths[layer + 1])
+        for column in range(0, padded, self.panel):
+            width = min(self.panel, padded - column)
+            start = int(self.weights[layer] + column * self.rows[layer])
+            yield column, width, slice(start, start + width * int(self.rows[layer]))
+
+    def pack(self, flat: np.ndarray, packed: np.ndarray) -> None:
+        """Flat vector -> packed parameters, padding included."""
+        coefs, intercepts = self.network.unflatten(flat)
+        packed[:] = 0
+        for layer, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
+            for column, width, where in self.panels(layer):
+                panel = packed[where].reshape(-1, width)
+                used = min(width, len(intercept) - column)
+                panel[: len(coef), :used] = coef[:, column : column + used]
+                panel[len(coef), :used] = intercept[column : column + used]
+                if layer == len(coefs) - 1 and self.network.out_activation == "softmax":
+                    panel[len(coef), used:] = -1e30
+
+    def unpack(self, packed: np.ndarray) -> np.ndarray:
+        """Packed parameters, gradient or state -> a new flat vector."""
+        flat = np.empty(self.network.n_parameters, self.dtype)
+        coefs, intercepts = self.network.unflatten(flat)
+        for layer, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
+            for column, width, where in self.panels(layer):
+                panel = packed[where].reshape(-1, width)
+                used = min(width, len(intercept) - column)
+                coef[:, column : column + used] = panel[: len(coef), :used]
+                intercept[column : column + used] = panel[len(coef), :used]
+        return flat
+
+    def units(self, sparse: bool) -> np.ndarray:
+        """Pieces of the weight gradient to share among threads: [layer, column, first row, end].
+
+        The cut depends on the shapes only, never on the number of threads, because sums are kept
+        per unit.  With sparse input a piece of the first layer is a whole panel.
+        """
+        shapes = list(pairwise(self.network.widths))
+        n_large = sum(
+            -(-(fan_in + 1) // _UNIT_ROWS) * -(-fan_out // self.panel) for fan_in, fan_out in shapes
+        )
+        step = _UNIT_ROWS if n_large >= 16 else _SMALL_UNIT_ROWS
+        units = []
+        for layer, (fan_in, _) in enumerate(shapes):
+            for column, _, _ in self.panels(layer):
+                starts = [0] if sparse and layer == 0 else list(range(0, fan_in + 1, step))
+                if len(starts) > 1 and fan_in + 1 - starts[-1] <= 4:
+                    starts.pop()
+                units += [
+                    [layer, column, first, end] for first, end in pairwise([*starts, fan_in + 1])
+                ]
+        return np.array(units, np.int64)
+
+    def bounds(self, units: np.ndarray, n_threads: int) -> np.ndarray:
+        """Which units each thread takes, by arithmetic: shape (n_threads + 1,)."""
+        columns = np.minimum(self.panel, self.rows_transposed[units[:, 0]] - units[:, 1])
+        cost = np.cumsum((units[:, 3] - units[:, 2]) * columns)
+        shares = cost[-1] * np.arange(1, n_threads) / n_threads
+        return np.array([0, *np.searchsorted(cost, shares), len(units)], np.int64)

@@ -1,0 +1,197 @@
+"""Elementwise loops: each formula of the library compiled into a C function of its own.
+
+The kernels call activations, losses and update rules through addresses.  So only what a network
+uses is compiled, a new row in a table costs the others nothing, and a formula of the user's takes
+the same way.  The call is paid once per slab or tile of a few thousand numbers.
+
+The loops are templates: plain functions that use the names ``FORMULA`` and ``GRADIENT``, which
+`fastmlp._jit.address` binds to formulas compiled with this engine's elementary functions.
+
+Tried and lost: one function with a branch per formula (half of the kernel's compile time went into
+formulas that were not used, and each table row made it worse).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp import _jit
+from fastmlp.engine.cpu.vector import PRIMITIVES, load, size_of, store
+from fastmlp.functions import ACTIVATIONS, LOSSES, exponential, logistic
+from fastmlp.optimizers import OPTIMIZERS
+
+_LINKS = {"logistic": logistic, "exp": exponential}
+
+
+@intrinsic
+def _call(typingctx, address, arguments, like):
+    """Call the C function at ``address``; it takes the arguments and returns ``like``'s type."""
+
+    def codegen(context, builder, signature, args):
+        values = [builder.extract_value(args[1], i) for i in range(len(arguments))]
+        kind = ir.FunctionType(context.get_value_type(like), [value.type for value in values])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+
+    return like(types.int64, arguments, like), codegen
+
+
+@_jit.jit
+def call(address, arguments):
+    """Call one of the loops below; the last argument tells the element type."""
+    return _call(address, arguments, arguments[-1])
+
+
+# --- templates --------------------------------------------------------------------------------
+
+
+def _unbound(*args):
+    raise TypeError("a template was called without its formula")
+
+
+FORMULA: Callable[..., Any] = _unbound
+GRADIENT: Callable[..., Any] = _unbound
+_log = PRIMITIVES["log"]
+
+
+def _activation_loop(z, stride, rows, columns, like):
+    """Apply an activation to ``rows`` x ``columns`` in place."""
+    for i in range(rows):
+        row = z + i * stride * size_of(like)
+        for j in range(columns):
+            store(row, j, FORMULA(load(row, j, like)))
+    return like
+
+
+def _derivative_loop(a, delta, stride, rows, columns, like):
+    """Multiply ``delta`` by the derivative at the outputs ``a``."""
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        for j in range(columns):
+            slope = FORMULA(load(a + shift, j, like))
+            store(delta + shift, j, load(delta + shift, j, like) * slope)
+    return like
+
+
+def _loss_loop(z, stride, rows, columns, targets, order, scales, losses, divisor, tiny):
+    """Scores become scaled gradients; each row's loss, over ``divisor``, goes to ``losses``."""
+    size = size_of(tiny)
+    for i in range(rows):
+        row = z + i * stride * size
+        target = targets + load(order, i, np.int64(0)) * columns * size
+        scale = load(scales, i, tiny)
+        total = type(tiny)(0)
+        for k in range(columns):
+            score, y = load(row, k, tiny), load(target, k, tiny)
+            total += FORMULA(score, y, tiny)
+            store(row, k, scale * GRADIENT(score, y))
+        store(losses, i, total / divisor)
+    return tiny
+
+
+def _row_loss_loop(rows, sums, scores, tiny):
+    """``scores`` (of the sample's class, less the peak) become losses, given sums of exp."""
+    for i in range(rows):
+        store(scores, i, FORMULA(_log(load(sums, i, tiny)), load(scores, i, tiny), tiny))
+    return tiny
+
+
+def _update_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
+    """Update ``n`` parameters; returns their sum of squares before the update."""
+    squares = type(rate)(0)
+    for i in range(n):
+        before = load(w, i, rate)
+        squares += before * before
+        after, s0, s1 = FORMULA(
+            before,
+            load(g, i, rate) + penalty * before,
+            load(first, i, rate),
+            load(second, i, rate),
+            rate,
+            c0,
+            c1,
+            c2,
+        )
+        store(w, i, after)
+        store(first, i, s0)
+        store(second, i, s1)
+    return squares
+
+
+def _penalty_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
+    """In an update's place: leave the parameters, complete the gradient."""
+    squares = type(rate)(0)
+    for i in range(n):
+        before = load(w, i, rate)
+        squares += before * before
+        store(g, i, load(g, i, rate) + penalty * before)
+    return squares
+
+
+# --- addresses --------------------------------------------------------------------------------
+
+
+def _address(template, integers, floats, dtype, label, *formulas, reassociate=False) -> int:
+    kind = {"float32": types.float32, "float64": types.float64}[dtype]
+    signature = kind(*[types.int64] * integers, *[kind] * floats)
+    compiled = [_jit.formula(formula, PRIMITIVES) for formula in formulas]
+    names = dict(zip(("FORMULA", "GRADIENT"), compiled, strict=False))
+    return _jit.address(template, signature, f"{label}-{dtype}", names, reassociate=reassociate)
+
+
+@cache
+def activation(name: str, dtype: str) -> int:
+    """Address of an activation's loop; 0 for the identity."""
+    if name == "identity":
+        return 0
+    return _address(_activation_loop, 4, 1, dtype, name, ACTIVATIONS[name].value)
+
+
+@cache
+def derivative(name: str, dtype: str) -> int:
+    """Address of the loop that multiplies deltas by a derivative; 0 for the identity."""
+    if name == "identity":
+        return 0
+    return _address(_derivative_loop, 5, 1, dtype, name, ACTIVATIONS[name].derivative)
+
+
+@cache
+def link(out_activation: str, dtype: str) -> int:
+    """Address of an output activation's loop; 0 for the identity and for softmax."""
+    if out_activation not in _LINKS:
+        return 0
+    return _address(_activation_loop, 4, 1, dtype, out_activation, _LINKS[out_activation])
+
+
+@cache
+def loss(name: str, dtype: str) -> int:
+    """Address of a loss's loop."""
+    row = LOSSES[name]
+    if row.per_row:
+        return _address(_row_loss_loop, 3, 1, dtype, name, row.value)
+    return _address(_loss_loop, 8, 2, dtype, name, row.value, row.gradient)
+
+
+@cache
+def update(optimizer: str | None, dtype: str) -> int:
+    """Address of an optimizer's loop; without one, of that which completes the gradient."""
+    if optimizer is None:
+        return _address(_penalty_loop, 5, 5, dtype, "penalty", reassociate=True)
+    rule = OPTIMIZERS[optimizer].update
+    return _address(_update_loop, 5, 5, dtype, optimizer, rule, reassociate=True)
+
+
+def compile_all(dtype: str) -> None:
+    """Compile every row of every table, or load it from the disk cache."""
+    for name in ACTIVATIONS:
+        activation(name, dtype)
+        derivative(name, dtype)
+    for name, row in LOSSES.items():
+        loss(name, dtype)
+        link(row.out_activation, dtype)
+    for optimizer in (None, *OPTIMIZERS):
+        update(optimizer, dtype)
