@@ -95,7 +95,10 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     n_iter_no_change : int, default=10
         Epochs in a row without improvement that are tolerated.
     max_fun : int, default=15000
-        Most evaluations of the loss by 'lbfgs'."""
+        Most evaluations of the loss by 'lbfgs'.
+    n_threads : int or None, default=None
+        Most threads to use; not in scikit-learn.  None means as many as pay, within the limits of
+        the process (affinity, container, joblib).  Any number gives the same bits."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -156,6 +159,7 @@ class _BaseMLP(BaseEstimator, ABC):
             Options(Real, {np.inf}),
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "n_threads": [None, Interval(Integral, 1, None, closed="left")],
     }
 
     # --- what the two estimators answer differently
@@ -224,7 +228,9 @@ class _BaseMLP(BaseEstimator, ABC):
         progress = self._start(network, X.dtype, first_pass)
 
         if self.solver == "lbfgs":
-            engine = get_engine("cpu", network, dtype=np.float64, alpha=self.alpha)
+            engine = get_engine(
+                "cpu", network, dtype=np.float64, alpha=self.alpha, n_threads=self.n_threads
+            )
             engine.load(X, y, sample_weight)
             minimise(engine, progress, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol)
         else:
@@ -304,6 +310,7 @@ class _BaseMLP(BaseEstimator, ABC):
             alpha=self.alpha,
             optimizer=Optimizer(state["rule"], tuple(state["constants"])),
             batch_size=batch_size,
+            n_threads=self.n_threads,
         )
         engine.load(X, y, sample_weight)
         engine.set_parameters(progress.parameters)
@@ -433,7 +440,7 @@ class _BaseMLP(BaseEstimator, ABC):
         network = self._fitted_network()
         dtype = np.result_type(X.dtype, self.coefs_[0].dtype)
         dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
-        engine = get_engine("cpu", network, dtype=dtype)
+        engine = get_engine("cpu", network, dtype=dtype, n_threads=self.n_threads)
         engine.set_parameters(network.flatten(self.coefs_, self.intercepts_, dtype))
         return engine.predict(_row_access(X))
 
@@ -534,6 +541,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         epsilon=1e-8,
         n_iter_no_change=10,
         max_fun=15000,
+        n_threads=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -558,6 +566,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.n_threads = n_threads
 
     def _check_solver(self):
         if self.solver not in _STOCHASTIC_SOLVERS:
@@ -781,6 +790,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         epsilon=1e-8,
         n_iter_no_change=10,
         max_fun=15000,
+        n_threads=None,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -806,6 +816,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.n_threads = n_threads
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):

@@ -77,5 +77,5 @@ class Optimizer(NamedTuple):
         if self.name != "adam":
             return rates
         beta_1, beta_2, _ = self.constants
-        t = step + 1 + np.arange(rates.size)
+        t = np.arange(step + 1, step + 1 + rates.size)
         return rates * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)

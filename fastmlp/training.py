@@ -90,18 +90,18 @@ def train(
     ValueError
         When the parameters become non-finite, in the epoch where it happens.
     """
+    from fastmlp._random import shuffle  # needs Numba, which importing fastmlp does not load
+
     n_samples = samples.size
     n_steps = -(-n_samples // settings.batch_size)
-    order = np.arange(n_samples)
+    order = samples.copy()
     progress.n_iter = 0
     try:
         while progress.n_iter < settings.max_iter:
             if settings.shuffle:
-                permutation = np.arange(n_samples)
-                random_state.shuffle(permutation)
-                order = order[permutation]
+                shuffle(order, random_state)
             rates = np.full(n_steps, progress.learning_rate)
-            progress.loss = engine.run_epoch(samples[order], rates) / n_samples
+            progress.loss = engine.run_epoch(order, rates) / n_samples
             progress.n_iter += 1
             progress.n_samples_seen += n_samples
             progress.loss_curve.append(progress.loss)

@@ -1,5 +1,9 @@
 """Shared data, and the list of engines that every rung of the ladder climbs."""
 
+import os
+
+os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy: scikit-learn's array API checks then run
+
 import numpy as np
 import pytest
 

@@ -13,7 +13,8 @@ PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
     "__init__": {"estimators", "engine"},
     "estimators": {"_sklearn", "engine", "functions", "network", "optimizers", "training"},
-    "training": {"_sklearn", "engine", "schedules"},
+    "training": {"_random", "_sklearn", "engine", "schedules"},
+    "_random": {"_jit"},
     "network": {"functions"},
     "engine": {"network", "optimizers", "engine.cpu"},
     "engine.cpu": {

@@ -104,8 +104,8 @@ with event.install_listener("numba:compile", Listener()):
     for dtype in (np.float32, np.float64):
         X = np.random.RandomState(0).normal(size=(30, 3)).astype(dtype)
         for solver in ("adam", "sgd", "lbfgs"):
-            model = fastmlp.MLPClassifier((5,), "tanh", solver=solver, max_iter=2, early_stopping=True)
-            model.fit(X, X[:, 0] > 0, np.ones(30)).predict_proba(X)
+            model = fastmlp.MLPClassifier((5,), "tanh", solver=solver, early_stopping=True)
+            model.set_params(max_iter=2).fit(X, X[:, 0] > 0, np.ones(30)).predict_proba(X)
             fastmlp.MLPRegressor(solver=solver, max_iter=2).fit(X, X[:, :2]).predict(X)
 print(len(seen))
 """

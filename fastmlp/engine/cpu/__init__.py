@@ -12,6 +12,7 @@ from the arithmetic, not measured, so the choice never depends on the machine's 
 import threading
 import time
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -36,7 +37,9 @@ from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
 
 _SHORT_CALL = 5e8  # operations; about 0.1 s where the kernels are slowest
-_WORTH_SHARING = 4e6  # operations per step below which more threads never pay
+_WORTH_SHARING = 2e5  # operations per step below which more threads never pay
+_SURELY_WORTH_SHARING = 1e8
+_WORTH_THREADS = 4e7  # operations of a single call
 _BLOCK_ROWS = 1024
 _BLOCK_ELEMENTS = 2**23
 _PREFETCH_BYTES = 2**20
@@ -116,6 +119,7 @@ class CpuEngine:
         self._threads = available_threads(n_threads)
         self._team = Team()
         self._tuner: Tuner | None = None
+        self._seconds = 0.0  # that the last kernel call took
         self._layout = Layout(network, dtype)
         n_packed = int(self._layout.weights[-1])
         self._parameters = aligned(n_packed, self._dtype)
@@ -124,8 +128,9 @@ class CpuEngine:
         self._gradient = aligned(0, self._dtype)
         self._progress = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
-        self._room: tuple | None = None
+        self._room: _Room | None = None
         self._transposed_is_stale = True
+        self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
 
     # --- parameters and state
 
@@ -160,17 +165,20 @@ class CpuEngine:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
         rates = self._optimizer.step_rates(learning_rates, int(self._progress[STEPS]))
         if self._tuner is None:
-            worth = self._operations(min(self._batch_size, order.size)) >= _WORTH_SHARING
-            self._tuner = Tuner(self._threads if worth else 1, self._threads if worth else 1)
+            per_step = self._operations(min(self._batch_size, order.size))
+            limit = self._threads if per_step >= _WORTH_SHARING else 1
+            if per_step >= _SURELY_WORTH_SHARING:
+                self._tuner = Tuner(limit, first=limit, pause=8)
+            else:
+                self._tuner = Tuner(limit, first=1)
         n_threads = self._tuner.choose()
-        started = time.perf_counter()
         loss = self._train(order, self._batch_size, rates, self._optimizer, n_threads)
-        self._tuner.report(n_threads, time.perf_counter() - started)
+        self._tuner.report(n_threads, self._seconds)
         return loss
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
         n_samples = self._source.n_samples
-        worth = self._operations(n_samples) >= _WORTH_SHARING
+        worth = self._operations(n_samples) >= _WORTH_THREADS
         steps = self._progress[STEPS]
         loss = self._train(
             np.arange(n_samples), n_samples, np.zeros(1), None, self._threads if worth else 1
@@ -197,7 +205,7 @@ class CpuEngine:
 
     def _operations(self, n_rows: int) -> float:
         """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
-        return n_rows * (6.0 * self._network.n_parameters + 60.0 * sum(self._network.widths))
+        return n_rows * self._operations_per_row
 
     def _net(self, places_a, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
         """The kernels' view of the network, with the loops that this use of it needs."""
@@ -269,35 +277,50 @@ class CpuEngine:
         """Run the epoch kernel; without an optimizer it only leaves the gradient."""
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(batch_size, order.size)
-        if self._room is None or self._room[0] != batch_size:
-            block = self._block_rows(batch_size)
-            in_memory = optimizer is None or self._source.sparse or block < batch_size
-            if in_memory and not self._gradient.size:
-                self._gradient = aligned(self._parameters.size, self._dtype)
-            room = self._reserve(block, self._threads, self._source, train=True, loss=True)
-            self._room = (batch_size, block, room, {})
-        _, block, (net, memory, _), bounds = self._room
-        if n_threads not in bounds:
-            bounds[n_threads] = self._layout.bounds(self._units, n_threads)
+        room = self._room
+        if room is None or (room.batch_size, room.optimizer) != (batch_size, optimizer):
+            room = self._room = self._make_room(batch_size, optimizer)
+        if n_threads not in room.bounds:
+            room.bounds[n_threads] = self._layout.bounds(self._units, n_threads)
         if self._transposed_is_stale:
-            self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
+            units = self._layout.units(False)
+            self._kernels.refresh_transposed(room.net, room.memory, units, self._like)
             self._transposed_is_stale = False
-        samples = Samples(*self._source.fields, *self._targets.fields, _address(order))
-        constants = optimizer.constants if optimizer else (0.0, 0.0, 0.0)
-        update = loops.update(optimizer.name if optimizer else None, self._dtype.name)
         prefetch = n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES
+        samples = room.samples._replace(order=_address(order))
         arguments = (
-            n_threads, net, memory, samples, order.size, batch_size, block, rates, self._alpha,
-            update, optimizer is not None, np.array(constants, np.float64), self._units,
-            bounds[n_threads], prefetch, self._like,
+            n_threads, room.net, room.memory, samples, order.size, batch_size, room.block, rates,
+            self._alpha, room.update, optimizer is not None, room.constants, self._units,
+            room.bounds[n_threads], prefetch, self._like,
         )  # fmt: skip
         return self._run(self._kernels.run_epoch, arguments, self._operations(order.size))
+
+    def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
+        block = self._block_rows(batch_size)
+        in_memory = optimizer is None or self._source.sparse or block < batch_size
+        if in_memory and not self._gradient.size:
+            self._gradient = aligned(self._parameters.size, self._dtype)
+        net, memory, arrays = self._reserve(
+            block, self._threads, self._source, train=True, loss=True
+        )
+        return _Room(
+            batch_size,
+            optimizer,
+            block,
+            net,
+            memory,
+            arrays,
+            samples=Samples(*self._source.fields, *self._targets.fields, order=0),
+            update=loops.update(optimizer.name if optimizer else None, self._dtype.name),
+            constants=np.array(optimizer.constants if optimizer else (0, 0, 0), np.float64),
+            bounds={},
+        )
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
         """Run the forward kernel."""
         operations = self._operations(source.n_samples) / 3
         n_slabs = -(-source.n_samples // SLAB)
-        n_threads = min(self._threads, n_slabs) if operations >= 10 * _WORTH_SHARING else 1
+        n_threads = min(self._threads, n_slabs) if operations >= _WORTH_THREADS else 1
         rows = min(SLAB, source.n_samples) if n_threads == 1 else SLAB * n_threads
         net, memory, arrays = self._reserve(rows, n_threads, source, train=False, loss=out is None)
         order = np.arange(source.n_samples)
@@ -312,21 +335,39 @@ class CpuEngine:
     def _run(self, kernel, arguments: tuple, operations: float):
         """Call a kernel on as many threads as ``arguments[0]`` says, open to Ctrl-C."""
         kernel.prepare(0, *arguments)
-        self._progress[[STOP, DECISION, ABORT]] = 0
+        self._progress[STOP] = self._progress[DECISION] = self._progress[ABORT] = 0
         self._barrier[0] = 0
         n_threads = arguments[0]
-        call = partial(_call, kernel, arguments)
         on_main_thread = threading.current_thread() is threading.main_thread()
         supervised = operations >= _SHORT_CALL and on_main_thread
+        started = time.perf_counter()
         if n_threads == 1 and not supervised:
-            return call(0)
-        return self._team.run(
-            call,
-            n_threads,
-            supervised=supervised,
-            stop=partial(self._progress.__setitem__, STOP, 1),
-            abort=partial(self._progress.__setitem__, [STOP, ABORT], 1),
-        )
+            result = kernel(0, *arguments)
+        else:
+            result = self._team.run(
+                partial(_call, kernel, arguments),
+                n_threads,
+                supervised=supervised,
+                stop=partial(self._progress.__setitem__, STOP, 1),
+                abort=partial(self._progress.__setitem__, [STOP, ABORT], 1),
+            )
+        self._seconds = time.perf_counter() - started
+        return result
+
+
+class _Room(NamedTuple):
+    """What stays the same from epoch to epoch: workspace, addresses, and shares per thread."""
+
+    batch_size: int
+    optimizer: Optimizer | None
+    block: int
+    net: Net
+    memory: Memory
+    arrays: dict[str, np.ndarray]
+    samples: Samples
+    update: int
+    constants: np.ndarray
+    bounds: dict[int, np.ndarray]
 
 
 def _call(kernel, arguments, thread):

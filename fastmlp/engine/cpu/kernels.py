@@ -52,7 +52,7 @@ from fastmlp.engine.cpu.vector import (
 
 SLAB = 8 * MAX_ROWS  # rows that a thread takes through all layers at once
 STOP, STEPS, DECISION, ABORT = range(4)
-_SPINS = 20  # before a waiting thread gives its processor away
+_SPINS = 300  # before a waiting thread gives its processor away
 
 
 class Net(NamedTuple):
@@ -488,9 +488,12 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
             loss = 0.0
             for start in range(begin, stop, block):
                 n = min(block, stop - start)
-                end = (thread + 1) * n // n_threads
-                for first in range(thread * n // n_threads, end, SLAB):
-                    rows = min(SLAB, end - first)
+                share = thread * n // n_threads
+                n_share = (thread + 1) * n // n_threads - share
+                n_slabs = (n_share + SLAB - 1) // SLAB
+                for slab in range(n_slabs):
+                    first = share + slab * n_share // n_slabs
+                    rows = share + (slab + 1) * n_share // n_slabs - first
                     _set_scales(samples, memory, start, first, rows, first, scale, like)
                     z = _forward(net, memory, samples, start, first, rows, first, like)
                     _head(net, memory, samples, start, first, rows, first, z, tiny)

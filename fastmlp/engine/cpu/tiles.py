@@ -8,19 +8,18 @@ stride of its own: 0 broadcasts a bias row, that of ``C`` accumulates.  The last
 store is chosen by ``epilogue``: nothing, ReLU, or ReLU's derivative taken from ``aux``.
 
 Rows are split evenly over tiles of at most `MAX_ROWS`, so there are no remainder loops; columns
-are padded to whole vectors.  Measured on one Zen 4 core: 112 to 117 GFLOP/s in float32 for 64 and
-more terms, 97 % of the FMA rate.
+are padded to whole vectors.  Measured on one Zen 5 core (249 GFLOP/s of float32 FMAs): 245 to 260
+GFLOP/s for 32 and more terms, 190 for 8.
 
-Accumulators must stay in registers.  With AVX-512 an FMA can broadcast its memory operand, but LLVM
-hoists and spills the broadcasts when one is shared by the NV columns; reading ``A`` through two
-equal pointers that it cannot merge keeps every load inside its FMA (112 instead of 74 GFLOP/s).
-Without such operands a second pointer only costs load slots, and the smaller register file holds
-6 rows.
+Accumulators must stay in registers, which LLVM grants only while they are few enough: 12 x 2 leaves
+it 8 of 32 registers; 14 x 2 made it reload (173 to 243 GFLOP/s).
 
 Tried and lost: masks instead of padding (slower for digits' 10 outputs), smaller vectors at the
-edge (no gain), blocking over the terms and the panels (streaming panels from L2 costs nothing
-visible at 1024 x 1024), one specialised tile inlined per use (ten seconds of compilation).  All
-tiles of an element type are compiled once, into one function whose address the kernels call.
+edge (no gain), 8 x 3 and 6 x 4 tiles (the same rate, wider panels to pad), two pointers to ``A``
+so that each FMA broadcasts its own operand (twice the loads), blocking over the terms and the
+panels (streaming panels from L2 costs nothing visible at 1024 x 1024), one specialised tile inlined
+per use (ten seconds of compilation).  All tiles of an element type are compiled once, into one
+function whose address the kernels call.
 """
 
 import math
@@ -32,9 +31,8 @@ from numba.extending import intrinsic
 from fastmlp.engine.cpu.vector import I32, I64, VECTOR_BYTES, VOID, Emitter, lanes, llvm_type
 
 N_VECTORS = 2
-MAX_ROWS = 14 if VECTOR_BYTES == 64 else 6
+MAX_ROWS = 12 if VECTOR_BYTES == 64 else 6
 PLAIN, RELU, RELU_DERIVATIVE = range(3)
-_TWO_POINTERS = VECTOR_BYTES == 64
 
 
 def _function(module, name, argument_types, element, emit):
@@ -60,17 +58,13 @@ def _index(value: int) -> ir.Constant:
 
 
 def _emit_tile(rows: int, vectors: int):
-    def emit(e, A, A_again, row_stride, column_stride, B, B_stride, init, init_stride, C, C_stride,
+    def emit(e, A, row_stride, column_stride, B, B_stride, init, init_stride, C, C_stride,
              terms, epilogue, aux):  # fmt: skip
         b, n = e.builder, e.n
-        A, A_again, B, init, C, aux = (
-            b.inttoptr(address, e.element.as_pointer()) for address in (A, A_again, B, init, C, aux)
+        A, B, init, C, aux = (
+            b.inttoptr(address, e.element.as_pointer()) for address in (A, B, init, C, aux)
         )
-        sources = (A, A_again if _TWO_POINTERS else A)
-        A_rows = [
-            [b.gep(source, [b.mul(row_stride, _index(i))]) for i in range(rows)]
-            for source in sources
-        ]
+        A_rows = [b.gep(A, [b.mul(row_stride, _index(i))]) for i in range(rows)]
         init_rows = [b.gep(init, [b.mul(init_stride, _index(i))]) for i in range(rows)]
         start = [[e.load(row, _index(j * n)) for j in range(vectors)] for row in init_rows]
 
@@ -82,11 +76,9 @@ def _emit_tile(rows: int, vectors: int):
         B_row = b.gep(B, [b.mul(k, B_stride)])
         B_values = [e.load(B_row, _index(j * n)) for j in range(vectors)]
         column = b.mul(k, column_stride)
+        A_values = [e.splat(b.load(b.gep(row, [column]))) for row in A_rows]
         updated = [
-            [
-                e.fma(e.splat(b.load(b.gep(A_rows[j % 2][i], [column]))), B_values[j], sums[i][j])
-                for j in range(vectors)
-            ]
+            [e.fma(A_values[i], B_values[j], sums[i][j]) for j in range(vectors)]
             for i in range(rows)
         ]
         following = b.add(k, _index(1))
@@ -140,7 +132,7 @@ def _emit_choice(element):
         for v in range(1, N_VECTORS + 1):
             for r in range(1, MAX_ROWS + 1):
                 name = f"tile_{_suffix(element)}_{r}_{v}"
-                tile = _function(b.module, name, [I64] * 13, element, _emit_tile(r, v))
+                tile = _function(b.module, name, [I64] * 12, element, _emit_tile(r, v))
                 block = b.append_basic_block(name)
                 switch.add_case(_index((v - 1) * MAX_ROWS + r), block)
                 b.position_at_end(block)
@@ -157,7 +149,7 @@ def tile_address(typingctx, like):
     def codegen(context, builder, signature, args):
         element = llvm_type(like)
         name = f"tile_{_suffix(element)}"
-        function = _function(builder.module, name, [I64] * 15, element, _emit_choice(element))
+        function = _function(builder.module, name, [I64] * 14, element, _emit_choice(element))
         return builder.ptrtoint(function, I64)
 
     return types.int64(like), codegen
@@ -169,9 +161,9 @@ def tile(typingctx, address, rows, vectors, A, row_stride, column_stride, B, B_s
     """``C = epilogue(init + A @ B)`` for ``rows`` x ``vectors``; all strides in elements."""
 
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(VOID, [I64] * 15).as_pointer()
+        kind = ir.FunctionType(VOID, [I64] * 14).as_pointer()
         function = builder.inttoptr(args[0], kind)
-        builder.call(function, [*args[1:4], args[3], *args[4:]])
+        builder.call(function, args[1:])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 15), codegen

@@ -1,0 +1,228 @@
+"""Threads: the same bits for every number, limits, memory, and many fits at once."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import make_problem
+from scipy import sparse
+
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.engine.cpu import CpuEngine, threads
+from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.network import Network
+from fastmlp.optimizers import OPTIMIZERS, Optimizer
+
+
+class FixedCount:
+    """In the tuner's place: always as many threads as allowed."""
+
+    def __init__(self, limit, **_):
+        self.limit = limit
+
+    def choose(self):
+        return self.limit
+
+    def report(self, n_threads, seconds):
+        assert n_threads == self.limit
+
+
+@pytest.fixture
+def no_thresholds(monkeypatch):
+    """Every call is worth sharing, and nothing is tuned."""
+    import fastmlp.engine.cpu as target
+
+    monkeypatch.setattr(target, "Tuner", FixedCount)
+    for name in ("_WORTH_SHARING", "_WORTH_THREADS"):
+        monkeypatch.setattr(target, name, 0.0)
+    monkeypatch.setattr(target, "_SURELY_WORTH_SHARING", np.inf)
+    return target
+
+
+def train(network, X, y, dtype, n_threads, batch_size, rule, weight=None):
+    constants = (0.9, 0.999, 1e-8) if rule == "adam" else (0.9, 0.0, 0.0)
+    engine = CpuEngine(
+        network, dtype=dtype, alpha=0.1, optimizer=Optimizer(rule, constants),
+        batch_size=batch_size, n_threads=n_threads,
+    )  # fmt: skip
+    engine.load(X, y, weight)
+    engine.set_parameters(np.random.default_rng(1).normal(size=network.n_parameters) * 0.3)
+    n_samples = X.shape[0]
+    rates = np.full(-(-n_samples // batch_size), 1e-3)
+    losses = [engine.run_epoch(np.arange(n_samples), rates) for _ in range(3)]
+    losses += [engine.loss_and_gradient()[0], engine.evaluate(X, y, weight)]
+    return losses, engine.get_parameters(), engine.loss_and_gradient()[1], engine.predict(X)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("widths", [(7,), (5, 9), (37, 53, 7), (20, 130, 40, 5)], ids=str)
+def test_same_bits_for_every_number_of_threads(no_thresholds, widths, loss, rule, dtype):
+    activation = sorted(ACTIVATIONS)[len(widths) % len(ACTIVATIONS)]
+    n_outputs = 3 if loss == "log_loss" else 2
+    network = Network((*widths, n_outputs), activation, loss)
+    X, y = make_problem(loss, 150, widths[0], n_outputs)
+    X = X.astype(dtype)
+    y = y if LOSSES[loss].per_row else y.astype(dtype)
+    weight = np.random.default_rng(2).uniform(0.5, 2, 150).astype(dtype)
+    for batch_size in (1, 40, 150):
+        for data in (X, sparse.csr_matrix(X)):
+            expected = train(network, data, y, dtype, 1, batch_size, rule, weight)
+            for n_threads in (2, 3, 5):
+                got = train(network, data, y, dtype, n_threads, batch_size, rule, weight)
+                for mine, other in zip(got, expected, strict=True):
+                    np.testing.assert_array_equal(mine, other)
+
+
+def test_blocks_and_threads_together(no_thresholds, monkeypatch):
+    monkeypatch.setattr(no_thresholds, "_BLOCK_ROWS", 64)
+    network = Network((9, 20, 3), "tanh", "log_loss")
+    X, y = make_problem("log_loss", 500, 9, 3)
+    expected = train(network, X, y, "float64", 1, 300, "adam")
+    for n_threads in (2, 4):
+        got = train(network, X, y, "float64", n_threads, 300, "adam")
+        for mine, other in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+def test_estimators_give_the_same_bits():
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(3000, 30)), rng.normal(size=3000)
+    models = [
+        MLPRegressor(max_iter=12, random_state=0, n_threads=n, tol=0, n_iter_no_change=100)
+        for n in (1, 2, None)
+    ]
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        fitted = [model.fit(X, y) for model in models]
+    for model in fitted[1:]:
+        np.testing.assert_array_equal(model.coefs_[0], fitted[0].coefs_[0])
+        assert model.loss_curve_ == fitted[0].loss_curve_
+
+
+def test_limits(monkeypatch):
+    assert threads.available_threads(3) == 3
+    monkeypatch.setattr(threads.joblib, "cpu_count", lambda: 8)
+    for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+    assert threads.available_threads(None) == 8
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads.available_threads(None) == 2
+    with pytest.raises(ValueError, match="'n_threads' parameter"):
+        MLPClassifier(n_threads=0).fit([[0.0], [1.0]], [0, 1])
+
+
+def test_joblib_threads_get_one_each():
+    import joblib
+
+    inside = joblib.Parallel(n_jobs=2, backend="threading")(
+        joblib.delayed(threads.available_threads)(None) for _ in range(2)
+    )
+    assert inside == [1, 1]
+
+
+def test_tuner_finds_the_fastest_and_notices_changes():
+    seconds = {1: 4.0, 2: 3.0, 4: 2.0, 6: 5.0}
+    tuner = threads.Tuner(6, first=1)
+    chosen = []
+    for epoch in range(400):
+        if epoch == 200:
+            seconds = {1: 1.0, 2: 3.0, 4: 2.0, 6: 5.0}
+        n_threads = tuner.choose()
+        chosen.append(n_threads)
+        tuner.report(n_threads, seconds[n_threads])
+    assert set(chosen[:10]) == {1, 2, 4, 6}
+    assert chosen[150:200].count(4) >= 45
+    assert chosen[350:].count(1) >= 45
+
+
+def test_an_epoch_allocates_nothing():
+    """Neither Python objects that grow with the batches, nor array memory."""
+    network = Network((20, 50, 3), "relu", "log_loss")
+    X, y = make_problem("log_loss", 20000, 20, 3)
+    engine = CpuEngine(
+        network, dtype="float64", optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)), batch_size=10,
+        n_threads=1,
+    )  # fmt: skip
+    engine.load(X, y)
+    order, rates = np.arange(20000), np.full(2000, 1e-3)
+    engine.run_epoch(order, rates)
+    tracemalloc.start()
+    engine.run_epoch(order, rates)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * rates.nbytes + 20_000  # the rates of the steps, and call overhead
+
+
+def run_python(code, *arguments):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space with Linux's rlimit")
+def test_memory_mapped_data_is_not_copied(tmp_path):
+    """A 1 GB file trains in a process that could not hold a second copy of it.
+
+    Private memory is limited to 700 MB over what the imports take; mapping a file does not count.
+    """
+    path = tmp_path / "X.npy"
+    data = np.lib.format.open_memmap(path, "w+", np.float32, (1_000_000, 250))
+    for start in range(0, len(data), 100_000):
+        data[start : start + 100_000] = np.arange(250) % 7
+    del data
+    run_python(
+        """
+        import resource, sys, numpy as np
+        import fastmlp
+        X = np.load(sys.argv[1], mmap_mode="r")
+        y = np.arange(len(X)) % 2
+        fastmlp.MLPClassifier((4,), max_iter=1).fit(np.ones((9, 3), np.float32), np.arange(9) % 2)
+        used = int(open("/proc/self/status").read().split("VmData:")[1].split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 700 * 2**20, used + 700 * 2**20))
+        try:
+            np.ones(X.shape, np.float32)
+            raise SystemExit("the limit does not bite")
+        except MemoryError:
+            pass
+        model = fastmlp.MLPClassifier((4,), max_iter=1, batch_size=5000).fit(X, y)
+        assert model.predict(X).shape == y.shape
+        """,
+        path,
+    )
+
+
+def test_many_fits_at_once_share_the_processors():
+    """Spinning threads that never gave way would take many times the fair share."""
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(4000, 40)), rng.normal(size=4000)
+
+    def job():
+        model = MLPRegressor(hidden_layer_sizes=(64, 64), max_iter=15, random_state=0, tol=0)
+        model.set_params(n_iter_no_change=100).fit(X, y)
+
+    def clock(n_jobs):
+        start = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(n_jobs) as pool:
+            for future in [pool.submit(job) for _ in range(n_jobs)]:
+                future.result()
+        return time.perf_counter() - start
+
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        job()
+        alone = min(clock(1) for _ in range(3))
+        # the fair share, and as much again for a noisy machine
+        assert min(clock(2) for _ in range(3)) < 2 * 2.3 * alone
+        assert min(clock(8) for _ in range(2)) < 2 * 9 * alone * max(1, 2 / os.cpu_count())
