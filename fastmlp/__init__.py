@@ -7,7 +7,7 @@ compiles nothing; the kernels are compiled at the first fit, or by `warmup`, and
 from fastmlp.estimators import MLPClassifier, MLPRegressor
 
 __version__ = "0.1.0.dev0"
-__all__ = ["MLPClassifier", "MLPRegressor", "warmup"]
+__all__ = ["MLPClassifier", "MLPRegressor", "jit_predictor", "warmup"]
 
 
 def warmup() -> None:
@@ -23,3 +23,45 @@ def warmup() -> None:
     from fastmlp import engine
 
     engine.warmup()
+
+
+def jit_predictor(model):
+    """Turn a fitted model into a function for use inside ``@numba.njit`` code.
+
+    Parameters
+    ----------
+    model : MLPClassifier or MLPRegressor
+        A fitted estimator.  Its parameters are copied; later changes do not matter.
+
+    Returns
+    -------
+    function
+        Takes one sample, a one-dimensional array of n_features numbers, and returns a new
+        one-dimensional array in the model's element type: the targets of a regressor, the
+        outputs of a classifier's last layer (class probabilities; for two classes the
+        probability of the second, for multilabel targets one probability per label).  It checks
+        the sample's length and nothing else.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the model was not fitted.
+    ValueError
+        If the model's arrays are not contiguous float32 or float64.
+
+    Examples
+    --------
+    >>> import numba, numpy as np, fastmlp
+    >>> X = np.linspace(-1, 1, 50)[:, None]
+    >>> model = fastmlp.MLPRegressor(solver="lbfgs", random_state=0).fit(X, X[:, 0] ** 2)
+    >>> predict = fastmlp.jit_predictor(model)
+    >>> @numba.njit
+    ... def area(n):
+    ...     total = 0.0
+    ...     for i in range(n):
+    ...         total += predict(np.array([(i + 0.5) / n]))[0] / n
+    ...     return total
+    >>> bool(abs(area(100) - 1 / 3) < 0.01)
+    True
+    """
+    return model._row_predictor().compiled()

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from types import SimpleNamespace
 from warnings import warn
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy import sparse
@@ -37,13 +38,16 @@ from fastmlp._sklearn import (
     unique_labels,
     validate_data,
 )
-from fastmlp.engine import Engine, get_engine
+from fastmlp.engine import Engine, get_engine, get_row_predictor
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
 from fastmlp.training import Progress, Settings, minimise, train
 
 _STOCHASTIC_SOLVERS = ("sgd", "adam")
+_FEW_ROWS = 8
+# beside the estimators, because predicting must not change an estimator's attributes
+_ROW_PREDICTORS: WeakKeyDictionary = WeakKeyDictionary()
 
 _PARAMETERS = """\
 hidden_layer_sizes : int or array-like of int, default=(100,)
@@ -435,6 +439,9 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _outputs(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
+        outputs = self._outputs_of_few_rows(X)
+        if outputs is not None:
+            return outputs
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         network = self._fitted_network()
@@ -443,6 +450,50 @@ class _BaseMLP(BaseEstimator, ABC):
         engine = get_engine("cpu", network, dtype=dtype, n_threads=self.n_threads)
         engine.set_parameters(network.flatten(self.coefs_, self.intercepts_, dtype))
         return engine.predict(_row_access(X))
+
+    def _outputs_of_few_rows(self, X) -> np.ndarray | None:
+        """A short way for plain arrays of a few rows, for which scikit-learn's checks would pass.
+
+        None means that they might not, or that the short way is none.
+        """
+        if type(X) is not np.ndarray or X.ndim != 2 or not 0 < len(X) <= _FEW_ROWS:
+            return None
+        fitted = self.__dict__
+        if X.shape[1] != fitted.get("n_features_in_") or "feature_names_in_" in fitted:
+            return None
+        coefs, intercepts = fitted.get("coefs_"), fitted.get("intercepts_")
+        if coefs is None or intercepts is None or X.strides[1] != X.itemsize:
+            return None
+        predictor = _ROW_PREDICTORS.get(self)
+        if predictor is None or not self._is_current(predictor, coefs, intercepts):
+            predictor = get_row_predictor(self._fitted_network(), coefs, intercepts)
+            if predictor is None:
+                return None
+            _ROW_PREDICTORS[self] = predictor
+        return predictor(X) if X.dtype == predictor.dtype else None
+
+    def _row_predictor(self):
+        """A predictor of a few rows from the fitted arrays."""
+        check_is_fitted(self)
+        predictor = get_row_predictor(self._fitted_network(), self.coefs_, self.intercepts_)
+        if predictor is None:
+            raise ValueError(
+                "coefs_ and intercepts_ must be C-contiguous arrays of one type, float32 or "
+                "float64; fit the model again."
+            )
+        return predictor
+
+    def _is_current(self, predictor, coefs, intercepts) -> bool:
+        """Whether a predictor was made from these arrays and settings."""
+        arrays = predictor.arrays
+        if len(arrays) != 2 * len(coefs) or self.activation != predictor.network.activation:
+            return False
+        return all(
+            coef is W and intercept is b
+            for coef, intercept, W, b in zip(
+                coefs, intercepts, arrays[::2], arrays[1::2], strict=True
+            )
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

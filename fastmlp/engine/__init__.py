@@ -103,6 +103,15 @@ def get_engine(
     )
 
 
+def get_row_predictor(network: Network, coefs, intercepts):
+    """A `fastmlp.engine.cpu.rows.RowPredictor`, or None if it cannot read these arrays."""
+    from fastmlp.engine.cpu.rows import RowPredictor
+
+    if not RowPredictor.accepts(coefs, intercepts):
+        return None
+    return RowPredictor(network, coefs, intercepts)
+
+
 def warmup() -> None:
     """Compile the kernels of every target that can run here."""
     from fastmlp.engine.cpu import warmup as warmup_cpu

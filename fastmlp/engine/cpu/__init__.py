@@ -30,6 +30,7 @@ from fastmlp.engine.cpu.kernels import (
     Samples,
 )
 from fastmlp.engine.cpu.layout import Layout, aligned
+from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.threads import Team, Tuner, available_threads
 from fastmlp.engine.cpu.tiles import MAX_ROWS
 from fastmlp.functions import LOSSES
@@ -385,3 +386,5 @@ def warmup() -> None:
         engine.load(X, y)
         engine.run_epoch(np.arange(2), np.zeros(1))
         engine.predict(X)
+        coefs, intercepts = network.unflatten(np.zeros(network.n_parameters, dtype))
+        RowPredictor(network, coefs, intercepts)(X.astype(dtype))
