@@ -8,7 +8,8 @@ applies, and a new order of the samples per epoch.  fastmlp and scikit-learn go 
 jitted `lax.scan`.  Before anything is timed, all start from the same weights, see the batches in
 the same order, and must reach the same loss, so that nobody wins by doing less.
 
-A round runs all libraries in turn; a library's figure is the best of its rounds (two threads meet
+A round runs all libraries in turn, each after a pause in which the threads of the one before stop
+spinning (OpenBLAS's do so for 0.1 s, and slow down whoever comes next).  A library's figure is the best of its rounds (two threads meet
 good and bad moments on a shared machine), the median is kept too.  The share is exact work, 2 n (3
 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch, over the measured FMA rate of all cores.
 
@@ -32,6 +33,7 @@ RESULTS = HERE / "results"
 RATE, ALPHA, BETAS, EPSILON = 1e-3, 1e-4, (0.9, 0.999), 1e-8
 CHECK_EPOCHS = 3
 SECONDS_PER_ROUND = 0.6
+PAUSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,10 @@ class Torch:
 
     def __init__(self, workload, dtype, threads, compiled):
         import torch
+        import torch._dynamo
 
         self.torch, self.workload, self.threads = torch, workload, threads
+        torch._dynamo.config.recompile_limit = 64  # shapes x numbers of threads
         torch.set_num_threads(threads)
         X, y = workload.data(dtype)
         self.X = torch.from_numpy(X)
@@ -352,6 +356,7 @@ def measure(workload, dtype, rounds, skip):
     times = {name: [] for name in libraries}
     for _ in range(rounds):
         for name, library in libraries.items():
+            time.sleep(PAUSE)
             times[name].append(library.run(epochs[name]))
     return times, losses
 

@@ -46,13 +46,15 @@ from fastmlp.engine.cpu.vector import (
     pause,
     prefetch_for_writing,
     size_of,
+    sleep_thread,
     store,
     yield_thread,
 )
 
 SLAB = 8 * MAX_ROWS  # rows that a thread takes through all layers at once
 STOP, STEPS, DECISION, ABORT = range(4)
-_SPINS = 300  # before a waiting thread gives its processor away
+_SPINS = 300  # before a waiting thread offers its processor to others
+_YIELDS = 200  # before it goes to sleep
 
 
 class Net(NamedTuple):
@@ -140,7 +142,11 @@ def _panel_width(column, padded, like):
 
 @jit
 def _wait(memory, n_threads, count):
-    """Meet the other threads for the ``count``-th time; False if they will not come."""
+    """Meet the other threads for the ``count``-th time; False if they will not come.
+
+    Waiting threads spin, then yield, then sleep: Linux may take no notice of a yield until the
+    next clock tick, 4 ms later, although the thread that is waited for is on the same processor.
+    """
     if n_threads > 1:
         atomic_add(memory.barrier, 1)
         spins = 0
@@ -150,8 +156,10 @@ def _wait(memory, n_threads, count):
                 pause()
             elif atomic_load(memory.progress + 8 * ABORT):
                 return False
-            else:
+            elif spins < _SPINS + _YIELDS:
                 yield_thread()
+            else:
+                sleep_thread(np.uint32(1))
     return True
 
 

@@ -9,12 +9,13 @@ changed at any epoch (`Tuner`).  That is the only safe guide: on a virtual machi
 handing a cache line from core to core changes by a factor of three within seconds, and a second
 thread that halves the time in one minute doubles it in the next.
 
-A thread that wakes up often finds itself on the processor of the thread that woke it, and Linux may
-leave both there for many milliseconds, each spinning until the other's turn: epochs of 2 ms took 30
-to 100.  So a helper that finds itself there moves on (`_move_away`).  Pinning helpers for good was
-not chosen: another process on that processor would hold up the whole team.
+A thread that is woken up often finds itself on the processor of the thread that woke it, behind
+that thread, which is waiting for it: epochs of 0.3 ms took up to 77.  So the helpers are kept off
+the processor that the caller is on.  Tried and lost: letting a helper that finds itself there move
+away (it does not get to run until the next clock tick).
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -117,6 +118,7 @@ class Team:
 
     def __init__(self):
         self._helpers: list[_Helper] = []
+        self._kept_off = -1
         weakref.finalize(self, _dismiss, self._helpers)
 
     def run(
@@ -151,14 +153,16 @@ class Team:
             After Ctrl-C, when all threads have ended.
         """
         own = 0 if supervised else 1
-        here = _processor() if n_threads > own else -1
         while len(self._helpers) < n_threads - own:
             self._helpers.append(_Helper())
+            self._kept_off = -1
         busy = self._helpers[: n_threads - own]
+        if not supervised:
+            self._keep_off(_processor())
         all_running = False
         try:
             for thread, helper in enumerate(busy, own):
-                helper.tasks.put((call, thread, here))
+                helper.tasks.put((call, thread))
             results = [] if supervised else [call(0)]
             all_running = True
             results += [helper.wait() for helper in busy]
@@ -174,6 +178,15 @@ class Team:
             raise
         return results[0]
 
+    def _keep_off(self, processor: int) -> None:
+        """Let the helpers run on any allowed processor but this one."""
+        if processor == self._kept_off or processor < 0:
+            return
+        allowed = os.sched_getaffinity(0)
+        for helper in self._helpers:
+            helper.restrict(allowed - {processor} or allowed)
+        self._kept_off = processor
+
 
 class _Helper:
     """A thread that does one task at a time."""
@@ -185,6 +198,11 @@ class _Helper:
             target=_work, args=(self.tasks, self._results), name="fastmlp", daemon=True
         )
         self.thread.start()
+
+    def restrict(self, processors: set[int]) -> None:
+        """Say where the thread may run."""
+        with contextlib.suppress(OSError):  # where this is not allowed, nothing is lost but time
+            os.sched_setaffinity(self.thread.native_id or 0, processors)
 
     def wait(self):
         """The task's result; what it raised is raised here."""
@@ -212,21 +230,10 @@ def _find_getcpu() -> Callable[[], int]:
 _processor = _find_getcpu()
 
 
-def _move_away(processor: int, thread: int) -> None:
-    """Move the calling thread to another processor, without tying it down there."""
-    allowed = os.sched_getaffinity(0)
-    others = sorted(allowed - {processor})
-    if others:
-        os.sched_setaffinity(0, {others[thread % len(others)]})
-        os.sched_setaffinity(0, allowed)
-
-
 def _work(tasks: SimpleQueue, results: SimpleQueue) -> None:
     while (task := tasks.get()) is not None:
-        call, thread, caller = task
+        call, thread = task
         try:
-            if thread > 0 and caller >= 0 and _processor() == caller:
-                _move_away(caller, thread)
             results.put((call(thread), None))
         except BaseException as error:
             results.put((None, error))

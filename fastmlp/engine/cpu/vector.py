@@ -22,6 +22,7 @@ array, and are cached with the code.
 
 import math
 import sys
+from typing import Any
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
@@ -372,9 +373,12 @@ def pause(typingctx):
     return types.void(), codegen
 
 
-yield_thread = types.ExternalFunction(
-    "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
+# The C library's: give the processor away, and sleep for so many microseconds (Windows: ms).
+_YIELD, _SLEEP = (
+    ("SwitchToThread", "Sleep") if sys.platform == "win32" else ("sched_yield", "usleep")
 )
+yield_thread: Any = types.ExternalFunction(_YIELD, types.int32())
+sleep_thread: Any = types.ExternalFunction(_SLEEP, types.int32(types.uint32))
 
 
 @intrinsic

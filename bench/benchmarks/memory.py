@@ -1,0 +1,28 @@
+"""Peak memory of a fit; the data alone are the floor."""
+
+from scipy import sparse
+
+from .common import make_data, make_estimator
+
+
+class Memory:
+    params = ["mnist-like", "wide"]
+    param_names = ("workload",)
+
+    def setup(self, workload):
+        self.data = make_data(workload, "float32")
+
+    def peakmem_data(self, workload):
+        return self.data
+
+    def peakmem_fit(self, workload):
+        make_estimator(workload, 2).fit(*self.data)
+
+
+class SparseMemory:
+    def setup(self):
+        self.X = sparse.random(10_000, 50_000, 1e-4, "csr", random_state=0)
+        self.y = self.X.sum(axis=1).A1 > 0 if hasattr(self.X.sum(axis=1), "A1") else None
+
+    def peakmem_fit(self):
+        make_estimator("tiny", 1).set_params(hidden_layer_sizes=(8,)).fit(self.X, self.y)
