@@ -9,9 +9,10 @@ jitted `lax.scan`.  Before anything is timed, all start from the same weights, s
 the same order, and must reach the same loss, so that nobody wins by doing less.
 
 A round runs all libraries in turn, each after a pause in which the threads of the one before stop
-spinning (OpenBLAS's do so for 0.1 s, and slow down whoever comes next).  A library's figure is the best of its rounds (two threads meet
-good and bad moments on a shared machine), the median is kept too.  The share is exact work, 2 n (3
-sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch, over the measured FMA rate of all cores.
+spinning (OpenBLAS's do so for 0.1 s, and slow down whoever comes next).  A library's figure is the
+best of its rounds (two threads meet good and bad moments on a shared machine), the median is kept
+too.  The share is exact work, 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch, over
+the measured FMA rate of all cores.
 
 Writes bench/results/cpu-<dtype>.json, .csv and .png; ``--readme`` puts the table into README.md.
 """
@@ -484,7 +485,7 @@ def main():
         all_times[workload.name] = times
     text = table(rows, machine, arguments.dtype)
     print(f"\n{text}")
-    if not arguments.only and not arguments.skip:
+    if not arguments.only:
         write(rows, all_times, machine, arguments.dtype)
     if arguments.readme:
         put_into_readme(text, arguments.dtype)
