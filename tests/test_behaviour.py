@@ -224,6 +224,14 @@ def test_wide_sparse_input_is_not_made_dense():
         assert model.predict(data[:10]).shape == (10,)
 
 
+def test_sparse_indices_out_of_range_are_refused():
+    broken = sparse.csr_matrix(X)
+    broken.indices[5] = 10**6
+    for method in (MLPClassifier(**QUICK).fit, fit(MLPClassifier(**QUICK), X, LABELS).partial_fit):
+        with pytest.raises(ValueError, match="indices"):
+            method(broken, LABELS)
+
+
 def test_memory_mapped_and_foreign_layouts(tmp_path):
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")

@@ -44,6 +44,7 @@ _WORTH_THREADS = 4e7  # operations of a single call
 _BLOCK_ROWS = 1024
 _BLOCK_ELEMENTS = 2**23
 _PREFETCH_BYTES = 2**20
+_NO_CLASS = -1e30  # a score that softmax turns into exactly 0
 _ROOM_FOR_BARRIER = 64  # int64s: its own cache lines
 
 
@@ -59,6 +60,7 @@ class Source:
         self.sparse = sparse.issparse(X)
         self._keep: tuple[np.ndarray, ...]
         if self.sparse:
+            X.check_format(full_check=True)  # the kernels trust the indices
             self._keep = (
                 np.ascontiguousarray(X.data, dtype),
                 np.ascontiguousarray(X.indices, np.int32),
@@ -139,7 +141,9 @@ class CpuEngine:
         return self._layout.unpack(self._parameters)
 
     def set_parameters(self, flat: np.ndarray) -> None:
-        self._layout.pack(flat.astype(self._dtype, copy=False), self._parameters)
+        bias = _NO_CLASS if self._network.out_activation == "softmax" else 0.0
+        flat = flat.astype(self._dtype, copy=False)
+        self._layout.pack(flat, self._parameters, padding_bias=bias)
         self._transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
@@ -149,8 +153,6 @@ class CpuEngine:
     def set_state(self, slots: np.ndarray, step: int) -> None:
         for slot, values in zip(self._slots, slots, strict=True):
             self._layout.pack(values.astype(self._dtype, copy=False), slot)
-            if self._network.out_activation == "softmax":
-                slot[slot == -1e30] = 0
         self._progress[STEPS] = step
 
     # --- data and verbs

@@ -84,8 +84,8 @@ class Layout:
             start = int(self.weights[layer] + column * self.rows[layer])
             yield column, width, slice(start, start + width * int(self.rows[layer]))
 
-    def pack(self, flat: np.ndarray, packed: np.ndarray) -> None:
-        """Flat vector -> packed parameters, padding included."""
+    def pack(self, flat: np.ndarray, packed: np.ndarray, *, padding_bias: float = 0.0) -> None:
+        """Flat vector -> packed parameters or state; the output's padded biases as given."""
         coefs, intercepts = self.network.unflatten(flat)
         packed[:] = 0
         for layer, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
@@ -94,8 +94,8 @@ class Layout:
                 used = min(width, len(intercept) - column)
                 panel[: len(coef), :used] = coef[:, column : column + used]
                 panel[len(coef), :used] = intercept[column : column + used]
-                if layer == len(coefs) - 1 and self.network.out_activation == "softmax":
-                    panel[len(coef), used:] = -1e30
+                if layer == len(coefs) - 1:
+                    panel[len(coef), used:] = padding_bias
 
     def unpack(self, packed: np.ndarray) -> np.ndarray:
         """Packed parameters, gradient or state -> a new flat vector."""
