@@ -88,12 +88,12 @@ def initial_weights(workload, dtype):
 
 
 def batches(workload, seed):
-    """The sample order of each epoch, endlessly."""
+    """The sample order of each epoch, endlessly; copies, because JAX reads its argument later."""
     rng = np.random.RandomState(seed)
     order = np.arange(workload.n)
     while True:
         rng.shuffle(order)
-        yield order
+        yield order.copy()
 
 
 class Sklearn:
@@ -391,7 +391,7 @@ def summarise(workload, times, rate):
 
 def table(rows, machine, dtype):
     """Markdown, for people."""
-    families = list(FAMILIES)
+    families = [name for name in FAMILIES if any(row[f"{name} / fastmlp"] for row in rows)]
     lines = [
         f"Time per epoch, {dtype}, on {machine['cores']} cores of {machine['cpu']} "
         f"({machine['vector_bits']}-bit vectors, {machine['fma_gflops']:.0f} GFLOP/s measured). "
