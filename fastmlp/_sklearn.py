@@ -9,7 +9,6 @@ from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     RegressorMixin,
-    is_classifier,
 )
 from sklearn.base import _fit_context as fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -43,7 +42,6 @@ __all__ = [
     "check_sample_weight",
     "column_or_1d",
     "fit_context",
-    "is_classifier",
     "train_test_split",
     "type_of_target",
     "unique_labels",

@@ -10,6 +10,7 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 """
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from numbers import Integral, Real
 from types import SimpleNamespace
 from warnings import warn
@@ -206,12 +207,15 @@ class _BaseMLP(BaseEstimator, ABC):
             If an input or a parameter is invalid, or if the parameters of the network become
             non-finite.  The estimator is then as it was before the call.
         """
-        return self._fit_or_restore(X, y, sample_weight, incremental=False)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, incremental=False)
 
-    def _fit_or_restore(self, X, y, sample_weight, incremental):
+    @contextmanager
+    def _all_or_nothing(self):
+        """Put the attributes back if the block raises."""
         before = self.__dict__.copy()
         try:
-            return self._fit(X, y, sample_weight, incremental)
+            yield
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -648,8 +652,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self : object
             The estimator.
         """
-        before = self.__dict__.copy()
-        try:
+        with self._all_or_nothing():
             if check_partial_fit_first_call(self, classes):
                 self._label_binarizer = LabelBinarizer()
                 if type_of_target(y).startswith("multilabel"):
@@ -657,10 +660,6 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
                 else:
                     self._label_binarizer.fit(classes)
             return self._fit(X, y, sample_weight, incremental=True)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _validate_input(self, X, y, incremental, reset):
         X, y = validate_data(
@@ -887,7 +886,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self : object
             The estimator.
         """
-        return self._fit_or_restore(X, y, sample_weight, incremental=True)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, incremental=True)
 
     def _validate_input(self, X, y, incremental, reset):
         X, y = validate_data(

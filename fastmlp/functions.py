@@ -11,8 +11,9 @@ and divided again: ``value(z, y, tiny)`` and ``gradient(z, y) = d value / d z``.
 ``[tiny, 1 - tiny]`` before taking their logarithm; clamping the fused loss to the image of that
 interval reports the same number without the clipping.
 
-The tables at the end give every row its integer code.  Engines build their dispatch from the
-tables, and the tests enumerate them: adding a row adds its kernels and its tests.
+The tables at the end list them, with an integer code for engines that dispatch by number.  Engines
+build their kernels from the tables, and the tests enumerate them: adding a row adds its kernels
+and its tests.
 """
 
 from collections.abc import Callable
