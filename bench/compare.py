@@ -111,8 +111,6 @@ class Sklearn:
         )  # fmt: skip
 
     def check(self):
-        model = self._estimator(1)
-        model.partial_fit(self.X[:1], self.y[:1], **self._classes())
         layers = initial_weights(self.workload, self.X.dtype)
         model = self._estimator(1)
         model.partial_fit(self.X[:10], self.y[:10], **self._classes())
