@@ -58,6 +58,8 @@ def _fastmath(reassociate: bool) -> set[str]:
 def formula(function: Callable, primitives: dict[str, Callable]) -> Callable:
     """Compile one of `fastmlp.functions` with an engine's elementary functions.
 
+    It is always inlined: a loop around a call would not be vectorised.
+
     Parameters
     ----------
     function : callable
@@ -65,7 +67,8 @@ def formula(function: Callable, primitives: dict[str, Callable]) -> Callable:
     primitives : dict
         Replacements for the names (``exp``, ...) that the function uses.
     """
-    return jit(types.FunctionType(function.__code__, function.__globals__ | primitives))
+    bound = types.FunctionType(function.__code__, function.__globals__ | primitives)
+    return numba.njit(forceinline=True, **_FLAGS)(bound)
 
 
 def address(

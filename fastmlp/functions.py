@@ -19,7 +19,7 @@ and its tests.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from numpy import abs, exp, log, log1p, tanh
+from numpy import exp, log, log1p, tanh
 
 
 def identity(z):
@@ -79,11 +79,10 @@ def squared_error_gradient(z, y):
 
 def binary_log_loss(z, y, tiny):
     """``-y log p - (1 - y) log(1 - p)`` with ``p = logistic(z)``, as ``softplus(z) - y z``."""
-    loss = (z if z > 0 else type(z)(0)) + log1p(exp(-abs(z))) - y * z
+    loss = (z if z > 0 else type(z)(0)) + log1p(exp(z if z < 0 else -z)) - y * z
     floor = -log1p(-tiny)
     cap = -log(tiny)
-    if loss < floor:
-        return floor
+    loss = floor if loss < floor else loss
     return cap if loss > cap else loss
 
 
@@ -112,8 +111,7 @@ def log_loss(normaliser, score, tiny):
     loss = normaliser - score
     floor = -log1p(-tiny)
     cap = -log(tiny)
-    if loss < floor:
-        return floor
+    loss = floor if loss < floor else loss
     return cap if loss > cap else loss
 
 

@@ -20,17 +20,21 @@ ALLOWED = {
     "engine.cpu": {
         *(
             f"engine.cpu.{name}"
-            for name in ("kernels", "layout", "loops", "rows", "threads", "tiles")
+            for name in ("kernels", "layout", "loops", "rows", "stations", "threads", "tiles")
         ),
         "functions",
         "network",
         "optimizers",
     },
-    "engine.cpu.kernels": {"_jit", "engine.cpu.loops", "engine.cpu.tiles", "engine.cpu.vector"},
+    "engine.cpu.kernels": {
+        "_jit",
+        *(f"engine.cpu.{name}" for name in ("layout", "loops", "stations", "tiles", "vector")),
+    },
     "engine.cpu.layout": {"engine.cpu.tiles", "engine.cpu.vector", "network"},
     "engine.cpu.loops": {"_jit", "engine.cpu.vector", "functions", "optimizers"},
     "engine.cpu.rows": {"_jit", "engine.cpu", "engine.cpu.loops", "engine.cpu.vector", "network"},
-    "engine.cpu.threads": set(),
+    "engine.cpu.stations": {"_jit", "engine.cpu.layout", "engine.cpu.vector"},
+    "engine.cpu.threads": {"engine.cpu.stations"},
     "engine.cpu.tiles": {"engine.cpu.vector"},
     "engine.cpu.vector": set(),
     "functions": set(),

@@ -81,6 +81,52 @@ def test_same_bits_for_every_number_of_threads(no_thresholds, widths, loss, rule
                     np.testing.assert_array_equal(mine, other)
 
 
+def test_helpers_between_epochs(no_thresholds, monkeypatch):
+    """Whatever happens between epochs, and however long it takes, bits are those of one thread."""
+    network = Network((12, 24, 3), "relu", "log_loss")
+    X, y = make_problem("log_loss", 300, 12, 3)
+    sent = []
+    put = threads._Helper.send
+    monkeypatch.setattr(
+        threads._Helper, "send", lambda helper, *task: (sent.append(1), put(helper, *task))
+    )
+
+    def make_engine(n_threads):
+        engine = CpuEngine(
+            network, dtype="float64", optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
+            batch_size=50, n_threads=n_threads,
+        )  # fmt: skip
+        engine.load(X, y)
+        engine.set_parameters(np.random.default_rng(1).normal(size=network.n_parameters) * 0.3)
+        return engine
+
+    engines = [make_engine(n_threads) for n_threads in (1, 3)]
+    rng = np.random.default_rng(3)
+    order, rates = np.arange(300), np.full(6, 1e-3)
+    actions = [
+        lambda engine: engine.predict(X),
+        lambda engine: engine.evaluate(X, y),
+        lambda engine: engine.loss_and_gradient()[1],
+        lambda engine: engine.run_epoch(order[::-1].copy(), 2 * rates),
+        lambda engine: engine.load(X, y),
+        lambda engine: None,
+    ]
+    for action in rng.integers(0, len(actions), 200):
+        pause = rng.choice([0, 0, 1e-4, 1e-3])
+        for _ in range(3):
+            rng.shuffle(order)
+            mine, other = (engine.run_epoch(order, rates) for engine in engines)
+            assert mine == other
+            time.sleep(pause)
+        mine, other = (actions[action](engine) for engine in engines)
+        np.testing.assert_array_equal(mine, other)
+        np.testing.assert_array_equal(*(engine.get_parameters() for engine in engines))
+    sent.clear()
+    for _ in range(200):
+        engines[1].run_epoch(order, rates)
+    assert len(sent) < 2 * 200  # or no helper was ever found standing by
+
+
 def test_blocks_and_threads_together(no_thresholds, monkeypatch):
     monkeypatch.setattr(no_thresholds, "_BLOCK_ROWS", 64)
     network = Network((9, 20, 3), "tanh", "log_loss")

@@ -29,10 +29,10 @@ from fastmlp.engine.cpu.kernels import (
     Net,
     Samples,
 )
-from fastmlp.engine.cpu.layout import Layout, aligned
+from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
+from fastmlp.engine.cpu.stations import Stations
 from fastmlp.engine.cpu.threads import Team, Tuner, available_threads
-from fastmlp.engine.cpu.tiles import MAX_ROWS
 from fastmlp.functions import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
@@ -132,6 +132,9 @@ class CpuEngine:
         self._progress = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._room: _Room | None = None
+        self._rates = np.empty(0)
+        self._natural_order = np.empty(0, np.int64)
+        self._last_call: tuple[tuple, Stations] | None = None
         self._transposed_is_stale = True
         self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
 
@@ -161,7 +164,7 @@ class CpuEngine:
         self._source = Source(X, self._dtype)
         self._targets = Targets(self._network, self._dtype, y, sample_weight)
         self._units = self._layout.units(self._source.sparse)
-        self._room = None
+        self._room = self._last_call = None
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
@@ -182,10 +185,11 @@ class CpuEngine:
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
         n_samples = self._source.n_samples
         worth = self._operations(n_samples) >= _WORTH_THREADS
+        n_threads = self._threads if worth else 1
         steps = self._progress[STEPS]
-        loss = self._train(
-            np.arange(n_samples), n_samples, np.zeros(1), None, self._threads if worth else 1
-        )
+        if self._natural_order.size != n_samples:
+            self._natural_order = np.arange(n_samples)
+        loss = self._train(self._natural_order, n_samples, np.zeros(1), None, n_threads)
         self._progress[STEPS] = steps
         return loss / n_samples, self._layout.unpack(self._gradient)
 
@@ -248,12 +252,17 @@ class CpuEngine:
         ends = np.cumsum([0, *sizes, *(sizes[1:-1] * train)])
         places_a = ends[: len(sizes)].copy()
         places_d = np.concatenate([[0], ends[len(sizes) : -1], [0]]).astype(np.int64)
-        scratch = 2 * MAX_ROWS * layout.panel * threads
+        scratch = MAX_UNIT_ROWS * layout.panel * threads
+        softmax = self._network.out_activation == "softmax"
+        n_elementwise = rows * self._network.n_outputs * (loss and not softmax)
         arrays = {
             "work": aligned(int(ends[-1]) + layout.vector, self._dtype),
             "zeros": aligned(layout.panel, self._dtype),
-            "sums": aligned(rows, self._dtype),
-            "peaks": aligned(rows, self._dtype),
+            **{name: aligned(rows * softmax, self._dtype) for name in ("sums", "peaks")},
+            **{
+                name: aligned(n_elementwise, self._dtype)
+                for name in ("scores", "targets", "values")
+            },
             "scales": aligned(rows, self._dtype),
             "losses": aligned(rows, self._dtype),
             "scratch": aligned(scratch, self._dtype),
@@ -283,6 +292,7 @@ class CpuEngine:
         room = self._room
         if room is None or (room.batch_size, room.optimizer) != (batch_size, optimizer):
             room = self._room = self._make_room(batch_size, optimizer)
+            self._last_call = None
         if n_threads not in room.bounds:
             room.bounds[n_threads] = self._layout.bounds(self._units, n_threads)
         if self._transposed_is_stale:
@@ -290,13 +300,28 @@ class CpuEngine:
             self._kernels.refresh_transposed(room.net, room.memory, units, self._like)
             self._transposed_is_stale = False
         prefetch = n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES
+        operations = self._operations(order.size)
+        if self._rates.size != rates.size:
+            self._rates = np.empty_like(rates)
+        self._rates[:] = rates
+        stations = None
+        if n_threads > 1 and not self._needs_supervision(operations):
+            stations = self._find_stations(n_threads, order)
         samples = room.samples._replace(order=_address(order))
         arguments = (
-            n_threads, room.net, room.memory, samples, order.size, batch_size, room.block, rates,
-            self._alpha, room.update, optimizer is not None, room.constants, self._units,
-            room.bounds[n_threads], prefetch, self._like,
+            n_threads, room.net, room.memory, samples, order.size, batch_size, room.block,
+            self._rates, self._alpha, room.update, optimizer is not None, room.constants,
+            self._units, room.bounds[n_threads], prefetch, stations.address if stations else 0,
+            self._like,
         )  # fmt: skip
-        return self._run(self._kernels.run_epoch, arguments, self._operations(order.size))
+        return self._run(self._kernels.run_epoch, arguments, operations, stations, (self, room))
+
+    def _find_stations(self, n_threads: int, order: np.ndarray) -> Stations:
+        """Those of the last call, if this one differs from it in nothing but what arrays hold."""
+        call = (n_threads, _address(order), order.size, _address(self._rates))
+        if self._last_call is None or self._last_call[0] != call:
+            self._last_call = call, Stations(n_threads)
+        return self._last_call[1]
 
     def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
         block = self._block_rows(batch_size)
@@ -332,25 +357,32 @@ class CpuEngine:
             n_threads, net, memory, samples, source.n_samples, _address(out), _address(losses),
             self._like,
         )  # fmt: skip
-        self._run(self._kernels.run_rows, arguments, operations)
-        del arrays
+        self._run(self._kernels.run_rows, arguments, operations, None, arrays)
 
-    def _run(self, kernel, arguments: tuple, operations: float):
-        """Call a kernel on as many threads as ``arguments[0]`` says, open to Ctrl-C."""
+    def _needs_supervision(self, operations: float) -> bool:
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        return operations >= _SHORT_CALL and on_main_thread
+
+    def _run(self, kernel, arguments: tuple, operations: float, stations: Stations | None, keep):
+        """Call a kernel on as many threads as ``arguments[0]`` says, open to Ctrl-C.
+
+        ``keep`` holds whatever the addresses among the arguments belong to.
+        """
         kernel.prepare(0, *arguments)
+        self._team.settle()
         self._progress[STOP] = self._progress[DECISION] = self._progress[ABORT] = 0
         self._barrier[0] = 0
         n_threads = arguments[0]
-        on_main_thread = threading.current_thread() is threading.main_thread()
-        supervised = operations >= _SHORT_CALL and on_main_thread
+        supervised = self._needs_supervision(operations)
         started = time.perf_counter()
         if n_threads == 1 and not supervised:
             result = kernel(0, *arguments)
         else:
             result = self._team.run(
-                partial(_call, kernel, arguments),
+                partial(_call, kernel, arguments, keep),
                 n_threads,
                 supervised=supervised,
+                stations=stations,
                 stop=partial(self._progress.__setitem__, STOP, 1),
                 abort=partial(self._progress.__setitem__, [STOP, ABORT], 1),
             )
@@ -373,7 +405,7 @@ class _Room(NamedTuple):
     bounds: dict[int, np.ndarray]
 
 
-def _call(kernel, arguments, thread):
+def _call(kernel, arguments, keep, thread):
     return kernel(thread, *arguments)
 
 

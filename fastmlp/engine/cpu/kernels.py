@@ -25,7 +25,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp._jit import Entry, jit
+from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS
 from fastmlp.engine.cpu.loops import call
+from fastmlp.engine.cpu.stations import stand_by
 from fastmlp.engine.cpu.tiles import (
     MAX_ROWS,
     N_VECTORS,
@@ -33,8 +35,8 @@ from fastmlp.engine.cpu.tiles import (
     RELU,
     RELU_DERIVATIVE,
     softmax,
-    tile,
     tile_address,
+    tiles_at,
     transpose,
 )
 from fastmlp.engine.cpu.vector import (
@@ -51,7 +53,8 @@ from fastmlp.engine.cpu.vector import (
     yield_thread,
 )
 
-SLAB = 8 * MAX_ROWS  # rows that a thread takes through all layers at once
+SLAB = 8 * MAX_ROWS[-1]  # rows that a thread takes through all layers at once
+_MAX_TERMS = 256  # of a product at a time: the part of a panel that stays in L1
 STOP, STEPS, DECISION, ABORT = range(4)
 _SPINS = 300  # before a waiting thread offers its processor to others
 _YIELDS = 200  # before it goes to sleep
@@ -84,7 +87,11 @@ class Net(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Addresses: packed parameters and state, the workspace, and small per-row arrays."""
+    """Addresses: packed parameters and state, the workspace, and small per-row arrays.
+
+    Softmax needs ``sums`` and ``peaks``, one number per row; other losses need ``scores``,
+    ``targets`` and ``values``, one per row and output.
+    """
 
     parameters: int
     transposed: int
@@ -95,6 +102,9 @@ class Memory(NamedTuple):
     zeros: int
     sums: int
     peaks: int
+    scores: int
+    targets: int
+    values: int
     scales: int
     losses: int
     scratch: int
@@ -138,6 +148,36 @@ def _padded(n, like):
 @jit
 def _panel_width(column, padded, like):
     return min(N_VECTORS * _lanes(like), padded - column)
+
+
+@jit
+def _product(tiles, rows, vectors, A, row_stride, column_stride, B, B_stride, init, init_stride, C,
+             C_stride, terms, epilogue, aux, size):  # fmt: skip
+    """``C = epilogue(init + A @ B)`` for one panel, ``vectors`` wide; strides in elements.
+
+    Rows are split evenly: the first tiles have one row more than the others.  Many terms are taken
+    in blocks, between which sums rest in ``C``; that changes no bit of them.
+    """
+    most = MAX_ROWS[0] if vectors == 1 else MAX_ROWS[1]
+    n_tiles = (rows + most - 1) // most
+    height = rows // n_tiles
+    n_higher = rows - n_tiles * height
+    n_blocks = (terms + _MAX_TERMS - 1) // _MAX_TERMS
+    for block in range(n_blocks):
+        k = block * terms // n_blocks
+        n_terms = (block + 1) * terms // n_blocks - k
+        A_block, B_block = A + size * k * column_stride, B + size * k * B_stride
+        last = epilogue if block == n_blocks - 1 else PLAIN
+        if n_higher:
+            tiles_at(tiles, height + 1, vectors, n_higher, A_block, row_stride, column_stride,
+                     B_block, B_stride, init, init_stride, C, C_stride, n_terms, last,
+                     aux)  # fmt: skip
+        skip = n_higher * (height + 1)
+        tiles_at(tiles, height, vectors, n_tiles - n_higher, A_block + size * skip * row_stride,
+                 row_stride, column_stride, B_block, B_stride, init + size * skip * init_stride,
+                 init_stride, C + size * skip * C_stride, C_stride, n_terms, last,
+                 aux + size * skip * C_stride)  # fmt: skip
+        init, init_stride = C, C_stride
 
 
 @jit
@@ -203,7 +243,6 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
     padded = _padded(fan_out, like)
     hidden = layer < net.widths.size - 2
     epilogue = RELU if hidden and net.relu else PLAIN
-    n_tiles = (rows + MAX_ROWS - 1) // MAX_ROWS
     sparse = layer == 0 and samples.sparse
     for column in range(0, padded, N_VECTORS * lanes):
         width = _panel_width(column, padded, like)
@@ -214,11 +253,9 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
                 samples, start, first, rows, W, bias, out + size * column, out_stride, width, like
             )
             continue
-        for t in range(n_tiles):
-            i, end = t * rows // n_tiles, (t + 1) * rows // n_tiles
-            C = out + size * (i * out_stride + column)
-            tile(net.tiles, end - i, width // lanes, A + size * i * stride, stride, 1, W, width,
-                 bias, 0, C, out_stride, fan_in, epilogue, C)  # fmt: skip
+        C = out + size * column
+        _product(net.tiles, rows, width // lanes, A, stride, 1, W, width, bias, 0, C, out_stride,
+                 fan_in, epilogue, C, size)  # fmt: skip
     if hidden:
         if net.activation and (sparse or not net.relu):
             call(net.activation, (out, out_stride, rows, padded, like))
@@ -244,21 +281,11 @@ def _forward(net, memory, samples, start, first, rows, place, like):
 
 
 @jit
-def _head(net, memory, samples, start, first, rows, place, z, tiny):
-    """Scores ``z`` become scaled deltas, with zeros in the padding; losses are kept per row."""
+def _softmax_head(net, memory, samples, order, rows, place, z, tiny):
+    """`_head` for the losses of a softmax."""
     size = size_of(tiny)
-    stride, n_outputs = net.strides[-1], net.widths[-1]
-    padded = _padded(n_outputs, tiny)
-    order = samples.order + 8 * (start + first)
+    stride, padded = net.strides[-1], _padded(net.widths[-1], tiny)
     scales, losses = memory.scales + size * place, memory.losses + size * place
-    if not net.softmax:
-        divisor = type(tiny)(net.loss_divisor)
-        call(net.loss, (z, stride, rows, n_outputs, samples.targets, order, scales, losses, divisor,
-                        tiny))  # fmt: skip
-        for i in range(rows):
-            for k in range(n_outputs, padded):
-                store(z, i * stride + k, type(tiny)(0))
-        return
     sums, peaks = memory.sums + size * place, memory.peaks + size * place
     for i in range(rows):
         label = load(samples.classes, load(order, i, np.int64(0)), np.int64(0))
@@ -273,6 +300,44 @@ def _head(net, memory, samples, start, first, rows, place, z, tiny):
 
 
 @jit
+def _elementwise_head(net, memory, samples, order, rows, place, z, tiny):
+    """`_head` for losses that see one score; the loss's loop runs over all scores in a row."""
+    size = size_of(tiny)
+    stride, n_outputs = net.strides[-1], net.widths[-1]
+    padded = _padded(n_outputs, tiny)
+    skip = size * place * n_outputs
+    scores, targets, values = memory.scores + skip, memory.targets + skip, memory.values + skip
+    for i in range(rows):
+        row, at = z + size * i * stride, i * n_outputs
+        target = samples.targets + load(order, i, np.int64(0)) * n_outputs * size
+        for k in range(n_outputs):
+            store(scores, at + k, load(row, k, tiny))
+            store(targets, at + k, load(target, k, tiny))
+    call(net.loss, (scores, targets, values, rows * n_outputs, tiny))
+    divisor = type(tiny)(net.loss_divisor)
+    for i in range(rows):
+        row, at = z + size * i * stride, i * n_outputs
+        scale = load(memory.scales, place + i, tiny)
+        total = type(tiny)(0)
+        for k in range(n_outputs):
+            total += load(values, at + k, tiny)
+            store(row, k, scale * load(scores, at + k, tiny))
+        for k in range(n_outputs, padded):
+            store(row, k, type(tiny)(0))
+        store(memory.losses, place + i, total / divisor)
+
+
+@jit
+def _head(net, memory, samples, start, first, rows, place, z, tiny):
+    """Scores ``z`` become scaled deltas, with zeros in the padding; losses are kept per row."""
+    order = samples.order + 8 * (start + first)
+    if net.softmax:
+        _softmax_head(net, memory, samples, order, rows, place, z, tiny)
+    else:
+        _elementwise_head(net, memory, samples, order, rows, place, z, tiny)
+
+
+@jit
 def _input_gradients(net, memory, rows, place, delta, like):
     """Deltas of the hidden layers, from those of the output layer."""
     size, lanes = size_of(like), _lanes(like)
@@ -283,18 +348,15 @@ def _input_gradients(net, memory, rows, place, delta, like):
         below = memory.work + size * (net.deltas[layer] + place * below_stride)
         padded = _padded(fan_in, like)
         epilogue = RELU_DERIVATIVE if net.relu else PLAIN
-        n_tiles = (rows + MAX_ROWS - 1) // MAX_ROWS
         for column in range(0, padded, N_VECTORS * lanes):
             width = _panel_width(column, padded, like)
             W = memory.transposed + size * (
                 net.transposed[layer] + column * net.rows_transposed[layer]
             )
-            for t in range(n_tiles):
-                i, end = t * rows // n_tiles, (t + 1) * rows // n_tiles
-                shift = size * (i * below_stride + column)
-                tile(net.tiles, end - i, width // lanes, delta + size * i * stride, stride, 1, W,
-                     width, memory.zeros, 0, below + shift, below_stride, fan_out, epilogue,
-                     a + shift)  # fmt: skip
+            shift = size * column
+            _product(net.tiles, rows, width // lanes, delta, stride, 1, W, width, memory.zeros, 0,
+                     below + shift, below_stride, fan_out, epilogue, a + shift,
+                     size)  # fmt: skip
         if net.derivative and not net.relu:
             call(net.derivative, (a, below, below_stride, rows, padded, like))
         delta = below
@@ -399,27 +461,20 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         deltas = net.deltas[layer + 1]
     D = memory.work + size * (deltas + column)
     A = memory.work + size * net.activations[layer]
-    through_scratch = is_first and is_last and training
-    n_tiles = (end - first + MAX_ROWS - 1) // MAX_ROWS
-    for t in range(n_tiles):
-        i = first + t * (end - first) // n_tiles
-        j = first + (t + 1) * (end - first) // n_tiles
-        at = panel + i * width
-        G = scratch if through_scratch else memory.gradient + size * at
-        init = memory.zeros if is_first else G
-        if prefetch:
-            n_bytes = size * (j - i) * width
-            prefetch_for_writing(memory.parameters + size * at, n_bytes)
-            prefetch_for_writing(memory.first_slot + size * at, n_bytes)
-            prefetch_for_writing(memory.second_slot + size * at, n_bytes)
-        tile(net.tiles, j - i, width // lanes, A + size * i, 1, stride, D, delta_stride, init,
-             0 if is_first else width, G, width, rows, PLAIN, G)  # fmt: skip
-        if is_last:
-            n_weights = (min(j, fan_in) - i) * width
-            squares += _update_rows(
-                memory, update, at, G, n_weights, (j - i) * width - n_weights, penalty, rate,
-                constants, size,
-            )  # fmt: skip
+    at = panel + first * width
+    G = scratch if is_first and is_last and training else memory.gradient + size * at
+    if prefetch:
+        n_bytes = size * (end - first) * width
+        prefetch_for_writing(memory.parameters + size * at, n_bytes)
+        prefetch_for_writing(memory.first_slot + size * at, n_bytes)
+        prefetch_for_writing(memory.second_slot + size * at, n_bytes)
+    init, init_stride = (memory.zeros, 0) if is_first else (G, width)
+    _product(net.tiles, end - first, width // lanes, A + size * first, 1, stride, D, delta_stride,
+             init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
+    if is_last:
+        n_weights = (min(end, fan_in) - first) * width
+        squares = _update_rows(memory, update, at, G, n_weights, (end - first) * width - n_weights,
+                               penalty, rate, constants, size)  # fmt: skip
     if is_last and layer > 0 and training:
         _transpose_unit(net, memory, layer, column, width, first, end, like)
     return squares
@@ -451,40 +506,14 @@ def _sum_losses(samples, losses, start, rows, like):
     return total
 
 
-def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
-              update, training, constants, units, bounds, prefetch, like):  # fmt: skip
-    """One pass over ``n_samples`` rows in steps of ``batch_size``, as thread ``thread``.
-
-    A batch whose weights sum to zero carries no information and is passed over.
-
-    Parameters
-    ----------
-    thread, n_threads : int
-        This thread's number, and how many run this function at once.
-    net, memory, samples
-        See the classes; ``memory.progress`` is [stop, steps, decision, abort].
-    block : int
-        Rows that the workspace has room for.
-    rates : array of shape (n_steps,), float64
-        The optimizer's rate of each step.
-    update : int
-        Address of the optimizer's loop.
-    training : bool
-        False if that loop only completes the gradient.
-    units, bounds : arrays
-        See `Layout.units` and `Layout.bounds`.
-    like : float
-        A number of the element type.
-
-    Returns
-    -------
-    float
-        Thread 0: the sum of (mean loss of a batch, penalty included) x (its length).
-    """
+@jit
+def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
+           update, training, constants, units, bounds, prefetch, like):  # fmt: skip
+    """See `run_epoch`."""
     size = size_of(like)
     kind = type(like)
     tiny = kind(np.finfo(kind).eps)
-    scratch = memory.scratch + thread * size * 2 * MAX_ROWS * N_VECTORS * _lanes(like)
+    scratch = memory.scratch + thread * size * MAX_UNIT_ROWS * N_VECTORS * _lanes(like)
     accumulated = 0.0
     count = 0
     for step in range(rates.size):
@@ -536,6 +565,49 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
         if load(memory.progress, DECISION, np.int64(0)):
             return accumulated
     return accumulated
+
+
+def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
+              update, training, constants, units, bounds, prefetch, stations,
+              like):  # fmt: skip
+    """One pass over ``n_samples`` rows in steps of ``batch_size``, as thread ``thread``.
+
+    A batch whose weights sum to zero carries no information and is passed over.  A helper that has
+    a station there waits for the word to go over the data once more, whose order and rates the
+    caller has changed in place.
+
+    Parameters
+    ----------
+    thread, n_threads : int
+        This thread's number, and how many run this function at once.
+    net, memory, samples
+        See the classes; ``memory.progress`` is [stop, steps, decision, abort].
+    block : int
+        Rows that the workspace has room for.
+    rates : array of shape (n_steps,), float64
+        The optimizer's rate of each step.
+    update : int
+        Address of the optimizer's loop.
+    training : bool
+        False if that loop only completes the gradient.
+    units, bounds : arrays
+        See `Layout.units` and `Layout.bounds`.
+    stations : int
+        Address of the threads' stations, or 0.
+    like : float
+        A number of the element type.
+
+    Returns
+    -------
+    float
+        Thread 0: the sum of (mean loss of a batch, penalty included) x (its length).
+    """
+    while True:
+        loss = _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates,
+                      alpha, update, training, constants, units, bounds, prefetch,
+                      like)  # fmt: skip
+        if thread == 0 or not stand_by(stations, thread):
+            return loss
 
 
 def run_rows(thread, n_threads, net, memory, samples, n_samples, out, losses, like):

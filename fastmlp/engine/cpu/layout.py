@@ -24,6 +24,8 @@ from fastmlp.network import Network
 _LINE = 64
 _UNIT_ROWS = 112
 _SMALL_UNIT_ROWS = 32
+_SMALLEST_UNIT_ROWS = 4
+MAX_UNIT_ROWS = _UNIT_ROWS + _SMALLEST_UNIT_ROWS
 
 
 def aligned(size: int, dtype) -> np.ndarray:
@@ -122,13 +124,14 @@ class Layout:
         step = _UNIT_ROWS if n_large >= 16 else _SMALL_UNIT_ROWS
         units = []
         for layer, (fan_in, _) in enumerate(shapes):
-            for column, _, _ in self.panels(layer):
-                starts = [0] if sparse and layer == 0 else list(range(0, fan_in + 1, step))
-                if len(starts) > 1 and fan_in + 1 - starts[-1] <= 4:
-                    starts.pop()
-                units += [
-                    [layer, column, first, end] for first, end in pairwise([*starts, fan_in + 1])
-                ]
+            starts = [0] if sparse and layer == 0 else list(range(0, fan_in + 1, step))
+            if len(starts) > 1 and fan_in + 1 - starts[-1] <= _SMALLEST_UNIT_ROWS:
+                starts.pop()
+            units += [
+                [layer, column, first, end]
+                for first, end in pairwise([*starts, fan_in + 1])
+                for column, _, _ in self.panels(layer)
+            ]
         return np.array(units, np.int64)
 
     def bounds(self, units: np.ndarray, n_threads: int) -> np.ndarray:
@@ -136,4 +139,5 @@ class Layout:
         columns = np.minimum(self.panel, self.rows_transposed[units[:, 0]] - units[:, 1])
         cost = np.cumsum((units[:, 3] - units[:, 2]) * columns)
         shares = cost[-1] * np.arange(1, n_threads) / n_threads
-        return np.array([0, *np.searchsorted(cost, shares), len(units)], np.int64)
+        middles = cost - np.diff(cost, prepend=0) / 2
+        return np.array([0, *np.searchsorted(middles, shares), len(units)], np.int64)

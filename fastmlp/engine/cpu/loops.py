@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -77,19 +76,12 @@ def _derivative_loop(a, delta, stride, rows, columns, like):
     return like
 
 
-def _loss_loop(z, stride, rows, columns, targets, order, scales, losses, divisor, tiny):
-    """Scores become scaled gradients; each row's loss, over ``divisor``, goes to ``losses``."""
-    size = size_of(tiny)
-    for i in range(rows):
-        row = z + i * stride * size
-        target = targets + load(order, i, np.int64(0)) * columns * size
-        scale = load(scales, i, tiny)
-        total = type(tiny)(0)
-        for k in range(columns):
-            score, y = load(row, k, tiny), load(target, k, tiny)
-            total += FORMULA(score, y, tiny)
-            store(row, k, scale * GRADIENT(score, y))
-        store(losses, i, total / divisor)
+def _loss_loop(scores, targets, values, n, tiny):
+    """Losses go to ``values``; scores become gradients."""
+    for i in range(n):
+        score, y = load(scores, i, tiny), load(targets, i, tiny)
+        store(values, i, FORMULA(score, y, tiny))
+        store(scores, i, GRADIENT(score, y))
     return tiny
 
 
@@ -173,7 +165,7 @@ def loss(name: str, dtype: str) -> int:
     row = LOSSES[name]
     if row.per_row:
         return _address(_row_loss_loop, 3, 1, dtype, name, row.value)
-    return _address(_loss_loop, 8, 2, dtype, name, row.value, row.gradient)
+    return _address(_loss_loop, 4, 1, dtype, name, row.value, row.gradient)
 
 
 @cache

@@ -28,6 +28,8 @@ import joblib
 import numpy as np
 from joblib.parallel import get_active_backend
 
+from fastmlp.engine.cpu.stations import GO, LEAVE, Stations
+
 _LONGEST_PAUSE = 64  # epochs between two looks at the other thread counts
 _GAIN = 0.97  # a change must take this much off the time
 _LIMITING_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # joblib's workers set these
@@ -113,13 +115,21 @@ class Team:
 
     Only the main thread ever sees Ctrl-C, and never inside a compiled call.  A short call runs its
     first share in the calling thread.  For a long one the calling thread only waits, so that it can
-    tell the kernel to stop.
+    tell the kernel to stop.  Helpers whose call has stations stay in it after their share, ready
+    for the same call again.
     """
 
     def __init__(self):
         self._helpers: list[_Helper] = []
+        self._stations: Stations | None = None
+        self._standing: list[_Helper] = []
         self._kept_off = -1
         weakref.finalize(self, _dismiss, self._helpers)
+
+    def settle(self) -> None:
+        """Wait until no helper uses anything of an earlier call, but for what keeps it there."""
+        if self._stations is not None:
+            self._stations.settle()
 
     def run(
         self,
@@ -127,6 +137,7 @@ class Team:
         n_threads: int,
         *,
         supervised: bool,
+        stations: Stations | None,
         stop: Callable[[], None],
         abort: Callable[[], None],
     ) -> float:
@@ -139,6 +150,9 @@ class Team:
         n_threads : int
         supervised : bool
             Whether the calling thread only waits.
+        stations : Stations or None
+            Where helpers stay after their share.  With those of the last run, ``call`` must be the
+            same call, of as many threads.
         stop, abort : callable
             Tell the kernel to end after the current step; or, when not all threads were started,
             to give up waiting for the others.
@@ -152,6 +166,9 @@ class Team:
         KeyboardInterrupt
             After Ctrl-C, when all threads have ended.
         """
+        again = stations is self._stations
+        if not again:
+            self._recall()
         own = 0 if supervised else 1
         while len(self._helpers) < n_threads - own:
             self._helpers.append(_Helper())
@@ -161,11 +178,21 @@ class Team:
             self._keep_off(_processor())
         all_running = False
         try:
+            if stations is not None and again:
+                stations.tell(GO)
+            elif stations is not None:
+                stations.open()
+            self._stations, self._standing = stations, busy if stations else []
             for thread, helper in enumerate(busy, own):
-                helper.tasks.put((call, thread))
+                if stations is not None and again:
+                    if not stations.reopen(thread):
+                        continue
+                    helper.wait()
+                helper.send(call, thread)
             results = [] if supervised else [call(0)]
             all_running = True
-            results += [helper.wait() for helper in busy]
+            if stations is None:
+                results += [helper.wait() for helper in busy]
         except KeyboardInterrupt:
             if all_running:
                 stop()
@@ -175,8 +202,19 @@ class Team:
             for helper in busy:
                 helper.thread.join()
             self._helpers.clear()
+            self._stations, self._standing = None, []
             raise
         return results[0]
+
+    def _recall(self) -> None:
+        """Have the helpers that stand by return from their call."""
+        if self._stations is None:
+            return
+        self._stations.settle()
+        self._stations.tell(LEAVE)
+        for helper in self._standing:
+            helper.wait()
+        self._stations, self._standing = None, []
 
     def _keep_off(self, processor: int) -> None:
         """Let the helpers run on any allowed processor but this one."""
@@ -203,6 +241,10 @@ class _Helper:
         """Say where the thread may run."""
         with contextlib.suppress(OSError):  # where this is not allowed, nothing is lost but time
             os.sched_setaffinity(self.thread.native_id or 0, processors)
+
+    def send(self, call: Callable[[int], float], thread: int) -> None:
+        """Have ``call(thread)`` run."""
+        self.tasks.put((call, thread))
 
     def wait(self):
         """The task's result; what it raised is raised here."""

@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 from fastmlp.engine.cpu.vector import I32, I64, VECTOR_BYTES, VOID, Emitter, lanes, llvm_type
 
 N_VECTORS = 2
-MAX_ROWS = 12 if VECTOR_BYTES == 64 else 6
+MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6)  # of tiles one and two vectors wide
 PLAIN, RELU, RELU_DERIVATIVE = range(3)
 
 
@@ -58,12 +58,22 @@ def _index(value: int) -> ir.Constant:
 
 
 def _emit_tile(rows: int, vectors: int):
-    def emit(e, A, row_stride, column_stride, B, B_stride, init, init_stride, C, C_stride,
+    """``count`` tiles of ``rows`` x ``vectors``, one below the other."""
+
+    def emit(e, count, A, row_stride, column_stride, B, B_stride, init, init_stride, C, C_stride,
              terms, epilogue, aux):  # fmt: skip
         b, n = e.builder, e.n
         A, B, init, C, aux = (
             b.inttoptr(address, e.element.as_pointer()) for address in (A, B, init, C, aux)
         )
+        before, tile_start = b.block, b.append_basic_block("tile")
+        following_tile, done = b.append_basic_block("following"), b.append_basic_block("done")
+        b.cbranch(b.icmp_signed("<", _index(0), count), tile_start, done)
+        b.position_at_end(tile_start)
+        t = b.phi(I64)
+        above = b.mul(t, _index(rows))
+        A, init = b.gep(A, [b.mul(above, row_stride)]), b.gep(init, [b.mul(above, init_stride)])
+        C, aux = (b.gep(p, [b.mul(above, C_stride)]) for p in (C, aux))
         A_rows = [b.gep(A, [b.mul(row_stride, _index(i))]) for i in range(rows)]
         init_rows = [b.gep(init, [b.mul(init_stride, _index(i))]) for i in range(rows)]
         start = [[e.load(row, _index(j * n)) for j in range(vectors)] for row in init_rows]
@@ -114,27 +124,38 @@ def _emit_tile(rows: int, vectors: int):
                         dead = b.fcmp_ordered("==", e.load(aux_row, _index(j * n)), zero)
                         value = b.select(dead, zero, value)
                     e.store(value, C_row, _index(j * n))
-            b.ret_void()
+            b.branch(following_tile)
+        b.position_at_end(following_tile)
+        next_t = b.add(t, _index(1))
+        t.add_incoming(_index(0), before)
+        t.add_incoming(next_t, following_tile)
+        b.cbranch(b.icmp_signed("<", next_t, count), tile_start, done)
+        b.position_at_end(done)
+        b.ret_void()
 
     return emit
 
 
+def _case(rows, vectors):
+    return vectors * (max(MAX_ROWS) + 1) + rows
+
+
 def _emit_choice(element):
-    """One function that jumps to the tile for (rows, vectors)."""
+    """One function that jumps to the tiles for (rows, vectors)."""
 
     def emit(e, rows, vectors, *rest):
         b = e.builder
         default = b.append_basic_block("default")
-        case = b.add(b.mul(b.sub(vectors, _index(1)), _index(MAX_ROWS)), rows)
-        switch = b.switch(case, default)
+        row_of = b.mul(vectors, _index(_case(0, 1)))
+        switch = b.switch(b.add(row_of, rows), default)
         b.position_at_end(default)
         b.ret_void()
-        for v in range(1, N_VECTORS + 1):
-            for r in range(1, MAX_ROWS + 1):
+        for v, most in enumerate(MAX_ROWS, 1):
+            for r in range(1, most + 1):
                 name = f"tile_{_suffix(element)}_{r}_{v}"
-                tile = _function(b.module, name, [I64] * 12, element, _emit_tile(r, v))
+                tile = _function(b.module, name, [I64] * 13, element, _emit_tile(r, v))
                 block = b.append_basic_block(name)
-                switch.add_case(_index((v - 1) * MAX_ROWS + r), block)
+                switch.add_case(_index(_case(r, v)), block)
                 b.position_at_end(block)
                 b.call(tile, rest)
                 b.ret_void()
@@ -149,24 +170,26 @@ def tile_address(typingctx, like):
     def codegen(context, builder, signature, args):
         element = llvm_type(like)
         name = f"tile_{_suffix(element)}"
-        function = _function(builder.module, name, [I64] * 14, element, _emit_choice(element))
+        function = _function(builder.module, name, [I64] * 15, element, _emit_choice(element))
         return builder.ptrtoint(function, I64)
 
     return types.int64(like), codegen
 
 
 @intrinsic
-def tile(typingctx, address, rows, vectors, A, row_stride, column_stride, B, B_stride, init,
-         init_stride, C, C_stride, terms, epilogue, aux):  # fmt: skip
-    """``C = epilogue(init + A @ B)`` for ``rows`` x ``vectors``; all strides in elements."""
+def tiles_at(typingctx, address, rows, vectors, count, A, row_stride, column_stride, B, B_stride,
+             init, init_stride, C, C_stride, terms, epilogue, aux):  # fmt: skip
+    """``C = epilogue(init + A @ B)`` for ``count`` tiles of ``rows`` x ``vectors``, one below the
+    other; all strides in elements.
+    """
 
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(VOID, [I64] * 14).as_pointer()
+        kind = ir.FunctionType(VOID, [I64] * 15).as_pointer()
         function = builder.inttoptr(args[0], kind)
         builder.call(function, args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 15), codegen
+    return types.void(*[types.int64] * 16), codegen
 
 
 def _emit_transpose(e, source, source_stride, valid_rows, target, target_stride):

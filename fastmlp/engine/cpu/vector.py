@@ -359,6 +359,18 @@ def atomic_load(typingctx, address):
 
 
 @intrinsic
+def compare_and_swap(typingctx, address, expected, new):
+    """Store ``new`` if ``expected`` is there, in one step; whether it was."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        result = builder.cmpxchg(pointer, args[1], args[2], "acq_rel", "acquire")
+        return builder.extract_value(result, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def pause(typingctx):
     """Tell the processor that this is a waiting loop."""
 
