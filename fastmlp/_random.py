@@ -1,9 +1,13 @@
 """NumPy's legacy shuffle, compiled.
 
-`RandomState.shuffle` takes 13 ns per element, on a small network a tenth of an epoch.  The same
+`RandomState.shuffle` takes 12 ns per element, on a small network a tenth of an epoch.  The same
 algorithm here draws from the same bit generator through the C functions that NumPy publishes for
-this (``BitGenerator.ctypes``), so the numbers and the state left behind are NumPy's, in a fifth of
-the time.
+this (``BitGenerator.ctypes``), so the numbers and the state left behind are NumPy's, in 5 ns, of
+which drawing takes 4.
+
+Floor: 1.4 draws of 2 to 3 ns per element.  What costs the rest of NumPy's time is a branch that
+nobody can predict, whether to draw again; here an index that is too large swaps an element with
+itself instead.  Tried and lost: drawing 256 indices ahead of the swaps (the same).
 """
 
 import ctypes
@@ -33,14 +37,18 @@ def _next_uint32(typingctx, function, state):
 
 def _shuffle(values, function, state):
     """Fisher and Yates, each index drawn by masking and rejection, as in NumPy's C code."""
-    for i in range(values.size - 1, 0, -1):
+    i = values.size - 1
+    while i > 0:
         mask = np.uint32(i)
         for shift in (1, 2, 4, 8, 16):
             mask |= mask >> np.uint32(shift)
-        j = _next_uint32(function, state) & mask
-        while j > i:
-            j = _next_uint32(function, state) & mask
-        values[i], values[j] = values[j], values[i]
+        end = np.int64(mask >> np.uint32(1))  # down to here the mask stays the same
+        while i > end:
+            drawn = np.int64(_next_uint32(function, state) & mask)
+            accepted = drawn <= i
+            j = drawn if accepted else i
+            values[i], values[j] = values[j], values[i]
+            i -= np.int64(accepted)
 
 
 _compiled = Entry(_shuffle, "int64")

@@ -134,7 +134,7 @@ class CpuEngine:
         self._room: _Room | None = None
         self._rates = np.empty(0)
         self._natural_order = np.empty(0, np.int64)
-        self._last_call: tuple[tuple, Stations] | None = None
+        self._last_call: _Call | None = None
         self._transposed_is_stale = True
         self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
 
@@ -289,39 +289,36 @@ class CpuEngine:
         """Run the epoch kernel; without an optimizer it only leaves the gradient."""
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(batch_size, order.size)
+        if self._rates.size != rates.size:
+            self._rates = np.empty_like(rates)
+            self._last_call = None
+        self._rates[:] = rates
+        call = self._last_call
+        if call is None or not call.is_for(order, batch_size, optimizer, n_threads):
+            call = self._last_call = self._make_call(order, batch_size, optimizer, n_threads)
+        if self._transposed_is_stale:
+            room, units = call.room, self._layout.units(False)
+            self._kernels.refresh_transposed(room.net, room.memory, units, self._like)
+            self._transposed_is_stale = False
+        operations, keep = self._operations(order.size), (self, call)
+        return self._run(self._kernels.run_epoch, call.arguments, operations, call.stations, keep)
+
+    def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
         room = self._room
         if room is None or (room.batch_size, room.optimizer) != (batch_size, optimizer):
             room = self._room = self._make_room(batch_size, optimizer)
-            self._last_call = None
-        if n_threads not in room.bounds:
-            room.bounds[n_threads] = self._layout.bounds(self._units, n_threads)
-        if self._transposed_is_stale:
-            units = self._layout.units(False)
-            self._kernels.refresh_transposed(room.net, room.memory, units, self._like)
-            self._transposed_is_stale = False
         prefetch = n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES
-        operations = self._operations(order.size)
-        if self._rates.size != rates.size:
-            self._rates = np.empty_like(rates)
-        self._rates[:] = rates
-        stations = None
-        if n_threads > 1 and not self._needs_supervision(operations):
-            stations = self._find_stations(n_threads, order)
         samples = room.samples._replace(order=_address(order))
+        stations = None
+        if n_threads > 1 and not self._needs_supervision(self._operations(order.size)):
+            stations = Stations(n_threads)
         arguments = (
             n_threads, room.net, room.memory, samples, order.size, batch_size, room.block,
             self._rates, self._alpha, room.update, optimizer is not None, room.constants,
-            self._units, room.bounds[n_threads], prefetch, stations.address if stations else 0,
-            self._like,
+            self._units, self._layout.bounds(self._units, n_threads), prefetch,
+            stations.address if stations else 0, self._like,
         )  # fmt: skip
-        return self._run(self._kernels.run_epoch, arguments, operations, stations, (self, room))
-
-    def _find_stations(self, n_threads: int, order: np.ndarray) -> Stations:
-        """Those of the last call, if this one differs from it in nothing but what arrays hold."""
-        call = (n_threads, _address(order), order.size, _address(self._rates))
-        if self._last_call is None or self._last_call[0] != call:
-            self._last_call = call, Stations(n_threads)
-        return self._last_call[1]
+        return _Call(arguments, stations, order, room)
 
     def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
         block = self._block_rows(batch_size)
@@ -341,7 +338,6 @@ class CpuEngine:
             samples=Samples(*self._source.fields, *self._targets.fields, order=0),
             update=loops.update(optimizer.name if optimizer else None, self._dtype.name),
             constants=np.array(optimizer.constants if optimizer else (0, 0, 0), np.float64),
-            bounds={},
         )
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
@@ -391,7 +387,7 @@ class CpuEngine:
 
 
 class _Room(NamedTuple):
-    """What stays the same from epoch to epoch: workspace, addresses, and shares per thread."""
+    """What stays the same while data, batches and optimizer do: workspace and addresses."""
 
     batch_size: int
     optimizer: Optimizer | None
@@ -402,7 +398,21 @@ class _Room(NamedTuple):
     samples: Samples
     update: int
     constants: np.ndarray
-    bounds: dict[int, np.ndarray]
+
+
+class _Call(NamedTuple):
+    """A call of the epoch kernel, which every epoch repeats whose order is in the same array."""
+
+    arguments: tuple
+    stations: Stations | None
+    order: np.ndarray
+    room: _Room
+
+    def is_for(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> bool:
+        room = self.room
+        return (order is self.order and n_threads == self.arguments[0]) and (
+            (batch_size, optimizer) == (room.batch_size, room.optimizer)
+        )
 
 
 def _call(kernel, arguments, keep, thread):
