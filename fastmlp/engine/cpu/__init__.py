@@ -20,9 +20,13 @@ from scipy import sparse
 from fastmlp.engine.cpu import loops
 from fastmlp.engine.cpu.kernels import (
     ABORT,
+    CUT_PANELS,
+    CUT_ROWS,
     DECISION,
     KERNELS,
+    LARGE_SLAB,
     SLAB,
+    SLIVER_ROWS,
     STEPS,
     STOP,
     Memory,
@@ -44,6 +48,7 @@ _WORTH_THREADS = 4e7  # operations of a single call
 _BLOCK_ROWS = 1024
 _BLOCK_ELEMENTS = 2**23
 _PREFETCH_BYTES = 2**20
+_L2_BYTES = 2**19  # of the smaller processors
 _NO_CLASS = -1e30  # a score that softmax turns into exactly 0
 _ROOM_FOR_BARRIER = 64  # int64s: its own cache lines
 
@@ -240,6 +245,7 @@ class CpuEngine:
             link=0 if loss else loops.link(network.out_activation, dtype),
             loss=loops.loss(network.loss, dtype) if loss else 0,
             loss_divisor=network.n_outputs if row.mean_over_outputs else 1,
+            slab=SLAB if self._parameters.nbytes <= _L2_BYTES else LARGE_SLAB,
             tiles=self._kernels.tiles(self._like),
         )
 
@@ -252,7 +258,7 @@ class CpuEngine:
         ends = np.cumsum([0, *sizes, *(sizes[1:-1] * train)])
         places_a = ends[: len(sizes)].copy()
         places_d = np.concatenate([[0], ends[len(sizes) : -1], [0]]).astype(np.int64)
-        scratch = MAX_UNIT_ROWS * layout.panel * threads
+        cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
         softmax = self._network.out_activation == "softmax"
         n_elementwise = rows * self._network.n_outputs * (loss and not softmax)
         arrays = {
@@ -265,7 +271,8 @@ class CpuEngine:
             },
             "scales": aligned(rows, self._dtype),
             "losses": aligned(rows, self._dtype),
-            "scratch": aligned(scratch, self._dtype),
+            "scratch": aligned(MAX_UNIT_ROWS * layout.panel * threads, self._dtype),
+            "slivers": aligned(SLIVER_ROWS * rows * threads * cut, self._dtype),
             "squares": aligned(len(layout.units(False)), self._dtype),
         }
         memory = Memory(
@@ -276,7 +283,7 @@ class CpuEngine:
             gradient=_address(self._gradient),
             progress=_address(self._progress),
             barrier=_address(self._barrier),
-            **{name: _address(array) for name, array in arrays.items()},
+            **{name: _address(array) if array.size else 0 for name, array in arrays.items()},
         )
         net = self._net(places_a, places_d, sparse=source.sparse, train=train, loss=loss)
         return net, memory, arrays

@@ -53,7 +53,12 @@ from fastmlp.engine.cpu.vector import (
     yield_thread,
 )
 
-SLAB = 8 * MAX_ROWS[-1]  # rows that a thread takes through all layers at once
+# Rows that a thread takes through all layers at once: few, so that they stay in L1 and L2, but in
+# training more if each slab has to fetch the parameters from L3.
+SLAB, LARGE_SLAB = 8 * MAX_ROWS[-1], 264
+# Cutting activations into slivers pays if they serve many panels and would not fit in L1.
+CUT_PANELS, CUT_ROWS = 16, 256
+SLIVER_ROWS = MAX_UNIT_ROWS + MAX_ROWS[-1]  # no unit's slivers have more columns
 _MAX_TERMS = 256  # of a product at a time: the part of a panel that stays in L1
 STOP, STEPS, DECISION, ABORT = range(4)
 _SPINS = 300  # before a waiting thread offers its processor to others
@@ -65,7 +70,8 @@ class Net(NamedTuple):
 
     ``activations`` and ``deltas`` are the layers' places in the workspace; the output layer's
     deltas take the place of its activations.  The address of a loop that is not needed is 0;
-    ``relu`` and ``softmax`` are flags.  ``loss_divisor`` averages a loss over outputs.
+    ``relu`` and ``softmax`` are flags.  ``loss_divisor`` averages a loss over outputs.  ``slab`` is
+    the number of rows that training takes through all layers at once.
     """
 
     widths: np.ndarray
@@ -83,6 +89,7 @@ class Net(NamedTuple):
     link: int
     loss: int
     loss_divisor: int
+    slab: int
     tiles: int
 
 
@@ -108,6 +115,7 @@ class Memory(NamedTuple):
     scales: int
     losses: int
     scratch: int
+    slivers: int
     squares: int
     progress: int
     barrier: int
@@ -151,33 +159,56 @@ def _panel_width(column, padded, like):
 
 
 @jit
-def _product(tiles, rows, vectors, A, row_stride, column_stride, B, B_stride, init, init_stride, C,
-             C_stride, terms, epilogue, aux, size):  # fmt: skip
-    """``C = epilogue(init + A @ B)`` for one panel, ``vectors`` wide; strides in elements.
-
-    Rows are split evenly: the first tiles have one row more than the others.  Many terms are taken
-    in blocks, between which sums rest in ``C``; that changes no bit of them.
-    """
+def _split(rows, vectors):
+    """(number of tiles, rows of a tile, how many of the first have one more)."""
     most = MAX_ROWS[0] if vectors == 1 else MAX_ROWS[1]
     n_tiles = (rows + most - 1) // most
     height = rows // n_tiles
-    n_higher = rows - n_tiles * height
+    return n_tiles, height, rows - n_tiles * height
+
+
+@jit
+def _product(tiles, rows, vectors, A, sliver, row_stride, column_stride, B, B_stride, init,
+             init_stride, C, C_stride, terms, epilogue, aux, size):  # fmt: skip
+    """``C = epilogue(init + A @ B)`` for one panel, ``vectors`` wide; strides in elements.
+
+    Many terms are taken in blocks, between which sums rest in ``C``; that changes no bit of them.
+    ``sliver`` is the size of a sliver if ``A`` was cut into such (`_cut`), otherwise 0.
+    """
+    n_tiles, height, n_higher = _split(rows, vectors)
     n_blocks = (terms + _MAX_TERMS - 1) // _MAX_TERMS
+    skip = n_higher * (height + 1)
+    hop = sliver if sliver else height * row_stride
+    higher_hop = sliver if sliver else hop + row_stride
     for block in range(n_blocks):
         k = block * terms // n_blocks
         n_terms = (block + 1) * terms // n_blocks - k
         A_block, B_block = A + size * k * column_stride, B + size * k * B_stride
         last = epilogue if block == n_blocks - 1 else PLAIN
         if n_higher:
-            tiles_at(tiles, height + 1, vectors, n_higher, A_block, row_stride, column_stride,
-                     B_block, B_stride, init, init_stride, C, C_stride, n_terms, last,
-                     aux)  # fmt: skip
-        skip = n_higher * (height + 1)
-        tiles_at(tiles, height, vectors, n_tiles - n_higher, A_block + size * skip * row_stride,
-                 row_stride, column_stride, B_block, B_stride, init + size * skip * init_stride,
-                 init_stride, C + size * skip * C_stride, C_stride, n_terms, last,
-                 aux + size * skip * C_stride)  # fmt: skip
+            tiles_at(tiles, height + 1, vectors, n_higher, A_block, higher_hop, row_stride,
+                     column_stride, B_block, B_stride, init, init_stride, C, C_stride, n_terms,
+                     last, aux)  # fmt: skip
+        tiles_at(tiles, height, vectors, n_tiles - n_higher, A_block + size * n_higher * higher_hop,
+                 hop, row_stride, column_stride, B_block, B_stride,
+                 init + size * skip * init_stride, init_stride, C + size * skip * C_stride,
+                 C_stride, n_terms, last, aux + size * skip * C_stride)  # fmt: skip
         init, init_stride = C, C_stride
+
+
+@jit
+def _cut(A, stride, terms, columns, slivers, like):
+    """Copy columns of ``A`` into slivers: one for each tile of `_product`, two vectors wide."""
+    size = size_of(like)
+    n_tiles, height, n_higher = _split(columns, 2)
+    for k in range(terms):
+        source, target = A + size * k * stride, slivers + size * k * MAX_ROWS[1]
+        for t in range(n_tiles):
+            n = height + (t < n_higher)
+            for j in range(n):
+                store(target, j, load(source, j, like))
+            source += size * n
+            target += size * terms * MAX_ROWS[1]
 
 
 @jit
@@ -254,7 +285,7 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
             )
             continue
         C = out + size * column
-        _product(net.tiles, rows, width // lanes, A, stride, 1, W, width, bias, 0, C, out_stride,
+        _product(net.tiles, rows, width // lanes, A, 0, stride, 1, W, width, bias, 0, C, out_stride,
                  fan_in, epilogue, C, size)  # fmt: skip
     if hidden:
         if net.activation and (sparse or not net.relu):
@@ -354,8 +385,8 @@ def _input_gradients(net, memory, rows, place, delta, like):
                 net.transposed[layer] + column * net.rows_transposed[layer]
             )
             shift = size * column
-            _product(net.tiles, rows, width // lanes, delta, stride, 1, W, width, memory.zeros, 0,
-                     below + shift, below_stride, fan_out, epilogue, a + shift,
+            _product(net.tiles, rows, width // lanes, delta, 0, stride, 1, W, width, memory.zeros,
+                     0, below + shift, below_stride, fan_out, epilogue, a + shift,
                      size)  # fmt: skip
         if net.derivative and not net.relu:
             call(net.derivative, (a, below, below_stride, rows, padded, like))
@@ -438,8 +469,10 @@ def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, constants, siz
 
 @jit
 def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first, is_last, scratch,
-          update, training, penalty, rate, constants, prefetch):  # fmt: skip
+          slivers, is_new, update, training, penalty, rate, constants, prefetch):  # fmt: skip
     """One unit of the weight gradient for one block of rows and, after the last, its update.
+
+    ``is_new`` says whether the unit has other rows than the unit before.
 
     Returns the sum of squares of the unit's weights before the update.
     """
@@ -460,7 +493,14 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
     if layer < net.widths.size - 2:
         deltas = net.deltas[layer + 1]
     D = memory.work + size * (deltas + column)
-    A = memory.work + size * net.activations[layer]
+    A = memory.work + size * (net.activations[layer] + first)
+    sliver, column_stride = 0, stride
+    n_panels = net.widths[layer + 1] // (N_VECTORS * lanes)
+    if memory.slivers and n_panels >= CUT_PANELS and rows >= CUT_ROWS:
+        if is_new:
+            _cut(A, stride, rows, end - first, slivers, like)
+        if width == N_VECTORS * lanes:
+            A, sliver, column_stride = slivers, rows * MAX_ROWS[1], MAX_ROWS[1]
     at = panel + first * width
     G = scratch if is_first and is_last and training else memory.gradient + size * at
     if prefetch:
@@ -469,7 +509,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         prefetch_for_writing(memory.first_slot + size * at, n_bytes)
         prefetch_for_writing(memory.second_slot + size * at, n_bytes)
     init, init_stride = (memory.zeros, 0) if is_first else (G, width)
-    _product(net.tiles, end - first, width // lanes, A + size * first, 1, stride, D, delta_stride,
+    _product(net.tiles, end - first, width // lanes, A, sliver, 1, column_stride, D, delta_stride,
              init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
     if is_last:
         n_weights = (min(end, fan_in) - first) * width
@@ -514,6 +554,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
     kind = type(like)
     tiny = kind(np.finfo(kind).eps)
     scratch = memory.scratch + thread * size * MAX_UNIT_ROWS * N_VECTORS * _lanes(like)
+    slivers = memory.slivers + thread * size * SLIVER_ROWS * block
     accumulated = 0.0
     count = 0
     for step in range(rates.size):
@@ -527,7 +568,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                 n = min(block, stop - start)
                 share = thread * n // n_threads
                 n_share = (thread + 1) * n // n_threads - share
-                n_slabs = (n_share + SLAB - 1) // SLAB
+                n_slabs = (n_share + net.slab - 1) // net.slab
                 for slab in range(n_slabs):
                     first = share + slab * n_share // n_slabs
                     rows = share + (slab + 1) * n_share // n_slabs - first
@@ -543,10 +584,13 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                     stopping = load(memory.progress, STOP, np.int64(0))
                     store(memory.progress, DECISION, stopping)
                 is_first, is_last = start == begin, start + block >= stop
+                layer, first = -1, -1
                 for u in range(bounds[thread], bounds[thread + 1]):
+                    is_new = units[u, 0] != layer or units[u, 2] != first
+                    layer, first = units[u, 0], units[u, 2]
                     squares = _unit(
-                        net, memory, samples, units[u, 0], units[u, 1], units[u, 2], units[u, 3],
-                        start, n, is_first, is_last, scratch, update, training,
+                        net, memory, samples, layer, units[u, 1], first, units[u, 3], start, n,
+                        is_first, is_last, scratch, slivers, is_new, update, training,
                         kind(alpha / total_weight), kind(rates[step]), constants, prefetch,
                     )  # fmt: skip
                     store(memory.squares, u, squares)

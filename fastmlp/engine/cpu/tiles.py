@@ -60,8 +60,8 @@ def _index(value: int) -> ir.Constant:
 def _emit_tile(rows: int, vectors: int):
     """``count`` tiles of ``rows`` x ``vectors``, one below the other."""
 
-    def emit(e, count, A, row_stride, column_stride, B, B_stride, init, init_stride, C, C_stride,
-             terms, epilogue, aux):  # fmt: skip
+    def emit(e, count, A, A_hop, row_stride, column_stride, B, B_stride, init, init_stride, C,
+             C_stride, terms, epilogue, aux):  # fmt: skip
         b, n = e.builder, e.n
         A, B, init, C, aux = (
             b.inttoptr(address, e.element.as_pointer()) for address in (A, B, init, C, aux)
@@ -72,7 +72,7 @@ def _emit_tile(rows: int, vectors: int):
         b.position_at_end(tile_start)
         t = b.phi(I64)
         above = b.mul(t, _index(rows))
-        A, init = b.gep(A, [b.mul(above, row_stride)]), b.gep(init, [b.mul(above, init_stride)])
+        A, init = b.gep(A, [b.mul(t, A_hop)]), b.gep(init, [b.mul(above, init_stride)])
         C, aux = (b.gep(p, [b.mul(above, C_stride)]) for p in (C, aux))
         A_rows = [b.gep(A, [b.mul(row_stride, _index(i))]) for i in range(rows)]
         init_rows = [b.gep(init, [b.mul(init_stride, _index(i))]) for i in range(rows)]
@@ -153,7 +153,7 @@ def _emit_choice(element):
         for v, most in enumerate(MAX_ROWS, 1):
             for r in range(1, most + 1):
                 name = f"tile_{_suffix(element)}_{r}_{v}"
-                tile = _function(b.module, name, [I64] * 13, element, _emit_tile(r, v))
+                tile = _function(b.module, name, [I64] * 14, element, _emit_tile(r, v))
                 block = b.append_basic_block(name)
                 switch.add_case(_index(_case(r, v)), block)
                 b.position_at_end(block)
@@ -170,26 +170,26 @@ def tile_address(typingctx, like):
     def codegen(context, builder, signature, args):
         element = llvm_type(like)
         name = f"tile_{_suffix(element)}"
-        function = _function(builder.module, name, [I64] * 15, element, _emit_choice(element))
+        function = _function(builder.module, name, [I64] * 16, element, _emit_choice(element))
         return builder.ptrtoint(function, I64)
 
     return types.int64(like), codegen
 
 
 @intrinsic
-def tiles_at(typingctx, address, rows, vectors, count, A, row_stride, column_stride, B, B_stride,
-             init, init_stride, C, C_stride, terms, epilogue, aux):  # fmt: skip
+def tiles_at(typingctx, address, rows, vectors, count, A, A_hop, row_stride, column_stride, B,
+             B_stride, init, init_stride, C, C_stride, terms, epilogue, aux):  # fmt: skip
     """``C = epilogue(init + A @ B)`` for ``count`` tiles of ``rows`` x ``vectors``, one below the
-    other; all strides in elements.
+    other; all strides in elements.  ``A_hop`` leads from a tile's part of ``A`` to the next's.
     """
 
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(VOID, [I64] * 15).as_pointer()
+        kind = ir.FunctionType(VOID, [I64] * 16).as_pointer()
         function = builder.inttoptr(args[0], kind)
         builder.call(function, args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 16), codegen
+    return types.void(*[types.int64] * 17), codegen
 
 
 def _emit_transpose(e, source, source_stride, valid_rows, target, target_stride):
