@@ -72,6 +72,24 @@ def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss
     assert_close(engine.evaluate(X, y_typed, weight.astype(dtype)), plain, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+@pytest.mark.parametrize("shape", [(300, 115), (9, 310, 270), (300, 2)], ids=str)
+def test_gradients_of_larger_networks_and_batches(device, shape, loss, dtype):
+    """Sizes at which kernels take other ways: many panels, long sums, full tiles."""
+    network = network_for(shape, "relu", loss)
+    X, y = make_problem(loss, 600, network.widths[0], network.n_outputs)
+    flat = (0.1 * parameters_for(network)).astype(dtype)
+    engine = loaded_engine(device, network, X, y, dtype, alpha=0.3)
+    engine.set_parameters(flat)
+    value, gradient = engine.loss_and_gradient()
+    expected, expected_gradient = reference.objective(
+        flat.astype(np.float64), network.widths, "relu", loss, X.astype(dtype), y, 0.3
+    )
+    assert_close(value, expected, dtype)
+    assert_close(gradient, expected_gradient, dtype)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 @pytest.mark.parametrize("loss", LOSSES)

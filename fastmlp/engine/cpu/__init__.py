@@ -303,12 +303,14 @@ class CpuEngine:
         call = self._last_call
         if call is None or not call.is_for(order, batch_size, optimizer, n_threads):
             call = self._last_call = self._make_call(order, batch_size, optimizer, n_threads)
-        if self._transposed_is_stale:
-            room, units = call.room, self._layout.units(False)
-            self._kernels.refresh_transposed(room.net, room.memory, units, self._like)
-            self._transposed_is_stale = False
+        self._refresh_transposed(call.room.net, call.room.memory)
         operations, keep = self._operations(order.size), (self, call)
         return self._run(self._kernels.run_epoch, call.arguments, operations, call.stations, keep)
+
+    def _refresh_transposed(self, net: Net, memory: Memory) -> None:
+        if self._transposed_is_stale:
+            self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
+            self._transposed_is_stale = False
 
     def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
         room = self._room
@@ -354,6 +356,7 @@ class CpuEngine:
         n_threads = min(self._threads, n_slabs) if operations >= _WORTH_THREADS else 1
         rows = min(SLAB, source.n_samples) if n_threads == 1 else SLAB * n_threads
         net, memory, arrays = self._reserve(rows, n_threads, source, train=False, loss=out is None)
+        self._refresh_transposed(net, memory)
         order = np.arange(source.n_samples)
         samples = Samples(*source.fields, *targets.fields, _address(order))
         arguments = (

@@ -14,10 +14,20 @@ Sizes and offsets are run-time integers and formulas are called by address (`loo
 compilation per element type serves every network.  ReLU and its derivative are fused into the
 tiles; the other activations are a second pass over a slab, which costs about 1 % of a step.
 
-Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.
+Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.  What keeps
+an epoch from it, on one Zen 3 core: wide (84 % of the rate) streams 11 MB of weights from L3 for
+every slab and reads and writes 20 MB of parameters and state per step; digits and california (60
+and 68 %) spend 30 % of the time outside tiles, on gather, loss and optimizer, and tiles of few terms
+are mostly start and end; tiny (40 %) pads 20, 32 and 2 to whole vectors and runs 939 steps of 2
+microseconds.  A second thread has to fetch what the first has just written: parameters, and half of
+all activations and deltas, at 0.1 microseconds per cache line that nobody could fetch ahead.
 
 Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
-work, and no fusion), an optimizer pass of its own after the gradient (twice the memory traffic).
+work, and no fusion); an optimizer pass of its own after the gradient (twice the memory traffic); a
+gradient per chunk of rows, summed over the chunks, so that threads meet once less (digits 0.65 to
+0.63 ms on two threads, but 7 % slower on one, and the same on california); huge pages (nothing);
+blocks of 128 and 192 terms (nothing); slivers where a panel serves few others (mnist-like 3 to 5 %
+slower).
 """
 
 from typing import NamedTuple
@@ -34,6 +44,7 @@ from fastmlp.engine.cpu.tiles import (
     PLAIN,
     RELU,
     RELU_DERIVATIVE,
+    dots,
     softmax,
     tile_address,
     tiles_at,
@@ -266,6 +277,29 @@ def _sparse_rows(samples, start, first, rows, W, bias, out, stride, width, like)
 
 
 @jit
+def _is_narrow(net, layer, like):
+    """Whether a layer has so few outputs that most of a panel would be padding."""
+    return layer > 0 and not net.softmax and 4 * net.widths[layer + 1] <= _lanes(like)
+
+
+@jit
+def _narrow_forward(net, memory, layer, rows, A, out, like):
+    """`_forward_layer` for a narrow layer, output by output, with the transposed copy."""
+    size, lanes = size_of(like), _lanes(like)
+    fan_in = net.widths[layer]
+    n_pieces = _padded(fan_in, like) // (N_VECTORS * lanes)
+    hop = N_VECTORS * lanes * net.rows_transposed[layer]
+    W = memory.transposed + size * net.transposed[layer]
+    bias = memory.parameters + size * (net.weights[layer] + fan_in * lanes)
+    for k in range(net.widths[layer + 1]):
+        tail = 0
+        if _padded(fan_in, like) > n_pieces * N_VECTORS * lanes:
+            tail = W + size * (n_pieces * hop + k * lanes)
+        dots(A, net.strides[layer], rows, W + size * k * N_VECTORS * lanes, hop, n_pieces, tail,
+             bias + size * k, out + size * k, net.strides[layer + 1], like)  # fmt: skip
+
+
+@jit
 def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like):
     """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
     size, lanes = size_of(like), _lanes(like)
@@ -273,6 +307,9 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
     stride, out_stride = net.strides[layer], net.strides[layer + 1]
     padded = _padded(fan_out, like)
     hidden = layer < net.widths.size - 2
+    if not hidden and _is_narrow(net, layer, like):
+        _narrow_forward(net, memory, layer, rows, A, out, like)
+        return
     epilogue = RELU if hidden and net.relu else PLAIN
     sparse = layer == 0 and samples.sparse
     for column in range(0, padded, N_VECTORS * lanes):
@@ -450,6 +487,30 @@ def _sparse_unit(net, memory, samples, start, rows, column, width, G, fresh, lik
 
 
 @jit
+def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, like):
+    """One unit's gradient of a narrow layer into ``G``: its transpose, deltas times activations."""
+    size, lanes = size_of(like), _lanes(like)
+    n_outputs = net.widths[layer + 1]
+    for k in range(n_outputs):
+        for i in range(end - first):
+            value = type(like)(0)
+            if not fresh:
+                value = load(G, i * lanes + k, like)
+            store(scratch, k * MAX_UNIT_ROWS + i, value)
+    for i in range(0, end - first, N_VECTORS * lanes):
+        vectors = 1 if end - first - i <= lanes else N_VECTORS
+        C = scratch + size * i
+        _product(net.tiles, n_outputs, vectors, D, 0, 1, net.strides[layer + 1], A + size * i,
+                 net.strides[layer], C, MAX_UNIT_ROWS, C, MAX_UNIT_ROWS, rows, PLAIN, C,
+                 size)  # fmt: skip
+    for i in range(end - first):
+        for k in range(n_outputs):
+            store(G, i * lanes + k, load(scratch, k * MAX_UNIT_ROWS + i, like))
+        for k in range(n_outputs, lanes):
+            store(G, i * lanes + k, type(like)(0))
+
+
+@jit
 def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, constants, size):
     """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares."""
     kind = type(rate)
@@ -508,9 +569,13 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         prefetch_for_writing(memory.parameters + size * at, n_bytes)
         prefetch_for_writing(memory.first_slot + size * at, n_bytes)
         prefetch_for_writing(memory.second_slot + size * at, n_bytes)
-    init, init_stride = (memory.zeros, 0) if is_first else (G, width)
-    _product(net.tiles, end - first, width // lanes, A, sliver, 1, column_stride, D, delta_stride,
-             init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
+    if layer == net.widths.size - 2 and _is_narrow(net, layer, like):
+        _narrow_unit(net, memory, layer, first, end, rows, D, A, G, is_first,
+                     scratch + size * MAX_UNIT_ROWS * lanes, like)  # fmt: skip
+    else:
+        init, init_stride = (memory.zeros, 0) if is_first else (G, width)
+        _product(net.tiles, end - first, width // lanes, A, sliver, 1, column_stride, D,
+                 delta_stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
     if is_last:
         n_weights = (min(end, fan_in) - first) * width
         squares = _update_rows(memory, update, at, G, n_weights, (end - first) * width - n_weights,

@@ -25,7 +25,7 @@ _LINE = 64
 _UNIT_ROWS = 112
 _SMALL_UNIT_ROWS = 32
 _SMALLEST_UNIT_ROWS = 4
-MAX_UNIT_ROWS = _UNIT_ROWS + _SMALLEST_UNIT_ROWS
+MAX_UNIT_ROWS = 128  # at least _UNIT_ROWS + _SMALLEST_UNIT_ROWS, and whole vectors
 
 
 def aligned(size: int, dtype) -> np.ndarray:

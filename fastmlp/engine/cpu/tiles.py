@@ -7,19 +7,20 @@ through a row and a column stride, so the same tile serves the forward product, 
 stride of its own: 0 broadcasts a bias row, that of ``C`` accumulates.  The last step before the
 store is chosen by ``epilogue``: nothing, ReLU, or ReLU's derivative taken from ``aux``.
 
-Rows are split evenly over tiles of at most `MAX_ROWS`, so there are no remainder loops; columns
-are padded to whole vectors.  Measured on one Zen 5 core (249 GFLOP/s of float32 FMAs): 245 to 260
-GFLOP/s for 32 and more terms, 190 for 8.
+Rows are split evenly over tiles of at most `MAX_ROWS`, so there are no remainder loops, and one
+call computes a whole column of tiles; columns are padded to whole vectors.  Measured on one Zen 5
+core (249 GFLOP/s of float32 FMAs): 245 to 260 GFLOP/s for 32 and more terms, 190 for 8; on one Zen 3
+core (101): 95 to 98 for operands in L2.
 
 Accumulators must stay in registers, which LLVM grants only while they are few enough: 12 x 2 leaves
-it 8 of 32 registers; 14 x 2 made it reload (173 to 243 GFLOP/s).
+it 8 of AVX-512's 32; 14 x 2 made it reload (173 to 243 GFLOP/s).  On AVX2 6 x 2 leaves 4 of 16; one
+vector wide, 12 rows reach 43 GFLOP/s, 8 rows 80, 6 rows 57.
 
 Tried and lost: masks instead of padding (slower for digits' 10 outputs), smaller vectors at the
 edge (no gain), 8 x 3 and 6 x 4 tiles (the same rate, wider panels to pad), two pointers to ``A``
-so that each FMA broadcasts its own operand (twice the loads), blocking over the terms and the
-panels (streaming panels from L2 costs nothing visible at 1024 x 1024), one specialised tile inlined
-per use (ten seconds of compilation).  All tiles of an element type are compiled once, into one
-function whose address the kernels call.
+so that each FMA broadcasts its own operand (twice the loads), one specialised tile inlined per use
+(ten seconds of compilation).  All tiles of an element type are compiled once, into one function
+whose address the kernels call.
 """
 
 import math
@@ -236,6 +237,51 @@ def transpose(typingctx, source, source_stride, valid_rows, target, target_strid
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5, like), codegen
+
+
+def _emit_dots(e, A, A_stride, rows, B, B_hop, pieces, tail, bias, out, out_stride):
+    """``out[i] = bias + A[i] . B`` in pieces of two vectors; ``tail``, of one, may be 0."""
+    b, n = e.builder, e.n
+    has_tail = b.icmp_signed("!=", tail, _index(0))
+    A, B, tail, out = (b.inttoptr(p, e.element.as_pointer()) for p in (A, B, tail, out))
+    bias = b.load(b.inttoptr(bias, e.element.as_pointer()))
+    sums = [cgutils.alloca_once(b, e.type) for _ in range(2)]
+
+    def add(state, row, column, weights, offset):
+        weight = e.load(weights, offset)
+        b.store(e.fma(e.load(row, column), weight, b.load(state)), state)
+
+    with cgutils.for_range(b, rows, intp=I64) as loop:
+        row = b.gep(A, [b.mul(loop.index, A_stride)])
+        for state in sums:
+            b.store(e.constant(0), state)
+        with cgutils.for_range(b, pieces, intp=I64) as piece:
+            column, at = b.mul(piece.index, _index(2 * n)), b.mul(piece.index, B_hop)
+            for j, state in enumerate(sums):
+                add(state, row, b.add(column, _index(j * n)), B, b.add(at, _index(j * n)))
+        with b.if_then(has_tail):
+            add(sums[0], row, b.mul(pieces, _index(2 * n)), tail, _index(0))
+        total = e.reduce(b.fadd(*(b.load(state) for state in sums)), b.fadd)
+        b.store(b.fadd(total, bias), b.gep(out, [b.mul(loop.index, out_stride)]))
+    b.ret_void()
+
+
+@intrinsic
+def dots(typingctx, A, A_stride, rows, B, B_hop, pieces, tail, bias, out, out_stride, like):
+    """``out[i] = bias + A[i] . B``, for an output of so few that a tile would be mostly padding.
+
+    ``B`` lies in ``pieces`` of two vectors, ``B_hop`` elements apart, and if ``tail`` is not 0, a
+    last one of one vector there.
+    """
+
+    def codegen(context, builder, signature, args):
+        element = llvm_type(like)
+        name = f"dots_{_suffix(element)}"
+        function = _function(builder.module, name, [I64] * 10, element, _emit_dots)
+        builder.call(function, args[:10])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10, like), codegen
 
 
 def _emit_softmax(e, z, stride, rows, columns, scales, sums, peaks):
