@@ -6,6 +6,7 @@ import warnings
 import numba
 import numpy as np
 import pytest
+from sklearn.base import is_classifier
 from sklearn.exceptions import NotFittedError
 
 import fastmlp

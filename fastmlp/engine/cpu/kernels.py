@@ -16,11 +16,12 @@ tiles; the other activations are a second pass over a slab, which costs about 1 
 
 Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.  What keeps
 an epoch from it, on one Zen 3 core: wide (84 % of the rate) streams 11 MB of weights from L3 for
-every slab and reads and writes 20 MB of parameters and state per step; digits and california (60
-and 68 %) spend 30 % of the time outside tiles, on gather, loss and optimizer, and tiles of few terms
-are mostly start and end; tiny (40 %) pads 20, 32 and 2 to whole vectors and runs 939 steps of 2
-microseconds.  A second thread has to fetch what the first has just written: parameters, and half of
-all activations and deltas, at 0.1 microseconds per cache line that nobody could fetch ahead.
+every slab and reads and writes 40 MB of parameters and state per step; mnist-like (84 %) is one
+third weight gradients of 128 terms; digits and california (60 and 69 %) spend 18 and 11 % outside
+products, which reach 80 to 88 % where they are deep and half of it for the last layer; tiny (40 %)
+spends a third on loss, optimizer and transposed copy, and pads 20, 33 and 2 to whole vectors.  A
+second thread has to fetch what the first has just written: all parameters, and half of the
+activations and deltas.
 
 Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
 work, and no fusion); an optimizer pass of its own after the gradient (twice the memory traffic); a

@@ -9,8 +9,8 @@ store is chosen by ``epilogue``: nothing, ReLU, or ReLU's derivative taken from 
 
 Rows are split evenly over tiles of at most `MAX_ROWS`, so there are no remainder loops, and one
 call computes a whole column of tiles; columns are padded to whole vectors.  Measured on one Zen 5
-core (249 GFLOP/s of float32 FMAs): 245 to 260 GFLOP/s for 32 and more terms, 190 for 8; on one Zen 3
-core (101): 95 to 98 for operands in L2.
+core (249 GFLOP/s of float32 FMAs): 245 to 260 GFLOP/s for 32 and more terms, 190 for 8; on one
+Zen 3 core (101): 95 to 98 for operands in L2.
 
 Accumulators must stay in registers, which LLVM grants only while they are few enough: 12 x 2 leaves
 it 8 of AVX-512's 32; 14 x 2 made it reload (173 to 243 GFLOP/s).  On AVX2 6 x 2 leaves 4 of 16; one
