@@ -50,7 +50,8 @@ def test_few_rows_equal_many_rows(task, hidden, activation, dtype):
         assert part.dtype == whole.dtype
         assert part.shape == whole[:n].shape
         np.testing.assert_allclose(part, whole[:n], rtol=tolerance, atol=tolerance)
-        np.testing.assert_array_equal(model.predict(data[:n]), model.predict(data)[:n])
+        if is_classifier(model):
+            np.testing.assert_array_equal(model.predict(data[:n]), model.predict(data)[:n])
     function = fastmlp.jit_predictor(model)
     got = np.array([function(row) for row in data[:4]])
     expected = whole[:4, 1:] if task == "binary" else whole[:4].reshape(4, -1)
