@@ -45,11 +45,11 @@ def _shuffle(values, function, state):
         mask = np.uint32(i)
         for shift in (1, 2, 4, 8, 16):
             mask |= mask >> np.uint32(shift)
-        n = min(_AHEAD, i - np.int64(mask >> np.uint32(1)))  # so far the mask stays the same
+        n = min(_AHEAD, i - int(mask >> np.uint32(1)))  # so far the mask stays the same
         k = 0
         while k < n:
-            drawn[k] = np.int64(_next_uint32(function, state) & mask)
-            k += np.int64(drawn[k] <= i - k)
+            drawn[k] = _next_uint32(function, state) & mask
+            k += int(drawn[k] <= i - k)
         for k in range(n):
             values[i - k], values[drawn[k]] = values[drawn[k]], values[i - k]
         i -= n

@@ -247,6 +247,23 @@ def test_memory_mapped_data_is_not_copied(tmp_path):
     )
 
 
+def test_processors_are_shared_out_among_fits():
+    class Fit:
+        pass
+
+    crowd, one, other = threads.Crowd(), Fit(), Fit()
+    assert crowd.enter(one, 4) == 4
+    assert crowd.enter(other, 4) == 2
+    crowd.leave(one)
+    assert crowd.enter(other, 4) == 2  # one may only be between two epochs
+    time.sleep(2 * threads._LINGERING)
+    assert crowd.enter(other, 4) == 4
+    third = Fit()
+    assert [crowd.enter(fit, 2) for fit in (one, third)] == [1, 1]
+    del one, third
+    assert crowd.enter(other, 4) == 4
+
+
 def test_many_fits_at_once_share_the_processors():
     """Spinning threads that never gave way would take many times the fair share."""
     rng = np.random.RandomState(0)

@@ -36,7 +36,7 @@ from fastmlp.engine.cpu.kernels import (
 from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.stations import Stations
-from fastmlp.engine.cpu.threads import Team, Tuner, available_threads
+from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.functions import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
@@ -183,8 +183,15 @@ class CpuEngine:
             else:
                 self._tuner = Tuner(limit, first=1)
         n_threads = self._tuner.choose()
-        loss = self._train(order, self._batch_size, rates, self._optimizer, n_threads)
-        self._tuner.report(n_threads, self._seconds)
+        share = CROWD.enter(self, self._threads)
+        try:
+            loss = self._train(
+                order, self._batch_size, rates, self._optimizer, min(n_threads, share)
+            )
+        finally:
+            CROWD.leave(self)
+        if n_threads <= share:
+            self._tuner.report(n_threads, self._seconds)
         return loss
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
