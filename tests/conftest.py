@@ -6,19 +6,34 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy: scikit-learn's array API ch
 
 import numpy as np
 import pytest
+from simt import EmulatedDevice
 
+from fastmlp.engine.cuda import MmaTile, Sizes, Tile
 from fastmlp.functions import LOSSES
 
-ENGINES = ("cpu",)
+ENGINES = ("cpu", "cuda, emulated")
+EMULATED_SIZES = Sizes(
+    Tile(8, 16, 4, 2, 4),
+    Tile(4, 8, 4, 2, 2),
+    MmaTile(32, 16, 16, 16, 8),
+    MmaTile(16, 8, 16, 16, 8),
+    32,
+)
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"engines under test: {', '.join(ENGINES)}")
+    terminalreporter.write_line(f"engines under test: {'; '.join(ENGINES)}")
 
 
 @pytest.fixture(params=ENGINES)
-def device(request):
-    return request.param
+def device(request, monkeypatch):
+    """A name for `fastmlp.engine.get_engine`; behind 'cuda' is the emulator."""
+    if request.param == "cpu":
+        return "cpu"
+    monkeypatch.setattr("fastmlp.engine.cuda.open_device", EmulatedDevice)
+    sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
+    monkeypatch.setattr("fastmlp.engine.cuda.SIZES", sizes)
+    return "cuda"
 
 
 def make_problem(loss, n_samples, n_features, n_outputs, seed=0):

@@ -16,7 +16,7 @@ ALLOWED = {
     "training": {"_random", "_sklearn", "engine", "schedules"},
     "_random": {"_jit"},
     "network": {"functions"},
-    "engine": {"network", "optimizers", "engine.cpu", "engine.cpu.rows"},
+    "engine": {"network", "optimizers", "engine.cpu", "engine.cpu.rows", "engine.cuda"},
     "engine.cpu": {
         *(
             f"engine.cpu.{name}"
@@ -37,6 +37,15 @@ ALLOWED = {
     "engine.cpu.threads": {"engine.cpu.stations"},
     "engine.cpu.tiles": {"engine.cpu.vector"},
     "engine.cpu.vector": set(),
+    "engine.cuda": {
+        *(f"engine.cuda.{name}" for name in ("device", "kernels", "ptx")),
+        "functions",
+        "network",
+        "optimizers",
+    },
+    "engine.cuda.device": set(),
+    "engine.cuda.kernels": {"engine.cuda.ptx"},
+    "engine.cuda.ptx": set(),
     "functions": set(),
     "optimizers": set(),
     "schedules": set(),
@@ -94,3 +103,10 @@ def test_import_compiles_nothing_and_loads_no_optional_package():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "['fastmlp']"
+
+
+def test_only_the_cuda_target_imports_numba_cuda():
+    for module, path in MODULES.items():
+        if not module.startswith("engine.cuda"):
+            assert "numba_cuda" not in path.read_text()
+            assert not any(name.startswith("numba.cuda") for name in imports(path)), module

@@ -3,10 +3,12 @@
 The oracle is `reference`; nothing here goes through the estimators.
 """
 
+import importlib
+
 import numpy as np
 import pytest
 import reference
-from conftest import make_problem
+from conftest import ENGINES, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -16,8 +18,14 @@ from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
+ALL_SHAPES = [(5,), (5, 1), (3, 8), (17, 37, 53), (4, 6, 5, 3)]
+EMULATED_SHAPES = [(5, 1), (4, 6, 5, 3)]  # the emulator takes seconds for larger ones
+LADDER = [
+    (engine, shape)
+    for engine in ENGINES
+    for shape in (ALL_SHAPES if engine == "cpu" else EMULATED_SHAPES)
+]
 TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
-SHAPES = [(5,), (5, 1), (3, 8), (17, 37, 53), (4, 6, 5, 3)]
 CONSTANTS = {
     "adam": (0.9, 0.999, 1e-8),
     "sgd": (0.9, 0.0, 0.0),
@@ -50,7 +58,7 @@ def loaded_engine(device, network, X, y, dtype, weight=None, **options):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("device", "shape"), LADDER, indirect=["device"], ids=str)
 def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss, dtype):
     network = network_for(shape, activation, loss)
     X, y = make_problem(loss, 23, network.widths[0], network.n_outputs)
@@ -75,6 +83,7 @@ def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
 @pytest.mark.parametrize("shape", [(300, 115), (9, 310, 270), (300, 2)], ids=str)
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
 def test_gradients_of_larger_networks_and_batches(device, shape, loss, dtype):
     """Sizes at which kernels take other ways: many panels, long sums, full tiles."""
     network = network_for(shape, "relu", loss)
@@ -167,15 +176,15 @@ def test_sparse_equals_dense(device, dtype, density):
 
 def test_large_batches_are_worked_through_in_blocks(device, monkeypatch):
     """Block boundaries change nothing but rounding, for dense and sparse input."""
-    import fastmlp.engine.cpu as target
-
+    target = importlib.import_module(f"fastmlp.engine.{device}")
+    n_samples, sizes = (100, (1, 7, 33, 100)) if device == "cpu" else (20, (7, 20))
     network = network_for((6, 9), "tanh", "log_loss")
-    X, y = make_problem("log_loss", 100, 6, 3)
+    X, y = make_problem("log_loss", n_samples, 6, 3)
     flat = parameters_for(network)
     expected, expected_gradient = reference.objective(
         flat, network.widths, "tanh", "log_loss", X, y, 0.2
     )
-    for rows in (1, 7, 33, 100):
+    for rows in sizes:
         monkeypatch.setattr(target, "_BLOCK_ROWS", rows)
         for data in (X, sparse.csr_matrix(X)):
             engine = get_engine(device, network, dtype="float64", alpha=0.2)

@@ -13,7 +13,7 @@ import numpy as np
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 
 
 class Engine(Protocol):
@@ -76,7 +76,7 @@ def get_engine(
 
     Parameters
     ----------
-    device : {'cpu'}
+    device : {'cpu', 'cuda'}
     network : Network
     dtype : numpy dtype
         float32 or float64.
@@ -87,20 +87,25 @@ def get_engine(
     batch_size : int
         Samples per step.
     n_threads : int or None
-        Most threads to use; None means as many as pay.
+        Most threads of the CPU to use; None means as many as pay.
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown, or is not there: the message says what to install.
     """
-    if device != "cpu":
+    if device not in DEVICES:
         raise ValueError(f"device={device!r} is not supported; use one of {DEVICES}.")
+    options = {
+        "dtype": dtype, "alpha": alpha, "optimizer": optimizer, "batch_size": batch_size
+    }  # fmt: skip
+    if device == "cuda":
+        from fastmlp.engine.cuda import CudaEngine
+
+        return CudaEngine(network, **options)
     from fastmlp.engine.cpu import CpuEngine
 
-    return CpuEngine(
-        network,
-        dtype=dtype,
-        alpha=alpha,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        n_threads=n_threads,
-    )
+    return CpuEngine(network, n_threads=n_threads, **options)
 
 
 def get_row_predictor(network: Network, coefs, intercepts):

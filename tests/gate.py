@@ -1,0 +1,120 @@
+"""Compiles CUDA kernels for GPUs that are not there, and reads what became of them.
+
+`GateDevice` stands in for `fastmlp.engine.cuda.device.Device`.  It computes nothing: each launch
+compiles its kernel, for the types of that launch, as ``cuda.jit`` would on a GPU (through NVVM and
+nvJitLink with link-time optimisation), and the machine code is taken apart.  Needs the ``cuda-ci``
+extra; two of the names used here are private to numba-cuda, in no other file.
+"""
+
+import contextlib
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+
+from fastmlp.engine.cuda.device import bind
+
+OPCODES = ("HMMA", "LDGSTS", "FFMA", "DFMA", "STL", "LDL", "CALL")
+
+
+def find_tools() -> dict[str, str | None]:
+    """Paths of the disassemblers, None where the ``cuda-ci`` extra is missing."""
+    try:
+        from cuda import pathfinder
+    except ImportError:
+        return {"cuobjdump": None, "nvdisasm": None}
+    return {name: pathfinder.find_nvidia_binary_utility(name) for name in ("cuobjdump", "nvdisasm")}
+
+
+@contextlib.contextmanager
+def assume_capability(capability):
+    """Let device functions be compiled without a driver."""
+    from numba.cuda import dispatcher
+
+    found = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability[:2])
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = found
+
+
+def compile_kernel(template, names, arguments, capability) -> bytes:
+    """The cubin of a kernel for the types of ``arguments``."""
+    from numba import cuda
+    from numba.cuda.compiler import _compile_pyfunc_with_fixup
+    from numba.cuda.typing.typeof import typeof
+
+    with assume_capability(capability):
+        function = bind(template, names, cuda.jit(device=True, forceinline=True))
+        signature = cuda.types.void(*map(typeof, arguments))
+        library, _ = _compile_pyfunc_with_fixup(
+            function, signature, device=False, abi="numba", cc=capability, lto=True
+        )
+        library._lto = True
+        return library.get_cubin(cc=capability).code
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, bytes of stack, shared and local memory, and how often some opcodes occur."""
+    tools = find_tools()
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+
+        def run(*command):
+            return subprocess.run(
+                [*command, file.name], capture_output=True, text=True, check=True
+            ).stdout
+
+        usage = run(tools["cuobjdump"], "-res-usage")
+        code = run(tools["nvdisasm"], "-c")
+    names = ("REG", "STACK", "SHARED", "LOCAL")
+    found = {name: int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in names}
+    counts = Counter(re.findall(r"\b[A-Z]+[A-Z0-9]*", code))
+    return found | {opcode: counts[opcode] for opcode in OPCODES}
+
+
+class GateDevice:
+    """Compiles what an engine launches, for one compute capability.
+
+    Attributes
+    ----------
+    reports : dict
+        (kernel, its names) -> `resources`.
+    """
+
+    n_multiprocessors = 132
+
+    def __init__(self, capability):
+        self._capability = capability
+        self.reports: dict[tuple, dict[str, int]] = {}
+
+    def upload(self, array):
+        flat = np.ascontiguousarray(array).reshape(-1)
+        return flat.copy() if flat.size else np.zeros(1, flat.dtype)
+
+    def zeros(self, n, dtype):
+        return np.zeros(max(n, 1), dtype)
+
+    def write(self, buffer, array):
+        assert buffer.shape == array.shape
+
+    def read(self, buffer):
+        return buffer.copy()
+
+    def kernel(self, template, **names):
+        return template, names
+
+    def launch(self, kernel, blocks, threads, *args):
+        template, names = kernel
+        shown = tuple((name, getattr(value, "__name__", value)) for name, value in names.items())
+        key = (template.__name__, threads, *shown)
+        if key not in self.reports:
+            self.reports[key] = resources(compile_kernel(template, names, args, self._capability))
+
+    def synchronize(self):
+        pass

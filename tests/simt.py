@@ -1,0 +1,409 @@
+"""A CUDA device in Python: runs kernel templates thread by thread, and is hard on their mistakes.
+
+Each CUDA thread is a greenlet.  A warp runs ahead until all of its threads wait at a barrier of the
+block or the grid, so that a missing barrier is not hidden by threads that happen to keep step; the
+order of warps and threads is forward, reverse, or random, and must not matter.  Shared and local
+arrays start as NaN (or nonsense), each read and write is checked for its range, asynchronous copies
+arrive as late as they may, or at once, and are checked for their alignment.  All blocks of a launch
+are alive together, so grid-wide barriers work.
+
+The functions of `fastmlp.engine.cuda.ptx` have twins here of the same names.  Fragment layouts are
+written down again from the PTX ISA, not taken over from the kernels.
+
+Arithmetic is Python's, in float64, and rounded to an array's type when the host reads it; what the
+compiler would refuse is not seen here but by the compile gate.
+"""
+
+import itertools
+import random
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+from greenlet import getcurrent, greenlet
+
+from fastmlp.engine.cuda.device import bind
+
+WARP = 32
+NONSENSE = 0x7BAD
+
+
+class Fault(Exception):
+    """What a GPU would answer with an error, or with rubbish."""
+
+
+def _dtype(kind) -> np.dtype:
+    return np.dtype(kind if isinstance(kind, type | np.dtype | str) else str(kind))
+
+
+def _poison(kind):
+    return float("nan") if _dtype(kind).kind == "f" else NONSENSE
+
+
+class Memory(list):
+    """One-dimensional memory; indices out of range are faults, negative ones too."""
+
+    def __init__(self, values, dtype: np.dtype, space: str):
+        super().__init__(values)
+        self.dtype, self.space = dtype, space
+
+    def check(self, i):
+        if not 0 <= i < len(self):
+            raise Fault(f"{self.space} array of {len(self)} elements at {i}")
+
+    def __getitem__(self, i):
+        if i < 0 or i >= len(self):
+            self.check(i)
+        return list.__getitem__(self, i)
+
+    def __setitem__(self, i, value):
+        if i < 0 or i >= len(self):
+            self.check(i)
+        list.__setitem__(self, i, value)
+
+
+class Grid(dict):
+    """A local array of several dimensions."""
+
+    def __init__(self, shape, kind):
+        poison = _poison(kind)
+        super().__init__((index, poison) for index in np.ndindex(*shape))
+
+    def __missing__(self, index):
+        raise Fault(f"local array at {index}")
+
+    def __setitem__(self, index, value):
+        if index not in self:
+            raise Fault(f"local array at {index}")
+        dict.__setitem__(self, index, value)
+
+
+class _Real:
+    """A floating-point type: makes Python floats, and says which type it is for arrays."""
+
+    def __init__(self, dtype: np.dtype):
+        self.dtype = dtype
+
+    def __call__(self, x):
+        return float(x)
+
+    def __str__(self):
+        return self.dtype.name
+
+
+def _local_array(shape, kind):
+    if isinstance(shape, tuple):
+        return Grid(shape, kind)
+    return Memory([_poison(kind)] * shape, _dtype(kind), "local")
+
+
+class Thread(greenlet):
+    """One CUDA thread: where it is, and what it waits for."""
+
+    def __init__(self, run, block, index: int):
+        super().__init__(run)
+        self.block, self.index = block, index
+        self.warp = (id(block), index // WARP)
+        self.waits_for: str | None = None
+        self.copies: list[list] = [[]]
+
+
+class _Exchange:
+    """What the lanes of one warp show each other."""
+
+    def __init__(self):
+        self.values: dict[tuple, dict[int, object]] = defaultdict(dict)
+
+
+def _wait(what: str) -> None:
+    thread = getcurrent()
+    thread.waits_for = what
+    thread.parent.switch()
+
+
+def _exchange(value) -> dict[int, object]:
+    """Every lane's value."""
+    thread = getcurrent()
+    board = thread.block.boards[thread.index // WARP]
+    board[thread.index % WARP] = value
+    _wait("warp")
+    values = dict(board)
+    _wait("warp")
+    return values
+
+
+class Cuda:
+    """In the place of the module ``numba.cuda``."""
+
+    def __init__(self):
+        self.shared = SimpleNamespace(array=self._shared_array)
+        self.local = SimpleNamespace(array=_local_array)
+
+    def _shared_array(self, shape, kind):
+        thread = getcurrent()
+        at = (len(thread.block.shared), shape, str(kind))
+        made = thread.__dict__.setdefault("made", 0)
+        thread.made = made + 1
+        arrays = thread.block.shared
+        if made == len(arrays):
+            memory = Memory([_poison(kind)] * shape, _dtype(kind), "shared")
+            arrays.append((at[1:], memory))
+        if arrays[made][0] != at[1:]:
+            raise Fault("threads of a block disagree about a shared array")
+        return arrays[made][1]
+
+    @property
+    def threadIdx(self):
+        return SimpleNamespace(x=getcurrent().index)
+
+    @property
+    def blockIdx(self):
+        return getcurrent().block.index
+
+    @property
+    def gridDim(self):
+        return getcurrent().block.grid
+
+    def syncthreads(self):
+        _wait("block")
+
+    def syncwarp(self):
+        _wait("warp")
+
+    def threadfence(self):
+        pass
+
+    def shfl_xor_sync(self, mask, value, distance):
+        return _exchange(value)[getcurrent().index % WARP ^ distance]
+
+
+# --- twins of fastmlp.engine.cuda.ptx ---------------------------------------------------------
+
+
+def _copy(target, i, source, j, valid):
+    if target.dtype.itemsize not in (4, 8) or source.dtype != target.dtype:
+        raise Fault(f"asynchronous copy of {source.dtype} to {target.dtype}")
+    target.check(i)
+    return target, i, source[j] if valid else 0.0
+
+
+def _copy_late(target, i, source, j, valid):
+    copy = _copy(target, i, source, j, valid)
+    target[i] = float("nan")
+    getcurrent().copies[-1].append(copy)
+
+
+def _copy_at_once(target, i, source, j, valid):
+    target, i, value = _copy(target, i, source, j, valid)
+    target[i] = value
+
+
+def commit_copies():
+    getcurrent().copies.append([])
+
+
+def _wait_for_copies(n_open):
+    groups = getcurrent().copies
+    while len(groups) - 1 > n_open:
+        for target, i, value in groups.pop(0):
+            target[i] = value
+
+
+def wait_for_all_copies():
+    _wait_for_copies(0)
+
+
+def wait_for_all_but_one():
+    _wait_for_copies(1)
+
+
+def to_tf32(x) -> int:
+    """Round to 10 bits of mantissa, ties away from zero."""
+    bits = int(np.float32(x).view(np.uint32))
+    return (bits + 0x1000) & 0xFFFFE000 if np.isfinite(x) else bits
+
+
+def _to_bf16(x) -> int:
+    """Round to 7 bits of mantissa, ties to even."""
+    bits = int(np.float32(x).view(np.uint32))
+    if not np.isfinite(x):
+        return bits >> 16
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+
+
+def to_bf16x2(low, high) -> int:
+    return _to_bf16(low) | _to_bf16(high) << 16
+
+
+def _float_of(bits: int) -> np.float32:
+    return np.uint32(bits).view(np.float32)
+
+
+def _mma(registers, elements):
+    """``elements(lane's registers, row or column, term)`` undoes the packing of a fragment."""
+    lanes = _exchange(registers)
+    terms, A, B = elements(lanes)
+    lane = getcurrent().index % WARP
+    row, column = lane // 4, lane % 4 * 2
+    result = []
+    for c, (i, j) in enumerate([(row, column), (row, column + 1), (row + 8, column),
+                                (row + 8, column + 1)]):  # fmt: skip
+        products = sum(float(A[i, k]) * float(B[k, j]) for k in range(terms))
+        result.append(np.float32(float(registers[6 + c]) + products))
+    return tuple(result)
+
+
+def _tf32_matrices(lanes):
+    A, B = np.empty((16, 8), np.float32), np.empty((8, 8), np.float32)
+    for lane, registers in lanes.items():
+        g, t = lane // 4, lane % 4
+        A[g, t], A[g + 8, t], A[g, t + 4], A[g + 8, t + 4] = map(_float_of, registers[:4])
+        B[t, g], B[t + 4, g] = map(_float_of, registers[4:6])
+    return 8, A, B
+
+
+def _bf16_matrices(lanes):
+    A, B = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
+    for lane, registers in lanes.items():
+        g, t = lane // 4, lane % 4
+        halves = [(_float_of((r & 0xFFFF) << 16), _float_of(r >> 16 << 16)) for r in registers[:6]]
+        for (row, term), pair in zip(
+            [(g, 2 * t), (g + 8, 2 * t), (g, 2 * t + 8), (g + 8, 2 * t + 8)], halves, strict=False
+        ):
+            A[row, term : term + 2] = pair
+        for term, pair in zip((2 * t, 2 * t + 8), halves[4:], strict=True):
+            B[term : term + 2, g] = pair
+    return 16, A, B
+
+
+def mma_tf32(*registers):
+    return _mma(registers, _tf32_matrices)
+
+
+def mma_bf16(*registers):
+    return _mma(registers, _bf16_matrices)
+
+
+def add_release(array, i, value):
+    array[i] += value
+
+
+def load_acquire(array, i):
+    _wait("spin")
+    return array[i]
+
+
+TWINS = {
+    function.__name__: function
+    for function in (commit_copies, wait_for_all_copies, wait_for_all_but_one, to_tf32, to_bf16x2,
+                     mma_tf32, mma_bf16, add_release, load_acquire)
+}  # fmt: skip
+
+
+# --- the device -------------------------------------------------------------------------------
+
+
+class EmulatedDevice:
+    """Has the methods of `fastmlp.engine.cuda.device.Device`.
+
+    Parameters
+    ----------
+    schedule : {'forward', 'reverse', 'random'}
+        In which order warps and threads run.
+    late_copies : bool
+        Whether asynchronous copies arrive when they are waited for, or at once.
+    """
+
+    n_multiprocessors = 2
+
+    def __init__(self, schedule: str = "forward", late_copies: bool = True):
+        self._schedule = schedule
+        self._random = random.Random(0)
+        self._names = TWINS | {
+            "cuda": Cuda(),
+            "copy_async": _copy_late if late_copies else _copy_at_once,
+            "float64": _Real(np.dtype("float64")),
+            "uint32": "uint32",
+        }
+
+    def upload(self, array):
+        values = np.ascontiguousarray(array).reshape(-1).tolist()
+        return Memory(values or [0], array.dtype, "global")
+
+    def zeros(self, n, dtype):
+        return self.upload(np.zeros(n, dtype))
+
+    def write(self, buffer, array):
+        assert (len(buffer),) == array.shape
+        list.__setitem__(buffer, slice(None), array.tolist())
+
+    def read(self, buffer):
+        return np.array(list(buffer), buffer.dtype)
+
+    def kernel(self, template, **names):
+        twins = {
+            name: TWINS[value.__name__]
+            for name, value in names.items()
+            if getattr(value, "__name__", None) in TWINS
+        }
+        real = {"REAL": _Real(_dtype(names["REAL"]))}
+        return bind(template, names, lambda function: function, self._names | twins | real)
+
+    def launch(self, kernel, blocks, threads, *args):
+        grid = SimpleNamespace(**dict(zip("xyz", blocks, strict=True)))
+        live = []
+        for z, y, x in itertools.product(*map(range, reversed(blocks))):
+            block = SimpleNamespace(index=SimpleNamespace(x=x, y=y, z=z), grid=grid, shared=[])
+            block.boards = defaultdict(dict)
+            live += [Thread(lambda: kernel(*args), block, i) for i in range(threads)]
+        with np.errstate(all="ignore"):
+            self._run(live)
+
+    def synchronize(self):
+        pass
+
+    def _run(self, live: list[Thread]) -> None:
+        warps = defaultdict(list)
+        for thread in live:
+            warps[thread.warp].append(thread)
+        while warps:
+            for key in self._in_order(list(warps)):
+                warps[key] = self._run_warp(warps[key])
+                if not warps[key]:
+                    del warps[key]
+            self._release(warps)
+
+    def _in_order(self, things: list) -> list:
+        if self._schedule == "random":
+            self._random.shuffle(things)
+        return things[::-1] if self._schedule == "reverse" else things
+
+    def _run_warp(self, threads: list[Thread]) -> list[Thread]:
+        """Run a warp until each thread has ended or waits for more than its warp."""
+        while True:
+            for thread in self._in_order(list(threads)):
+                if thread.waits_for is None:
+                    thread.switch()
+            threads = [thread for thread in threads if not thread.dead]
+            if {thread.waits_for for thread in threads} != {"warp"}:
+                break
+            for thread in threads:
+                thread.waits_for = None
+        if any(thread.waits_for == "warp" for thread in threads):
+            raise Fault("some threads of a warp wait for others that will not come")
+        return threads
+
+    def _release(self, warps) -> None:
+        """Let go on whoever waits at a barrier that all have reached."""
+        waiting = [thread for threads in warps.values() for thread in threads]
+        blocks = defaultdict(list)
+        for thread in waiting:
+            blocks[id(thread.block)].append(thread)
+        groups = [*blocks.values()]
+        complete = [g for g in groups if {thread.waits_for for thread in g} == {"block"}]
+        spinning = [thread for thread in waiting if thread.waits_for == "spin"]
+        released = [thread for group in complete for thread in group] or spinning
+        if waiting and not released:
+            raise Fault(f"deadlock: {sorted({str(thread.waits_for) for thread in waiting})}")
+        for thread in released:
+            thread.waits_for = None
