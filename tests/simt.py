@@ -1,11 +1,11 @@
 """A CUDA device in Python: runs kernel templates thread by thread, and is hard on their mistakes.
 
 Each CUDA thread is a greenlet.  A warp runs ahead until all of its threads wait at a barrier of the
-block or the grid, so that a missing barrier is not hidden by threads that happen to keep step; the
-order of warps and threads is forward, reverse, or random, and must not matter.  Shared and local
-arrays start as NaN (or nonsense), each read and write is checked for its range, asynchronous copies
-arrive as late as they may, or at once, and are checked for their alignment.  All blocks of a launch
-are alive together, so grid-wide barriers work.
+block, and a block until it waits for others, so that a missing barrier is not hidden by threads
+that happen to keep step; the order of blocks, warps and threads is forward, reverse, or random, and
+must not matter.  Shared and local arrays start as NaN (or nonsense), each read and write is checked
+for its range, asynchronous copies arrive as late as they may, or at once, and are checked for their
+types.  All blocks of a launch are alive together, so grid-wide barriers work.
 
 The functions of `fastmlp.engine.cuda.ptx` have twins here of the same names.  Fragment layouts are
 written down again from the PTX ISA, not taken over from the kernels.
@@ -26,6 +26,7 @@ from fastmlp.engine.cuda.device import bind
 
 WARP = 32
 NONSENSE = 0x7BAD
+MOST_SPINS = 1000
 
 
 class Fault(Exception):
@@ -106,6 +107,7 @@ class Thread(greenlet):
         self.warp = (id(block), index // WARP)
         self.waits_for: str | None = None
         self.copies: list[list] = [[]]
+        self.seen = None  # by the last load_acquire
 
 
 class _Exchange:
@@ -289,7 +291,11 @@ def add_release(array, i, value):
 
 
 def load_acquire(array, i):
-    _wait("spin")
+    """Gives way only when it sees what it saw before: not to wait is a bug that must show."""
+    thread = getcurrent()
+    if thread.seen == array[i]:
+        _wait("spin")
+    thread.seen = array[i]
     return array[i]
 
 
@@ -318,6 +324,7 @@ class EmulatedDevice:
 
     def __init__(self, schedule: str = "forward", late_copies: bool = True):
         self._schedule = schedule
+        self._spins = 0
         self._random = random.Random(0)
         self._names = TWINS | {
             "cuda": Cuda(),
@@ -394,15 +401,18 @@ class EmulatedDevice:
         return threads
 
     def _release(self, warps) -> None:
-        """Let go on whoever waits at a barrier that all have reached."""
+        """Let one block go on whose threads have all reached a barrier, or whoever spins."""
         waiting = [thread for threads in warps.values() for thread in threads]
         blocks = defaultdict(list)
         for thread in waiting:
             blocks[id(thread.block)].append(thread)
-        groups = [*blocks.values()]
+        groups = self._in_order(list(blocks.values()))
         complete = [g for g in groups if {thread.waits_for for thread in g} == {"block"}]
         spinning = [thread for thread in waiting if thread.waits_for == "spin"]
-        released = [thread for group in complete for thread in group] or spinning
+        released = complete[0] if complete else spinning
+        self._spins = 0 if released is not spinning else self._spins + 1
+        if self._spins > MOST_SPINS:
+            raise Fault("threads spin, and nobody comes")
         if waiting and not released:
             raise Fault(f"deadlock: {sorted({str(thread.waits_for) for thread in waiting})}")
         for thread in released:

@@ -38,7 +38,7 @@ ALLOWED = {
     "engine.cpu.tiles": {"engine.cpu.vector"},
     "engine.cpu.vector": set(),
     "engine.cuda": {
-        *(f"engine.cuda.{name}" for name in ("device", "kernels", "ptx")),
+        *(f"engine.cuda.{name}" for name in ("device", "kernels", "ptx", "resident")),
         "functions",
         "network",
         "optimizers",
@@ -46,6 +46,7 @@ ALLOWED = {
     "engine.cuda.device": set(),
     "engine.cuda.kernels": {"engine.cuda.ptx"},
     "engine.cuda.ptx": set(),
+    "engine.cuda.resident": {"engine.cuda.kernels", "engine.cuda.ptx"},
     "functions": set(),
     "optimizers": set(),
     "schedules": set(),

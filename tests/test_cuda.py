@@ -15,9 +15,11 @@ from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
 
 from fastmlp.engine import cuda as target
 from fastmlp.engine import get_engine
-from fastmlp.engine.cuda import CudaEngine, MmaTile, Tile, kernels
+from fastmlp.engine.cpu import CpuEngine
+from fastmlp.engine.cuda import CudaEngine, MmaTile, Tile, kernels, resident
+from fastmlp.functions import LOSSES
 from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
+from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 SCHEDULES = ["forward", "reverse", "random"]
 ORIENTATIONS = [(True, False), (True, True), (False, False)]  # forward, input, weight gradient
@@ -116,22 +118,92 @@ def test_engine_with_less_precise_products(precision):
     assert 1e-5 < error < {"high": 1e-2, "medium": 5e-2}[precision]
 
 
+def train(make_engine, loss, rule, dtype="float64"):
+    """Losses of two epochs, the parameters and the state after them."""
+    network = Network((5, 7, 6, 3 if loss == "log_loss" else 2), "tanh", loss)
+    X, y = make_problem(loss, 30, 5, network.n_outputs)
+    constants = (0.9, 0.999, 1e-8) if rule == "adam" else (0.9, 0.0, 0.0)
+    engine = make_engine(
+        network, dtype=dtype, alpha=0.1, batch_size=12, optimizer=Optimizer(rule, constants)
+    )
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, 30)
+    weight[12:24] = 0  # a batch that carries no information
+    engine.load(X.astype(dtype), y, weight.astype(dtype))
+    engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+    losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01)) for _ in range(2)]
+    slots, steps = engine.get_state()
+    return np.array(losses), engine.get_parameters(), slots, steps
+
+
+def emulated(path, *device_options):
+    def make(network, **options):
+        device = EmulatedDevice(*device_options)
+        engine = CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
+        assert engine.path == path
+        return engine
+
+    return make
+
+
+@pytest.fixture(params=["resident", "tiled"])
+def path(request, monkeypatch):
+    if request.param == "tiled":
+        monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_both_paths_train_as_the_cpu_does(path, loss, rule):
+    got, expected = train(emulated(path), loss, rule), train(CpuEngine, loss, rule)
+    for mine, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_training_has_the_same_bits_in_every_order_of_threads(schedule):
-    def train(device):
-        network = Network((5, 7, 2), "tanh", "squared_error")
-        X, y = make_problem("squared_error", 30, 5, 2)
-        engine = CudaEngine(
-            network, dtype="float64", device=device, sizes=EMULATED_SIZES, alpha=0.1, batch_size=12,
-            optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
-        )  # fmt: skip
+def test_training_has_the_same_bits_in_every_order_of_threads(path, schedule):
+    expected = train(emulated(path), "log_loss", "adam")
+    got = train(emulated(path, schedule, False), "log_loss", "adam")
+    for mine, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_paths_take_turns(monkeypatch):
+    """Whichever path ran before, an epoch starts from the current parameters."""
+
+    def alternate(engine):
         engine.load(X, y)
         engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
-        return engine.run_epoch(np.arange(30), np.full(3, 0.01)), engine.get_parameters()
+        for limit in (2**17, 0, 2**17, 2**17):
+            monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", limit)
+            engine.run_epoch(np.arange(20), np.full(2, 0.01))
+        return engine.get_parameters()
 
-    expected, got = train(EmulatedDevice()), train(EmulatedDevice(schedule, late_copies=False))
-    assert got[0] == expected[0]
-    np.testing.assert_array_equal(got[1], expected[1])
+    network = Network((4, 6, 2), "relu", "squared_error")
+    X, y = make_problem("squared_error", 20, 4, 2)
+    options = {"dtype": "float64", "batch_size": 10, "optimizer": Optimizer("sgd", (0.9, 0, 0))}
+    got = alternate(emulated("resident")(network, **options))
+    np.testing.assert_allclose(got, alternate(CpuEngine(network, **options)), rtol=1e-10)
+
+
+def test_gradients_in_splits_and_blocks(monkeypatch):
+    monkeypatch.setattr(target, "_TERMS_PER_SPLIT", 4)
+    monkeypatch.setattr(target, "_BLOCK_ROWS", 17)
+    network = Network((5, 7, 2), "tanh", "squared_error")
+    X, y = make_problem("squared_error", 40, 5, 2)
+    flat = np.linspace(-1, 1, network.n_parameters)
+    engine = CudaEngine(
+        network, dtype="float64", device=EmulatedDevice(), sizes=EMULATED_SIZES, alpha=0.1
+    )
+    engine.load(X, y)
+    engine.set_parameters(flat)
+    loss, gradient = engine.loss_and_gradient()
+    assert engine._workspaces[17].n_splits == 4
+    expected, expected_gradient = reference.objective(
+        flat, network.widths, "tanh", "squared_error", X, y, 0.1
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-13)
 
 
 # --- planted bugs -----------------------------------------------------------------------------
@@ -185,6 +257,28 @@ BUGS = {
 }
 
 
+RESIDENT_BUGS = {
+    "blocks do not wait for each other": (
+        "while load_acquire(barrier, 0) < n_times * cuda.gridDim.x:",
+        "while load_acquire(barrier, 0) < 0:",
+    ),
+    "threads do not wait for the block's first": (
+        "            pass\n    cuda.syncthreads()\n",
+        "            pass\n",
+    ),
+    "no barrier after the gather": (
+        "X, widths[0])\n            cuda.syncthreads()\n",
+        "X, widths[0])\n",
+    ),
+    "no barrier between layers": (
+        "                at = layers[2 * layer]\n                cuda.syncthreads()\n",
+        "                at = layers[2 * layer]\n",
+    ),
+    "stale transposed copy": ("                if heavy:\n", "                if False:\n"),
+    "deltas of missing rows": ("if e % R >= rows:", "if e % R > rows:"),
+}
+
+
 def errors(module):
     """The errors of all kernels, on every kind of device."""
     A, B = operands(33, 17, 21, "float32")
@@ -235,6 +329,25 @@ def test_planted_bugs_are_found(bug, monkeypatch):
         found = any(error > 1e-3 for error in errors(mutant))
     except Fault:
         found = True
+    assert found
+
+
+@pytest.mark.parametrize("bug", RESIDENT_BUGS)
+def test_planted_bugs_of_the_resident_path_are_found(bug, monkeypatch):
+    right, wrong = RESIDENT_BUGS[bug]
+    source = inspect.getsource(resident)
+    assert right in source
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(right, wrong), "mutant", "exec"), vars(mutant))
+    expected = train(emulated("resident"), "log_loss", "sgd")[1]
+    monkeypatch.setattr(target, "resident", mutant)
+    found = False
+    for schedule in SCHEDULES:
+        try:
+            got = train(emulated("resident", schedule), "log_loss", "sgd")[1]
+            found |= largest(got - expected) > 1e-6
+        except Fault:
+            found = True
     assert found
 
 

@@ -12,6 +12,7 @@ from conftest import make_problem
 from gate import GateDevice, find_tools
 from scipy import sparse
 
+from fastmlp.engine import cuda as target
 from fastmlp.engine.cuda import CudaEngine
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
@@ -30,6 +31,7 @@ REGISTERS = {  # per thread, float32 and float64
     "product_mma": (248, 0),
     "softmax_head": (48, 72),
     "head": (48, 64),
+    "resident_epoch": (152, 176),
 }
 OTHERS = (40, 64)
 MAX_SHARED = 48 * 1024
@@ -49,27 +51,39 @@ def use(device, network, dtype, X, y, *, rule="adam", precision="highest"):
     engine.predict(X)
 
 
-def reports(capability, dtype):
-    """{kernel: resources} over small and large tiles, all formulas, dense and sparse input."""
+def reports(capability, dtype, monkeypatch):
+    """{kernel: resources} over both paths, small and large tiles, all formulas, dense and sparse
+    input.
+    """
     device = GateDevice(capability)
     for loss, activation in itertools.zip_longest(LOSSES, ACTIVATIONS, fillvalue="relu"):
-        network = Network((300, 260, 12, 3), activation, loss)
         X, y = make_problem(loss, 400, 300, 3)
-        use(device, network, dtype, X.astype(dtype), y)
-    use(device, network, dtype, sparse.csr_matrix(X.astype(dtype)), y)
+        X = X.astype(dtype)
+        monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 2**17)
+        use(device, Network((300, 50, 12, 3), activation, loss), dtype, X, y)
+        monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 0)
+        network = Network((300, 260, 12, 3), activation, loss)
+        use(device, network, dtype, X, y)
+    use(device, network, dtype, sparse.csr_matrix(X), y)
     for rule in OPTIMIZERS:
-        use(device, network, dtype, X.astype(dtype), y, rule=rule)
+        use(device, network, dtype, X, y, rule=rule)
     if dtype == "float32":
         for precision in ("high", "medium"):
-            use(device, network, dtype, X.astype(dtype), y, precision=precision)
+            use(device, network, dtype, X, y, precision=precision)
     return device.reports
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
-def test_kernels_stay_within_their_limits(capability, dtype):
-    found = reports(capability, dtype)
-    assert {key[0] for key in found} >= {"gather", "gather_sparse", "product", "head", "update"}
+def test_kernels_stay_within_their_limits(capability, dtype, monkeypatch):
+    found = reports(capability, dtype, monkeypatch)
+    assert {key[0] for key in found} >= {
+        "gather",
+        "gather_sparse",
+        "product",
+        "update",
+        "resident_epoch",
+    }
     for key, used in found.items():
         limit = REGISTERS.get(key[0], OTHERS)[dtype == "float64"]
         assert used["REG"] <= limit, (key, used)

@@ -1,7 +1,10 @@
 """The CUDA target: `CudaEngine` keeps data, parameters and workspace on a GPU.
 
-The tiled path: per step, a launch for each layer and direction (see `kernels`), over blocks of at
-most `_BLOCK_ROWS` rows.  The parameters stay in the flat vector's own order.
+Two paths lead through an epoch.  The resident path is one launch (see `resident`), for networks
+of at most `_RESIDENT_PARAMETERS` parameters whose activations and deltas for four rows fit in a
+block's shared memory, dense samples, and 'highest' precision.  The tiled path takes the rest: per
+step, a launch for each layer and direction (see `kernels`), over blocks of at most `_BLOCK_ROWS`
+rows.  `CudaEngine.path` says which it is.  The parameters stay in the flat vector's own order.
 """
 
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import numpy as np
 from numba import float32, float64
 from scipy import sparse
 
-from fastmlp.engine.cuda import kernels, ptx
+from fastmlp.engine.cuda import kernels, ptx, resident
 from fastmlp.engine.cuda.device import open_device
 from fastmlp.functions import ACTIVATIONS, LOSSES, exponential, identity, logistic
 from fastmlp.network import Network
@@ -21,7 +24,14 @@ from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
 
 _BLOCK_ROWS = 2**14
 _BLOCK_ELEMENTS = 2**28
-_TERMS_PER_SPLIT = 128
+# A weight gradient's terms are split so that all multiprocessors have something to do.
+_TERMS_PER_SPLIT = 128  # at least
+_TILE_ELEMENTS = 32 * 32
+_TILES_PER_MULTIPROCESSOR = 2
+_RESIDENT_PARAMETERS = 2**17
+_SHARED_BYTES = 48 * 1024
+_SHARED_STEP = 1024  # elements: few sizes of shared memory, so few compilations
+_MOST_CHUNK_ROWS = 16
 _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
@@ -148,6 +158,10 @@ class CudaEngine:
         ends = [(end, start + fan_in * fan_out) for (fan_in, fan_out), (start, end) in shapes]
         self._layers = self._device.upload(np.array(ends, np.int64))
         self._squares = self._device.zeros(self._blocks_for(network.n_parameters), np.float64)
+        self._transposed = self._device.zeros(network.n_parameters, self._dtype)
+        self._transposed_is_stale = True
+        self._widths = self._device.upload(np.array(network.widths, np.int64))
+        self._barrier = self._device.zeros(1, np.uint32)
         self._data: _Data | None = None
         self._workspaces: dict[int, _Workspace] = {}
 
@@ -158,6 +172,7 @@ class CudaEngine:
 
     def set_parameters(self, flat: np.ndarray) -> None:
         self._device.write(self._parameters, np.asarray(flat, self._dtype))
+        self._transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
         return self._device.read(self._slots).reshape(N_SLOTS, -1), self._steps
@@ -165,6 +180,13 @@ class CudaEngine:
     def set_state(self, slots: np.ndarray, step: int) -> None:
         self._device.write(self._slots, np.asarray(slots, self._dtype).reshape(-1))
         self._steps = step
+
+    @property
+    def path(self) -> str:
+        """How epochs run on the loaded data: 'resident' or 'tiled'."""
+        dense = self._data is None or not self._data.sparse
+        small = self._network.n_parameters <= _RESIDENT_PARAMETERS and self._chunk_rows() >= 4
+        return "resident" if dense and small and self._precision == "highest" else "tiled"
 
     # --- the verbs
 
@@ -179,8 +201,11 @@ class CudaEngine:
         batch_size = min(self._batch_size, order.size)
         call = self._begin(self._data, np.asarray(order, np.int64), batch_size, rates)
         try:
-            for _ in range(rates.size):
-                self._step(call, self._optimizer)
+            if self.path == "resident":
+                self._resident_epoch(call, self._optimizer, batch_size, rates.size)
+            else:
+                for _ in range(rates.size):
+                    self._step(call, self._optimizer)
         finally:
             self._steps += int(self._device.read(self._progress)[0])
         return call.total_loss(self._device.read(call.results), self._alpha)
@@ -238,12 +263,53 @@ class CudaEngine:
         per_row = sum(self._network.widths) + len(self._network.widths)
         return max(1, min(batch_size, _BLOCK_ROWS, _BLOCK_ELEMENTS // per_row))
 
+    def _chunk_rows(self) -> int:
+        """Rows whose activations and deltas fit in shared memory; a multiple of 4."""
+        room = _SHARED_BYTES - self._sizes.threads * np.dtype(np.float64).itemsize
+        fit = room // (2 * sum(self._network.widths) * self._dtype.itemsize)
+        return min(_MOST_CHUNK_ROWS, fit // 4 * 4)
+
+    def _resident_epoch(self, call: "_Call", optimizer: Optimizer, batch_size: int, n_steps: int):
+        network, kind, n = self._network, self._dtype.type, self._network.n_parameters
+        multiprocessors, most = self._device.n_multiprocessors, self._chunk_rows()
+        rows = min(most, -(-batch_size // (4 * multiprocessors)) * 4)
+        n_blocks = min(multiprocessors, -(-batch_size // rows))
+        columns = 2 * sum(network.widths)
+        shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
+        loss, activation = LOSSES[network.loss], ACTIVATIONS[network.activation]
+        kernel = self._kernel(
+            resident.resident_epoch, R=rows, SHARED=shared, ACTIVATION=activation.value,
+            DERIVATIVE=activation.derivative, UPDATE=OPTIMIZERS[optimizer.name].update,
+            HEAD=resident.softmax_head if loss.per_row else resident.head, FORMULA=loss.value,
+            GRADIENT=loss.gradient or identity,
+        )  # fmt: skip
+        if self._transposed_is_stale:
+            flat = self.get_parameters()
+            transposed = [W.T.ravel() for W in network.unflatten(flat)[0]]
+            blank = [np.zeros(width, self._dtype) for width in network.widths[1:]]
+            pieces = [piece for pair in zip(transposed, blank, strict=True) for piece in pair]
+            self._device.write(self._transposed, np.concatenate(pieces))
+        self._transposed_is_stale = False
+        self._device.write(self._barrier, np.zeros(1, np.uint32))
+        data = call.data
+        self._launch(
+            kernel, (n_blocks, 1, 1), self._sizes.threads, self._progress, self._barrier, n_steps,
+            call.order, *data.fields, data.targets, data.weights, data.weighted, call.scales,
+            call.rates, self._parameters, self._transposed,
+            self._device.zeros(n_blocks * n, self._dtype), self._slots, n, self._layers,
+            self._widths, len(network.widths) - 1, kind(self._alpha),
+            *map(kind, optimizer.constants),
+            kind(network.n_outputs if loss.mean_over_outputs else 1),
+            np.finfo(kind).eps, self._device.zeros(2 * n_blocks, np.float64), call.results,
+        )  # fmt: skip
+
     def _step(self, call: "_Call", optimizer: Optimizer | None) -> None:
         for rows in call.blocks():
             self._forward(call, rows)
             self._head(call, rows)
             self._backward(call, rows)
         self._update(call, optimizer)
+        self._transposed_is_stale = True
         self._finish_step(call, self._blocks_for(self._network.n_parameters))
 
     def _forward(self, call: "_Call", rows: Rows) -> None:
@@ -405,9 +471,12 @@ class _Workspace:
             activations[place + width : place + stride * most : stride] = 1
         self.activations = device.upload(activations)
         self.deltas = device.zeros(total, dtype)
-        busiest = max((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(network.widths))
-        wanted = 2 * device.n_multiprocessors * _TERMS_PER_SPLIT // max(1, busiest // 32)
-        self.n_splits = int(np.clip(wanted, 1, max(1, most // _TERMS_PER_SPLIT)))
+        largest = max((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(network.widths))
+        n_tiles = -(-largest // _TILE_ELEMENTS)
+        self.n_splits = max(
+            1, min(_TILES_PER_MULTIPROCESSOR * device.n_multiprocessors // n_tiles,
+                   most // _TERMS_PER_SPLIT)
+        )  # fmt: skip
         self.partial = device.zeros(self.n_splits * network.n_parameters, dtype)
 
 
