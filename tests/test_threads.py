@@ -252,16 +252,15 @@ def test_processors_are_shared_out_among_fits():
         pass
 
     crowd, one, other = threads.Crowd(), Fit(), Fit()
-    assert crowd.enter(one, 4) == 4
-    assert crowd.enter(other, 4) == 2
-    crowd.leave(one)
-    assert crowd.enter(other, 4) == 2  # one may only be between two epochs
+    with crowd.share(one, 4) as first, crowd.share(other, 4) as second:
+        assert (first, second) == (4, 2)
+        with crowd.share(Fit(), 2) as third:
+            assert third == 1
+    with crowd.share(other, 4) as share:
+        assert share == 2  # one may only be between two epochs
     time.sleep(2 * threads._LINGERING)
-    assert crowd.enter(other, 4) == 4
-    third = Fit()
-    assert [crowd.enter(fit, 2) for fit in (one, third)] == [1, 1]
-    del one, third
-    assert crowd.enter(other, 4) == 4
+    with crowd.share(other, 4) as share:
+        assert share == 4
 
 
 def test_many_fits_at_once_share_the_processors():

@@ -183,13 +183,10 @@ class CpuEngine:
             else:
                 self._tuner = Tuner(limit, first=1)
         n_threads = self._tuner.choose()
-        share = CROWD.enter(self, self._threads)
-        try:
+        with CROWD.share(self, self._threads) as share:
             loss = self._train(
                 order, self._batch_size, rates, self._optimizer, min(n_threads, share)
             )
-        finally:
-            CROWD.leave(self)
         if n_threads <= share:
             self._tuner.report(n_threads, self._seconds)
         return loss
@@ -201,7 +198,8 @@ class CpuEngine:
         steps = self._progress[STEPS]
         if self._natural_order.size != n_samples:
             self._natural_order = np.arange(n_samples)
-        loss = self._train(self._natural_order, n_samples, np.zeros(1), None, n_threads)
+        with CROWD.share(self, n_threads) as share:
+            loss = self._train(self._natural_order, n_samples, np.zeros(1), None, share)
         self._progress[STEPS] = steps
         return loss / n_samples, self._layout.unpack(self._gradient)
 

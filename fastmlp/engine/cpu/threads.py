@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
 import joblib
@@ -71,17 +71,18 @@ class Crowd:
         self._lock = threading.Lock()
         self._until: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
-    def enter(self, fit: object, limit: int) -> int:
-        """``fit`` starts an epoch: its share of ``limit`` threads, 1 at least."""
+    @contextlib.contextmanager
+    def share(self, fit: object, limit: int) -> Iterator[int]:
+        """While ``fit`` runs: its share of ``limit`` threads, 1 at least."""
         with self._lock:
             self._until[fit] = np.inf
             now = time.perf_counter()
-            return max(1, limit // sum(until > now for until in self._until.values()))
-
-    def leave(self, fit: object) -> None:
-        """``fit`` has ended an epoch."""
-        with self._lock:
-            self._until[fit] = time.perf_counter() + _LINGERING
+            share = max(1, limit // sum(until > now for until in self._until.values()))
+        try:
+            yield share
+        finally:
+            with self._lock:
+                self._until[fit] = time.perf_counter() + _LINGERING
 
 
 CROWD = Crowd()
