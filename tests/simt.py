@@ -108,13 +108,7 @@ class Thread(greenlet):
         self.waits_for: str | None = None
         self.copies: list[list] = [[]]
         self.seen = None  # by the last load_acquire
-
-
-class _Exchange:
-    """What the lanes of one warp show each other."""
-
-    def __init__(self):
-        self.values: dict[tuple, dict[int, object]] = defaultdict(dict)
+        self.n_shared = 0  # shared arrays asked for
 
 
 def _wait(what: str) -> None:
@@ -143,16 +137,13 @@ class Cuda:
 
     def _shared_array(self, shape, kind):
         thread = getcurrent()
-        at = (len(thread.block.shared), shape, str(kind))
-        made = thread.__dict__.setdefault("made", 0)
-        thread.made = made + 1
-        arrays = thread.block.shared
+        arrays, made = thread.block.shared, thread.n_shared
+        thread.n_shared += 1
         if made == len(arrays):
-            memory = Memory([_poison(kind)] * shape, _dtype(kind), "shared")
-            arrays.append((at[1:], memory))
-        if arrays[made][0] != at[1:]:
+            arrays.append(Memory([_poison(kind)] * shape, _dtype(kind), "shared"))
+        if (len(arrays[made]), arrays[made].dtype) != (shape, _dtype(kind)):
             raise Fault("threads of a block disagree about a shared array")
-        return arrays[made][1]
+        return arrays[made]
 
     @property
     def threadIdx(self):
@@ -171,9 +162,6 @@ class Cuda:
 
     def syncwarp(self):
         _wait("warp")
-
-    def threadfence(self):
-        pass
 
     def shfl_xor_sync(self, mask, value, distance):
         return _exchange(value)[getcurrent().index % WARP ^ distance]
@@ -365,9 +353,6 @@ class EmulatedDevice:
             live += [Thread(lambda: kernel(*args), block, i) for i in range(threads)]
         with np.errstate(all="ignore"):
             self._run(live)
-
-    def synchronize(self):
-        pass
 
     def _run(self, live: list[Thread]) -> None:
         warps = defaultdict(list)

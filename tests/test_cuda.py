@@ -279,6 +279,15 @@ RESIDENT_BUGS = {
 }
 
 
+def plant(module, right, wrong):
+    """A copy of a module with ``wrong`` in place of ``right``."""
+    source = inspect.getsource(module)
+    assert right in source
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(right, wrong), "mutant", "exec"), vars(mutant))
+    return mutant
+
+
 def errors(module):
     """The errors of all kernels, on every kind of device."""
     A, B = operands(33, 17, 21, "float32")
@@ -319,11 +328,7 @@ def test_no_bug_is_found_where_none_was_planted():
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_found(bug, monkeypatch):
-    right, wrong = BUGS[bug]
-    source = inspect.getsource(kernels)
-    assert right in source
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(right, wrong), "mutant", "exec"), vars(mutant))
+    mutant = plant(kernels, *BUGS[bug])
     monkeypatch.setattr(target, "kernels", mutant)
     try:
         found = any(error > 1e-3 for error in errors(mutant))
@@ -334,11 +339,7 @@ def test_planted_bugs_are_found(bug, monkeypatch):
 
 @pytest.mark.parametrize("bug", RESIDENT_BUGS)
 def test_planted_bugs_of_the_resident_path_are_found(bug, monkeypatch):
-    right, wrong = RESIDENT_BUGS[bug]
-    source = inspect.getsource(resident)
-    assert right in source
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(right, wrong), "mutant", "exec"), vars(mutant))
+    mutant = plant(resident, *RESIDENT_BUGS[bug])
     expected = train(emulated("resident"), "log_loss", "sgd")[1]
     monkeypatch.setattr(target, "resident", mutant)
     found = False

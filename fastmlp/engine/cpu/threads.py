@@ -32,7 +32,7 @@ from joblib.parallel import get_active_backend
 from fastmlp.engine.cpu.stations import GO, LEAVE, Stations
 
 _LONGEST_PAUSE = 64  # epochs between two looks at the other thread counts
-_LINGERING = 0.05
+_LINGERING = 0.05  # seconds after which an idle fit no longer counts
 _GAIN = 0.97  # a change must take this much off the time
 _LIMITING_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # joblib's workers set these
 
@@ -63,7 +63,7 @@ class Crowd:
     """The fits of this process that run side by side, among which processors are shared out.
 
     Two fits of two threads each on two processors take 2.5 times as long as one; of one thread
-    each, 1.4 times.  A fit counts until `_LINGERING` seconds after its last epoch, for between two
+    each, 1.5 times.  A fit counts until `_LINGERING` seconds after its last epoch, for between two
     epochs it only looks idle.
     """
 

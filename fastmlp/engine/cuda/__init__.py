@@ -144,11 +144,8 @@ class CudaEngine:
     ):  # fmt: skip
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
-        self._dtype, self._batch_size, self._sizes = (
-            np.dtype(dtype),
-            batch_size,
-            sizes or SIZES[np.dtype(dtype).name],
-        )
+        self._dtype, self._batch_size = np.dtype(dtype), batch_size
+        self._sizes = SIZES[self._dtype.name] if sizes is None else sizes
         self._precision = matmul_precision if self._dtype == np.float32 else "highest"
         self._parameters = self._device.zeros(network.n_parameters, self._dtype)
         self._slots = self._device.zeros(N_SLOTS * network.n_parameters, self._dtype)
@@ -292,7 +289,7 @@ class CudaEngine:
         self._transposed_is_stale = False
         self._device.write(self._barrier, np.zeros(1, np.uint32))
         data = call.data
-        self._launch(
+        self._device.launch(
             kernel, (n_blocks, 1, 1), self._sizes.threads, self._progress, self._barrier, n_steps,
             call.order, *data.fields, data.targets, data.weights, data.weighted, call.scales,
             call.rates, self._parameters, self._transposed,
@@ -401,7 +398,7 @@ class CudaEngine:
         )  # fmt: skip
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
-        self._launch(kernel, blocks, tile.threads, self._progress, *rows, *A, *B, *C,
+        self._device.launch(kernel, blocks, tile.threads, self._progress, *rows, *A, *B, *C,
                      self._network.n_parameters, split, M, N, K,
                      C[0] if aux is None else aux)  # fmt: skip
 
@@ -423,7 +420,7 @@ class CudaEngine:
     def _by_threads(self, kernel, n: int, *args) -> None:
         """Launch a kernel that gives a thread to each of ``n`` things."""
         blocks = (self._blocks_for(n), 1, 1)
-        self._launch(kernel, blocks, self._sizes.threads, self._progress, *args)
+        self._device.launch(kernel, blocks, self._sizes.threads, self._progress, *args)
 
     def _by_warps(self, kernel, rows: Rows, *args) -> None:
         """Launch a kernel that gives a warp to each row."""
@@ -431,9 +428,6 @@ class CudaEngine:
 
     def _blocks_for(self, n: int) -> int:
         return -(-n // self._sizes.threads)
-
-    def _launch(self, kernel, blocks, threads, *args) -> None:
-        self._device.launch(kernel, blocks, threads, *args)
 
 
 class _Data:

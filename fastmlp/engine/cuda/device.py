@@ -95,10 +95,6 @@ class Device:
         """Queue one launch."""
         kernel[blocks, threads](*args)
 
-    def synchronize(self) -> None:
-        """Wait for all launches."""
-        self._cuda.synchronize()
-
 
 def _import_numba_cuda():
     try:
