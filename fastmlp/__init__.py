@@ -20,8 +20,9 @@ def warmup() -> None:
     >>> import fastmlp
     >>> fastmlp.warmup()
     """
-    from fastmlp import engine
+    from fastmlp import _random, engine
 
+    _random.warmup()
     engine.warmup()
 
 

@@ -75,3 +75,8 @@ def shuffle(values: np.ndarray, random_state: np.random.RandomState) -> None:
     function = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value
     with generator.lock:
         _compiled(values, function, interface.state_address)
+
+
+def warmup() -> None:
+    """Compile `shuffle`, or load it from the disk cache."""
+    shuffle(np.arange(_WORTH_IT), np.random.RandomState(0))

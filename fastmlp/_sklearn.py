@@ -5,6 +5,7 @@ that validates parameters against ``_parameter_constraints``, the constraint cla
 the first ``partial_fit`` call, and the report on an L-BFGS result.
 """
 
+from sklearn import get_config
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -42,6 +43,7 @@ __all__ = [
     "check_sample_weight",
     "column_or_1d",
     "fit_context",
+    "get_config",
     "train_test_split",
     "type_of_target",
     "unique_labels",

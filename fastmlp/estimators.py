@@ -11,6 +11,7 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from importlib import import_module
 from numbers import Integral, Real
 from types import SimpleNamespace
 from warnings import warn
@@ -19,6 +20,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy import sparse
 
+from fastmlp._arrays import GpuArray, on_gpu
 from fastmlp._sklearn import (
     BaseEstimator,
     ClassifierMixin,
@@ -34,12 +36,20 @@ from fastmlp._sklearn import (
     check_sample_weight,
     column_or_1d,
     fit_context,
+    get_config,
     train_test_split,
     type_of_target,
     unique_labels,
     validate_data,
 )
-from fastmlp.engine import Engine, get_engine, get_row_predictor
+from fastmlp.engine import (
+    DEVICES,
+    MATMUL_PRECISIONS,
+    Engine,
+    get_engine,
+    get_row_predictor,
+    to_host,
+)
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
@@ -103,7 +113,14 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         Most evaluations of the loss by 'lbfgs'.
     n_threads : int or None, default=None
         Most threads to use; not in scikit-learn.  None means as many as pay, within the limits of
-        the process (affinity, container, joblib).  Any number gives the same bits."""
+        the process (affinity, container, joblib).  Any number gives the same bits.
+    device : {'cpu', 'cuda'}, default='cpu'
+        Where to train and predict; not in scikit-learn.  'cuda' is the current NVIDIA GPU and
+        needs ``pip install "fastmlp[cuda]"``.  There, ``X`` may also be an array that is on the
+        GPU already (CuPy, PyTorch, JAX, Numba; float32 or float64, contiguous in C order).
+    matmul_precision : {'highest', 'high', 'medium'}, default='highest'
+        Matrix products of float32 numbers on a GPU: in float32, in TF32, or of inputs rounded to
+        bfloat16; sums are float32.  Not in scikit-learn."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -131,7 +148,11 @@ coefs_ : list of ndarray of shape (fan_in, fan_out)
     n_features_in_ : int
         Features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, if ``X`` had any."""
+        Their names, if ``X`` had any.
+    engine_info_ : dict
+        Where and how the last fit ran: device, element type, threads at most; on a GPU its name,
+        the way through an epoch ('resident', one launch, or 'tiled'), the precision of products
+        and whether the samples were streamed because they do not fit in its memory."""
 
 
 class _BaseMLP(BaseEstimator, ABC):
@@ -165,6 +186,8 @@ class _BaseMLP(BaseEstimator, ABC):
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+        "device": [StrOptions(set(DEVICES))],
+        "matmul_precision": [StrOptions(set(MATMUL_PRECISIONS))],
     }
 
     # --- what the two estimators answer differently
@@ -180,6 +203,24 @@ class _BaseMLP(BaseEstimator, ABC):
     def _stratify(self, y):
         """Labels to stratify the validation split by, or None."""
         return None
+
+    def _validate(self, X, *y, **options):
+        """scikit-learn's checks of ``X``, or of ``X`` and ``y``.
+
+        For samples on a GPU a stand-in of their shape is checked, and they are wrapped; the engine
+        looks for NaN and infinity itself.
+        """
+        targets = [_host(array) for array in y]
+        if not on_gpu(X):
+            return validate_data(self, X, *targets, accept_sparse=["csr", "csc"], **options)
+        if self.device != "cuda":
+            raise ValueError(
+                "X is on a GPU, but device='cpu'; use device='cuda', or copy X to the host."
+            )
+        wrapped = GpuArray.wrap(X)
+        stand_in = np.broadcast_to(np.zeros((), wrapped.dtype), wrapped.shape)
+        checked = validate_data(self, stand_in, *targets, ensure_all_finite=False, **options)
+        return (wrapped, *checked[1:]) if y else wrapped
 
     # --- fitting
 
@@ -229,22 +270,28 @@ class _BaseMLP(BaseEstimator, ABC):
 
         X, y, loss = self._validate_input(X, y, incremental, reset=first_pass)
         if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, X)
+            sample_weight = check_sample_weight(_host(sample_weight), y)
         n_outputs = self._n_outputs(y)
         network = Network((X.shape[1], *hidden, n_outputs), self.activation, loss)
         self._random_state = check_random_state(self.random_state)
         progress = self._start(network, X.dtype, first_pass)
 
         if self.solver == "lbfgs":
-            engine = get_engine(
-                "cpu", network, dtype=np.float64, alpha=self.alpha, n_threads=self.n_threads
-            )
+            engine = self._engine(network, np.float64, alpha=self.alpha)
             engine.load(X, y, sample_weight)
             minimise(engine, progress, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol)
         else:
-            self._fit_stochastic(network, progress, X, y, sample_weight, incremental)
+            engine = self._fit_stochastic(network, progress, X, y, sample_weight, incremental)
         self._finish(network, progress)
+        self.engine_info_ = engine.info()
         return self
+
+    def _engine(self, network: Network, dtype, **options) -> Engine:
+        """An engine on the device that the user chose."""
+        return get_engine(
+            self.device, network, dtype=dtype, n_threads=self.n_threads,
+            matmul_precision=self.matmul_precision, **options,
+        )  # fmt: skip
 
     def _hidden_layer_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
@@ -311,14 +358,12 @@ class _BaseMLP(BaseEstimator, ABC):
         progress.learning_rate = state["learning_rate"]
 
         batch_size = self._batch_size(samples.size)
-        engine = get_engine(
-            "cpu",
+        engine = self._engine(
             network,
-            dtype=progress.parameters.dtype,
+            progress.parameters.dtype,
             alpha=self.alpha,
             optimizer=Optimizer(state["rule"], tuple(state["constants"])),
             batch_size=batch_size,
-            n_threads=self.n_threads,
         )
         engine.load(X, y, sample_weight)
         engine.set_parameters(progress.parameters)
@@ -327,7 +372,7 @@ class _BaseMLP(BaseEstimator, ABC):
         if self.early_stopping:
             score = self._scorer(
                 engine,
-                X[held_out],
+                engine.place(X, held_out),
                 y[held_out],
                 None if sample_weight is None else sample_weight[held_out],
             )
@@ -357,6 +402,7 @@ class _BaseMLP(BaseEstimator, ABC):
             "slots": slots,
             "step": step,
         }
+        return engine
 
     def _new_optimizer_state(self, parameters: np.ndarray) -> dict:
         """The optimizer's settings, frozen until the next `fit` as in scikit-learn, and slots."""
@@ -447,11 +493,11 @@ class _BaseMLP(BaseEstimator, ABC):
         if outputs is not None:
             return outputs
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        X = self._validate(X, reset=False)
         network = self._fitted_network()
         dtype = np.result_type(X.dtype, self.coefs_[0].dtype)
         dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
-        engine = get_engine("cpu", network, dtype=dtype, n_threads=self.n_threads)
+        engine = self._engine(network, dtype)
         engine.set_parameters(network.flatten(self.coefs_, self.intercepts_, dtype))
         return engine.predict(_row_access(X))
 
@@ -511,6 +557,24 @@ class _BaseMLP(BaseEstimator, ABC):
 def _row_access(X):
     """``X`` in a form whose rows an engine can read: CSC becomes CSR."""
     return X.tocsr() if sparse.issparse(X) else X
+
+
+def _host(array):
+    """Targets or weights as scikit-learn's checks can take them."""
+    return to_host(array) if on_gpu(array) else array
+
+
+def _where_it_belongs(result: np.ndarray, X):
+    """``result`` on the GPU of ``X`` if scikit-learn's array-API convention says so."""
+    numeric = result.dtype.kind in "biuf"
+    if not (numeric and on_gpu(X) and get_config()["array_api_dispatch"]):
+        return result
+    namespace = (
+        X.__array_namespace__()
+        if hasattr(X, "__array_namespace__")
+        else import_module(type(X).__module__.partition(".")[0])
+    )
+    return namespace.asarray(result, device=X.device)
 
 
 def _accuracy(matches: np.ndarray, sample_weight) -> float:
@@ -597,6 +661,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         n_iter_no_change=10,
         max_fun=15000,
         n_threads=None,
+        device="cpu",
+        matmul_precision="highest",
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -622,6 +688,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.n_threads = n_threads
+        self.device = device
+        self.matmul_precision = matmul_precision
 
     def _check_solver(self):
         if self.solver not in _STOCHASTIC_SOLVERS:
@@ -655,22 +723,15 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         with self._all_or_nothing():
             if check_partial_fit_first_call(self, classes):
                 self._label_binarizer = LabelBinarizer()
-                if type_of_target(y).startswith("multilabel"):
-                    self._label_binarizer.fit(y)
+                labels = _host(y)
+                if type_of_target(labels).startswith("multilabel"):
+                    self._label_binarizer.fit(labels)
                 else:
                     self._label_binarizer.fit(classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _validate_input(self, X, y, incremental, reset):
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
+        X, y = self._validate(X, y, multi_output=True, dtype=(np.float64, np.float32), reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
@@ -737,7 +798,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         outputs = self._outputs(X)
         if self.n_outputs_ == 1:
             outputs = outputs.ravel()
-        return self._label_binarizer.inverse_transform(outputs)
+        return _where_it_belongs(self._label_binarizer.inverse_transform(outputs), X)
 
     def predict_proba(self, X):
         """Predict probabilities.
@@ -752,8 +813,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         probabilities : ndarray of shape (n_samples, n_classes)
             Columns in the order of ``classes_``.
         """
-        outputs = self._outputs(X)
-        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+        return _where_it_belongs(self._probabilities(X), X)
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.
@@ -767,8 +827,12 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
-        probabilities = self.predict_proba(X)
-        return np.log(probabilities, out=probabilities)
+        probabilities = self._probabilities(X)
+        return _where_it_belongs(np.log(probabilities, out=probabilities), X)
+
+    def _probabilities(self, X) -> np.ndarray:
+        outputs = self._outputs(X)
+        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -841,6 +905,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         n_iter_no_change=10,
         max_fun=15000,
         n_threads=None,
+        device="cpu",
+        matmul_precision="highest",
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -867,6 +933,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.n_threads = n_threads
+        self.device = device
+        self.matmul_precision = matmul_precision
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):
@@ -890,15 +958,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _validate_input(self, X, y, incremental, reset):
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
+        X, y = self._validate(
+            X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), reset=reset
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
@@ -925,7 +986,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         outputs = self._outputs(X)
-        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+        return _where_it_belongs(outputs.ravel() if outputs.shape[1] == 1 else outputs, X)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

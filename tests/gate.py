@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fastmlp.engine.cuda.device import bind
+from fastmlp.engine.cuda.device import Sequence, bind
 
 OPCODES = ("HMMA", "LDGSTS", "FFMA", "DFMA", "STL", "LDL", "CALL")
 
@@ -87,6 +87,7 @@ class GateDevice:
         (kernel, its names) -> `resources`.
     """
 
+    name = "compile gate"
     n_multiprocessors = 132
 
     def __init__(self, capability):
@@ -97,8 +98,13 @@ class GateDevice:
         flat = np.ascontiguousarray(array).reshape(-1)
         return flat.copy() if flat.size else np.zeros(1, flat.dtype)
 
-    def zeros(self, n, dtype):
+    def empty(self, n, dtype):
         return np.zeros(max(n, 1), dtype)
+
+    zeros = empty
+
+    def free_bytes(self):
+        return 2**40
 
     def write(self, buffer, array):
         assert buffer.shape == array.shape
@@ -109,9 +115,19 @@ class GateDevice:
     def kernel(self, template, **names):
         return template, names
 
-    def launch(self, kernel, blocks, threads, *args):
-        template, names = kernel
+    def sequence(self, launches):
+        return Sequence(self, launches)
+
+    def capture(self, launches):
+        return launches
+
+    def replay(self, graph):
+        pass
+
+    def launch(self, launch):
+        template, names = launch.kernel
         shown = tuple((name, getattr(value, "__name__", value)) for name, value in names.items())
-        key = (template.__name__, threads, *shown)
+        key = (template.__name__, launch.threads, *shown)
         if key not in self.reports:
-            self.reports[key] = resources(compile_kernel(template, names, args, self._capability))
+            cubin = compile_kernel(template, names, launch.args, self._capability)
+            self.reports[key] = resources(cubin)

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 from greenlet import getcurrent, greenlet
 
-from fastmlp.engine.cuda.device import bind
+from fastmlp.engine.cuda.device import Launch, Sequence, bind
 
 WARP = 32
 NONSENSE = 0x7BAD
@@ -300,18 +300,29 @@ TWINS = {
 class EmulatedDevice:
     """Has the methods of `fastmlp.engine.cuda.device.Device`.
 
+    Launches wait in a queue until the host asks for a result.  A copy of `send` happens as late as
+    it may, just before the next launch, or as early as it may, before launches that it was not told
+    to wait for.
+
     Parameters
     ----------
     schedule : {'forward', 'reverse', 'random'}
         In which order warps and threads run.
     late_copies : bool
-        Whether asynchronous copies arrive when they are waited for, or at once.
+        Whether copies, those of `send` and the kernels' own, arrive when they are waited for, or at
+        once.
+    free_bytes : int
+        Memory that it says is free.
     """
 
+    name = "emulated"
     n_multiprocessors = 2
 
-    def __init__(self, schedule: str = "forward", late_copies: bool = True):
-        self._schedule = schedule
+    def __init__(self, schedule="forward", late_copies=True, free_bytes=2**40):
+        self._schedule, self._late = schedule, late_copies
+        self._free_bytes = free_bytes
+        self._queue: list = []
+        self._sent: list = []
         self._spins = 0
         self._random = random.Random(0)
         self._names = TWINS | {
@@ -321,19 +332,63 @@ class EmulatedDevice:
             "uint32": "uint32",
         }
 
-    def upload(self, array):
-        values = np.ascontiguousarray(array).reshape(-1).tolist()
-        return Memory(values or [0], array.dtype, "global")
+    # --- memory
+
+    def free_bytes(self):
+        return self._free_bytes
+
+    def empty(self, n, dtype):
+        return Memory([_poison(np.dtype(dtype))] * max(n, 1), np.dtype(dtype), "global")
 
     def zeros(self, n, dtype):
         return self.upload(np.zeros(n, dtype))
 
+    def upload(self, array):
+        values = np.ascontiguousarray(array).reshape(-1).tolist()
+        return Memory(values or [0], array.dtype, "global")
+
+    def adopt(self, array):
+        return array.memory, array.shape
+
     def write(self, buffer, array):
         assert (len(buffer),) == array.shape
-        list.__setitem__(buffer, slice(None), array.tolist())
+        values = array.tolist()
+        self._queue.append(lambda: list.__setitem__(buffer, slice(None), values))
 
     def read(self, buffer):
+        self._flush(len(self._queue))
         return np.array(list(buffer), buffer.dtype)
+
+    # --- copies beside launches
+
+    def pinned(self, shape, dtype):
+        return np.empty(shape, dtype)
+
+    def mark(self):
+        """What must have run before: everything that is in the queue now."""
+        return self._queue[-1] if self._queue else None
+
+    def send(self, buffer, array, after):
+        def copy():
+            if copy in self._sent:
+                self._sent.remove(copy)
+                list.__setitem__(buffer, slice(array.size), array.reshape(-1).tolist())
+
+        copy.after = after
+        self._sent.append(copy)
+        self._queue.append(copy)
+        if not self._late:
+            self.wait(copy)
+        return copy
+
+    def wait(self, event):
+        while event in self._sent:
+            copy = self._sent[0]
+            if copy.after in self._queue:
+                self._flush(self._queue.index(copy.after) + 1)
+            copy()
+
+    # --- kernels
 
     def kernel(self, template, **names):
         twins = {
@@ -344,13 +399,32 @@ class EmulatedDevice:
         real = {"REAL": _Real(_dtype(names["REAL"]))}
         return bind(template, names, lambda function: function, self._names | twins | real)
 
-    def launch(self, kernel, blocks, threads, *args):
-        grid = SimpleNamespace(**dict(zip("xyz", blocks, strict=True)))
+    def sequence(self, launches):
+        return Sequence(self, launches)
+
+    def capture(self, launches):
+        return list(launches)
+
+    def replay(self, graph):
+        for launch in graph:
+            self.launch(launch)
+
+    def launch(self, launch: Launch):
+        self._queue.append(lambda: self._start(launch))
+
+    def _flush(self, n):
+        for _ in range(n):
+            self._queue.pop(0)()
+
+    def _start(self, launch: Launch):
+        grid = SimpleNamespace(**dict(zip("xyz", launch.blocks, strict=True)))
         live = []
-        for z, y, x in itertools.product(*map(range, reversed(blocks))):
+        for z, y, x in itertools.product(*map(range, reversed(launch.blocks))):
             block = SimpleNamespace(index=SimpleNamespace(x=x, y=y, z=z), grid=grid, shared=[])
             block.boards = defaultdict(dict)
-            live += [Thread(lambda: kernel(*args), block, i) for i in range(threads)]
+            live += [
+                Thread(lambda: launch.kernel(*launch.args), block, i) for i in range(launch.threads)
+            ]
         with np.errstate(all="ignore"):
             self._run(live)
 

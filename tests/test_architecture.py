@@ -11,12 +11,27 @@ import fastmlp
 
 PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
-    "__init__": {"estimators", "engine"},
-    "estimators": {"_sklearn", "engine", "functions", "network", "optimizers", "training"},
+    "__init__": {"_random", "engine", "estimators"},
+    "estimators": {
+        "_arrays",
+        "_sklearn",
+        "engine",
+        "functions",
+        "network",
+        "optimizers",
+        "training",
+    },
     "training": {"_random", "_sklearn", "engine", "schedules"},
     "_random": {"_jit"},
     "network": {"functions"},
-    "engine": {"network", "optimizers", "engine.cpu", "engine.cpu.rows", "engine.cuda"},
+    "engine": {
+        "network",
+        "optimizers",
+        "engine.cpu",
+        "engine.cpu.rows",
+        "engine.cuda",
+        "engine.cuda.device",
+    },
     "engine.cpu": {
         *(
             f"engine.cpu.{name}"
@@ -39,6 +54,7 @@ ALLOWED = {
     "engine.cpu.vector": set(),
     "engine.cuda": {
         *(f"engine.cuda.{name}" for name in ("device", "kernels", "ptx", "resident")),
+        "_arrays",
         "functions",
         "network",
         "optimizers",
@@ -50,6 +66,7 @@ ALLOWED = {
     "functions": set(),
     "optimizers": set(),
     "schedules": set(),
+    "_arrays": set(),
     "_jit": set(),
     "_sklearn": set(),
 }

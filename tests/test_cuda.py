@@ -9,14 +9,18 @@ import types
 import numpy as np
 import pytest
 import reference
+import sklearn
 from conftest import EMULATED_SIZES, make_problem
 from numba import float32, float64
 from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
+from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.engine import cuda as target
 from fastmlp.engine import get_engine
 from fastmlp.engine.cpu import CpuEngine
 from fastmlp.engine.cuda import CudaEngine, MmaTile, Tile, kernels, resident
+from fastmlp.engine.cuda.device import Launch
 from fastmlp.functions import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
@@ -38,12 +42,13 @@ def multiply(device, template, names, A, B, by_rows, splits=1):
         B_BY_ROWS=by_rows[1], EPILOGUE=vars(kernels)["put"], **names,
     )  # fmt: skip
     split = -(-K // (splits * names["BK"])) * names["BK"]
-    device.launch(
-        kernel, (-(-N // names["BN"]), -(-M // names["BM"]), splits), names["THREADS"],
+    arguments = (
         device.upload(np.array([0, M, M])), 0, M,
         device.upload(stored_A), 0, stored_A.shape[1], device.upload(stored_B), 0,
         stored_B.shape[1], out, 0, N, M * N, split, 0, N, K, out,
     )  # fmt: skip
+    blocks = (-(-N // names["BN"]), -(-M // names["BM"]), splits)
+    device.launch(Launch(kernel, blocks, names["THREADS"], arguments))
     return device.read(out).reshape(splits, M, N).sum(axis=0)
 
 
@@ -206,6 +211,172 @@ def test_gradients_in_splits_and_blocks(monkeypatch):
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-13)
 
 
+# --- samples that do not fit, or are there already --------------------------------------------
+
+
+def stream(make_engine, monkeypatch, slab_bytes, block_rows):
+    """What training, loss, gradient and outputs are; batches of 12, 5 features of float64."""
+    monkeypatch.setattr(target, "_SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(target, "_BLOCK_ROWS", block_rows)
+    network = Network((5, 7, 3), "tanh", "log_loss")
+    X, y = make_problem("log_loss", 40, 5, 3)
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, 40)
+    options = {"batch_size": 12, "optimizer": Optimizer("sgd", (0.9, 0, 0)), "alpha": 0.1}
+    engine = make_engine(network, dtype="float64", **options)
+    engine.load(X, y, weight)
+    engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+    order = np.random.default_rng(3).permutation(40)[:38]
+    losses = [engine.run_epoch(order, np.full(4, 0.1)) for _ in range(2)]
+    loss, gradient = engine.loss_and_gradient()
+    results = (engine.get_parameters(), gradient, engine.predict(X).ravel())
+    return np.concatenate([losses, [loss, engine.evaluate(X, y, weight)], *results])
+
+
+def engine_without_memory(schedule="forward", late_copies=True):
+    def make(network, **options):
+        device = EmulatedDevice(schedule, late_copies, free_bytes=0)
+        return target.CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
+
+    return make
+
+
+SLABS = {  # bytes of a slab, rows of a block
+    "a batch": (12 * 40, 12),
+    "two batches": (24 * 40, 12),
+    "part of a batch": (4 * 40, 4),
+    "less than a block": (1, 8),
+    "everything": (2**20, 64),
+}
+
+
+@pytest.mark.parametrize("late_copies", [True, False], ids=["late", "at once"])
+@pytest.mark.parametrize("slab", SLABS)
+def test_streamed_samples(path, slab, late_copies, monkeypatch):
+    got = stream(engine_without_memory("forward", late_copies), monkeypatch, *SLABS[slab])
+    expected = stream(CpuEngine, monkeypatch, *SLABS[slab])
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_streaming_is_told():
+    engine = engine_without_memory()(Network((2, 1), "relu", "squared_error"), dtype="float64")
+    engine.load(np.zeros((3, 2)), np.zeros((3, 1)))
+    assert engine.info()["streamed"]
+
+
+class GpuArrayDouble:
+    """Samples in the emulated GPU's memory, as another library would hold them."""
+
+    def __init__(self, array, dtype=None):
+        self.memory = EmulatedDevice().upload(array)
+        self.shape, self.dtype = array.shape, dtype or array.dtype
+        self.__cuda_array_interface__ = {"version": 3}
+
+
+@pytest.fixture
+def emulated_gpu(monkeypatch):
+    monkeypatch.setattr("fastmlp.engine.cuda.open_device", EmulatedDevice)
+    monkeypatch.setattr("fastmlp.engine.cuda.device.open_device", EmulatedDevice)
+    sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
+    monkeypatch.setattr("fastmlp.engine.cuda.SIZES", sizes)
+
+
+CASES = {
+    "adam": {},
+    "sgd, early stopping": {"solver": "sgd", "early_stopping": True, "validation_fraction": 0.2},
+    "lbfgs": {"solver": "lbfgs"},
+}
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+@pytest.mark.parametrize("on_device", [False, True], ids=["host arrays", "arrays on the GPU"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators_on_either_device_agree(case, on_device):
+    X, y = make_problem("log_loss", 40, 4, 3)
+    options = {"hidden_layer_sizes": (5,), "batch_size": 8, "max_iter": 3, "random_state": 0}
+    expected = MLPClassifier(**options, **CASES[case]).fit(X, y)
+    model = MLPClassifier(**options, **CASES[case], device="cuda")
+    give = GpuArrayDouble if on_device else np.asarray
+    model.fit(give(X), give(y))
+    np.testing.assert_allclose(model.loss_, expected.loss_, rtol=1e-9)
+    np.testing.assert_allclose(
+        model.predict_proba(give(X)), expected.predict_proba(X), rtol=1e-7, atol=1e-12
+    )
+    assert model.engine_info_["device"] == "cuda"
+    assert expected.engine_info_["device"] == "cpu"
+    if CASES[case].get("early_stopping"):
+        np.testing.assert_allclose(model.validation_scores_, expected.validation_scores_)
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+def test_partial_fit_and_weights_on_the_gpu():
+    X, y = make_problem("squared_error", 20, 3, 2)
+    weight = np.linspace(0.5, 2, 20)
+    models = [MLPRegressor(hidden_layer_sizes=(4,), random_state=0, device=device)
+              for device in ("cpu", "cuda")]  # fmt: skip
+    for _ in range(2):
+        models[0].partial_fit(X, y, weight)
+        models[1].partial_fit(GpuArrayDouble(X), GpuArrayDouble(y), GpuArrayDouble(weight))
+    np.testing.assert_allclose(models[1].predict(X), models[0].predict(X), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+def test_samples_of_another_type_than_the_engine():
+    X, y = make_problem("squared_error", 20, 3, 1)
+    X = X.astype(np.float32)
+    models = [MLPRegressor(hidden_layer_sizes=(4,), random_state=0, solver="lbfgs", max_iter=3,
+                           device=device) for device in ("cpu", "cuda")]  # fmt: skip
+    with pytest.warns(ConvergenceWarning):
+        models[0].fit(X, y[:, 0])
+    with pytest.warns(ConvergenceWarning):
+        models[1].fit(GpuArrayDouble(X), y[:, 0])
+    np.testing.assert_allclose(models[1].predict(GpuArrayDouble(X)), models[0].predict(X))
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+def test_what_is_refused():
+    X, y = make_problem("squared_error", 20, 3, 1)
+    with pytest.raises(ValueError, match=r"X is on a GPU.*device='cuda'"):
+        MLPRegressor().fit(GpuArrayDouble(X), y[:, 0])
+    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=1, device="cuda")
+    with pytest.raises(ValueError, match=r"float32 or float64, got int64; convert"):
+        model.fit(GpuArrayDouble(X, "int64"), y[:, 0])
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        model.fit(GpuArrayDouble(X[0]), y[:3, 0])
+    for bad in (np.nan, np.inf, -np.inf):
+        wrong = X.copy()
+        wrong[19, 2] = bad
+        with pytest.raises(ValueError, match="Input X contains NaN or infinity"):
+            model.fit(GpuArrayDouble(wrong), y[:, 0])
+    with pytest.raises(ValueError, match=r"device='cpu' does not support matmul_precision='high'"):
+        MLPRegressor(matmul_precision="high").fit(X, y[:, 0])
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+def test_results_come_back_where_the_array_api_wants_them():
+    """As scikit-learn does: only with its ``array_api_dispatch``, else as NumPy arrays."""
+    X, y = make_problem("log_loss", 20, 3, 3)
+    model = MLPClassifier((4,), batch_size=10, device="cuda").partial_fit(X, y, classes=[0, 1, 2])
+    samples = GpuArrayDouble(X)
+    placed = []
+
+    class Namespace:
+        @staticmethod
+        def asarray(array, device):
+            placed.append((array, device))
+            return "on the device"
+
+    samples.__array_namespace__ = lambda: Namespace
+    samples.device = "gpu 0"
+    assert type(model.predict_proba(samples)) is np.ndarray
+    with sklearn.config_context(array_api_dispatch=True):
+        for method in (model.predict_proba, model.predict, model.predict_log_proba):
+            assert method(samples) == "on the device"
+            expected = getattr(model, method.__name__)(X)
+            np.testing.assert_allclose(placed[-1][0], expected, rtol=1e-12)
+            assert placed[-1][1] == "gpu 0"
+
+
 # --- planted bugs -----------------------------------------------------------------------------
 
 BUGS = {
@@ -347,6 +518,38 @@ def test_planted_bugs_of_the_resident_path_are_found(bug, monkeypatch):
         try:
             got = train(emulated("resident", schedule), "log_loss", "sgd")[1]
             found |= largest(got - expected) > 1e-6
+        except Fault:
+            found = True
+    assert found
+
+
+STREAM_BUGS = {
+    "host memory filled again too early": (
+        "            self._device.wait(self._copies[slot])\n",
+        "            pass\n",
+    ),
+    "device memory filled again too early": (
+        "            self._marks[number % 2] = self._device.mark()\n",
+        "            pass\n",
+    ),
+    "one buffer": ("self._fill((number + 1) % 2,", "self._fill(number % 2,"),
+}
+
+
+@pytest.mark.parametrize("bug", STREAM_BUGS)
+def test_planted_bugs_of_streaming_are_found(bug, monkeypatch):
+    expected = stream(CpuEngine, monkeypatch, *SLABS["a batch"])
+    mutant = plant(target, *STREAM_BUGS[bug])
+    monkeypatch.setattr(mutant, "_SLAB_BYTES", SLABS["a batch"][0])
+    found = False
+    for late_copies in (True, False):
+
+        def make(network, late_copies=late_copies, **options):
+            device = EmulatedDevice("forward", late_copies, free_bytes=0)
+            return mutant.CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
+
+        try:
+            found |= largest(stream(make, monkeypatch, *SLABS["a batch"]) - expected) > 1e-6
         except Fault:
             found = True
     assert found

@@ -6,7 +6,7 @@ in charge.  Engines hold no module-level state, so any number of them may run at
 threads.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 
 DEVICES = ("cpu", "cuda")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
 class Engine(Protocol):
@@ -27,6 +28,11 @@ class Engine(Protocol):
 
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
         """Place the training data; dense rows are not copied."""
+
+    def place(self, X, rows: np.ndarray | None = None) -> Any:
+        """``X``, or some of its rows, in the engine's own form, which `predict` and `evaluate` take
+        instead.
+        """
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         """One pass over the samples in ``order``, one learning rate per step.
@@ -48,6 +54,9 @@ class Engine(Protocol):
 
     def predict(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs), output activation applied."""
+
+    def info(self) -> dict[str, Any]:
+        """Where and how the engine runs, for people."""
 
     def get_parameters(self) -> np.ndarray:
         """A copy of the flat parameter vector."""
@@ -71,6 +80,7 @@ def get_engine(
     optimizer: Optimizer | None = None,
     batch_size: int = 1,
     n_threads: int | None = None,
+    matmul_precision: str = "highest",
 ) -> Engine:
     """Make an engine for ``device``, importing its target only now.
 
@@ -88,6 +98,9 @@ def get_engine(
         Samples per step.
     n_threads : int or None
         Most threads of the CPU to use; None means as many as pay.
+    matmul_precision : {'highest', 'high', 'medium'}
+        On a GPU: products of float32 in float32, in TF32, or of bfloat16 inputs, as PyTorch and
+        JAX name them; sums are float32 in all of them.  float64 is not affected.
 
     Raises
     ------
@@ -102,10 +115,24 @@ def get_engine(
     if device == "cuda":
         from fastmlp.engine.cuda import CudaEngine
 
-        return CudaEngine(network, **options)
+        return CudaEngine(network, matmul_precision=matmul_precision, **options)
+    if matmul_precision != "highest":
+        raise ValueError(
+            f"device='cpu' does not support matmul_precision={matmul_precision!r}; use 'highest', "
+            "or device='cuda'."
+        )
     from fastmlp.engine.cpu import CpuEngine
 
     return CpuEngine(network, n_threads=n_threads, **options)
+
+
+def to_host(array) -> np.ndarray:
+    """A copy of another library's array on the GPU."""
+    from fastmlp.engine.cuda.device import open_device
+
+    device = open_device()
+    buffer, shape = device.adopt(array)
+    return device.read(buffer).reshape(shape)
 
 
 def get_row_predictor(network: Network, coefs, intercepts):

@@ -12,7 +12,7 @@ from the arithmetic, not measured, so the choice never depends on the machine's 
 import threading
 import time
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -35,7 +35,7 @@ from fastmlp.engine.cpu.kernels import (
 )
 from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
-from fastmlp.engine.cpu.stations import Stations
+from fastmlp.engine.cpu.stations import GO, Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.functions import LOSSES
 from fastmlp.network import Network
@@ -163,6 +163,9 @@ class CpuEngine:
             self._layout.pack(values.astype(self._dtype, copy=False), slot)
         self._progress[STEPS] = step
 
+    def info(self) -> dict[str, Any]:
+        return {"device": "cpu", "dtype": self._dtype.name, "max_threads": self._threads}
+
     # --- data and verbs
 
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
@@ -170,6 +173,9 @@ class CpuEngine:
         self._targets = Targets(self._network, self._dtype, y, sample_weight)
         self._units = self._layout.units(self._source.sparse)
         self._room = self._last_call = None
+
+    def place(self, X, rows: np.ndarray | None = None):
+        return X if rows is None else X[rows]
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
@@ -439,6 +445,9 @@ def warmup() -> None:
     X, y = np.zeros((2, 1)), np.zeros((2, 1))
     network = Network((1, 1, 1), "relu", "squared_error")
     optimizer = Optimizer("adam", (0.9, 0.999, 1e-8))
+    stations = Stations(1)
+    stations.settle()
+    stations.tell(GO)
     for dtype in KERNELS:
         loops.compile_all(dtype)
         engine = CpuEngine(network, dtype=dtype, optimizer=optimizer, batch_size=2)

@@ -16,8 +16,9 @@ import numpy as np
 from numba import float32, float64
 from scipy import sparse
 
+from fastmlp._arrays import GpuArray
 from fastmlp.engine.cuda import kernels, ptx, resident
-from fastmlp.engine.cuda.device import open_device
+from fastmlp.engine.cuda.device import Launch, Sequence, open_device
 from fastmlp.functions import ACTIVATIONS, LOSSES, exponential, identity, logistic
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
@@ -32,6 +33,8 @@ _RESIDENT_PARAMETERS = 2**17
 _SHARED_BYTES = 48 * 1024
 _SHARED_STEP = 1024  # elements: few sizes of shared memory, so few compilations
 _MOST_CHUNK_ROWS = 16
+_FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
+_SLAB_BYTES = 2**27
 _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
@@ -121,26 +124,47 @@ class Rows(NamedTuple):
     most: int
 
 
+class Data(NamedTuple):
+    """Samples on the device; ``fields`` is what the gather kernels want of them."""
+
+    fields: list[Any]
+    targets: Any
+    weights: Any
+    weighted: bool
+    sparse: bool
+
+
+class Slab(NamedTuple):
+    """Samples that are on the device together: those of ``steps`` whole batches, or, with 0
+    steps, the rows from ``first`` to ``end`` of a batch, to the size of a whole one with the last.
+    """
+
+    data: Data
+    buffer: int
+    steps: int
+    first: int
+    end: int
+
+
 class CudaEngine:
     """See `fastmlp.engine.Engine`.
 
+    ``X`` may also be a `GpuArray`, contiguous in C order.
+
     Parameters
     ----------
-    network, dtype, alpha, optimizer, batch_size
+    network, dtype, alpha, optimizer, batch_size, matmul_precision
         See `fastmlp.engine.get_engine`.
     device : Device, optional
         Where to run; the current GPU by default.
     sizes : Sizes, optional
         Of tiles and blocks.
-    matmul_precision : {'highest', 'high', 'medium'}
-        Products of float32 in float32, in TF32, or of bfloat16 inputs, as PyTorch and JAX name
-        them; sums are float32 in all of them.  float64 is not affected.
     """
 
     def __init__(
         self, network: Network, *, dtype, alpha: float = 0.0, optimizer: Optimizer | None = None,
-        batch_size: int = 1, device=None, sizes: Sizes | None = None,
-        matmul_precision: str = "highest",
+        batch_size: int = 1, matmul_precision: str = "highest", device=None,
+        sizes: Sizes | None = None,
     ):  # fmt: skip
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
@@ -159,8 +183,9 @@ class CudaEngine:
         self._transposed_is_stale = True
         self._widths = self._device.upload(np.array(network.widths, np.int64))
         self._barrier = self._device.zeros(1, np.uint32)
-        self._data: _Data | None = None
+        self._source: _InMemory | _Streamed | None = None
         self._workspaces: dict[int, _Workspace] = {}
+        self._recorded: list[Launch] | None = None
 
     # --- parameters and state
 
@@ -181,80 +206,151 @@ class CudaEngine:
     @property
     def path(self) -> str:
         """How epochs run on the loaded data: 'resident' or 'tiled'."""
-        dense = self._data is None or not self._data.sparse
+        dense = self._source is None or not self._source.sparse
         small = self._network.n_parameters <= _RESIDENT_PARAMETERS and self._chunk_rows() >= 4
         return "resident" if dense and small and self._precision == "highest" else "tiled"
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "device": "cuda", "name": self._device.name, "dtype": self._dtype.name,
+            "path": self.path, "matmul_precision": self._precision,
+            "streamed": isinstance(self._source, _Streamed),
+        }  # fmt: skip
 
     # --- the verbs
 
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
-        self._data = _Data(self._device, self._dtype, X, y, sample_weight)
+        self._source = self._open(X, y, sample_weight)
+
+    def place(self, X, rows: np.ndarray | None = None):
+        if isinstance(X, GpuArray):
+            return self._adopt(X, rows)
+        return self._open(X if rows is None else X[rows])
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
-        assert self._data is not None
+        assert self._source is not None
         rates = self._optimizer.step_rates(learning_rates, self._steps)
         batch_size = min(self._batch_size, order.size)
-        call = self._begin(self._data, np.asarray(order, np.int64), batch_size, rates)
+        call = self._begin(self._source, order, batch_size, rates)
+        resident = self.path == "resident"
+        if resident:
+            self._refresh_transposed()
+            self._device.write(self._barrier, np.zeros(1, np.uint32))
         try:
-            if self.path == "resident":
-                self._resident_epoch(call, self._optimizer, batch_size, rates.size)
-            else:
-                for _ in range(rates.size):
-                    self._step(call, self._optimizer)
+            for slab in self._source.slabs(order, batch_size, call.workspace.most):
+                if not slab.steps:
+                    self._step(call, slab, self._optimizer)
+                elif resident:
+                    self._resident_steps(call, slab, self._optimizer)
+                else:
+                    self._sequence(call, slab, self._optimizer).run(slab.steps)
         finally:
             self._steps += int(self._device.read(self._progress)[0])
-        return call.total_loss(self._device.read(call.results), self._alpha)
+        return call.total_loss(self._alpha)
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
-        assert self._data is not None
-        n = self._data.n_samples
-        call = self._begin(self._data, np.arange(n), n, np.zeros(1))
-        self._step(call, None)
-        loss = call.total_loss(self._device.read(call.results), self._alpha) / n
+        assert self._source is not None
+        order = np.arange(self._source.n_samples)
+        call = self._begin(self._source, order, order.size, np.zeros(1))
+        for slab in self._source.slabs(order, order.size, call.workspace.most):
+            self._step(call, slab, None)
         gradient = self._device.read(call.workspace.partial)[: self._network.n_parameters]
-        return loss, gradient.copy()
+        return call.total_loss(self._alpha) / order.size, gradient.copy()
 
     def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-        data = _Data(self._device, self._dtype, X, y, sample_weight)
-        n = data.n_samples
-        call = self._begin(data, np.arange(n), n, np.zeros(1))
-        for rows in call.blocks():
-            self._forward(call, rows)
-            self._head(call, rows)
+        source = X if isinstance(X, _InMemory | _Streamed) else self.place(X)
+        source = source.with_targets(y, sample_weight)
+        n = source.n_samples
+        call = self._begin(source, np.arange(n), n, np.zeros(1))
+        for slab in source.slabs(np.arange(n), n, call.workspace.most):
+            for rows in call.blocks(slab):
+                self._forward(call, slab.data, rows)
+                self._head(call, slab.data, rows)
         self._finish_step(call, 0)
-        return call.total_loss(self._device.read(call.results), 0.0) / n
+        return call.total_loss(0.0) / n
 
     def predict(self, X) -> np.ndarray:
-        data = _Data(self._device, self._dtype, X, None, None)
-        n, n_outputs = data.n_samples, self._network.n_outputs
-        call = self._begin(data, np.arange(n), n, np.zeros(1))
-        out = self._device.zeros(n * n_outputs, self._dtype)
-        work = call.workspace
+        source = X if isinstance(X, _InMemory | _Streamed) else self.place(X)
+        n, n_outputs = source.n_samples, self._network.n_outputs
+        call = self._begin(source, np.arange(n), n, np.zeros(1))
+        out, work = self._device.empty(n * n_outputs, self._dtype), call.workspace
         if self._network.out_activation == "softmax":
             link = self._kernel(kernels.softmax_link)
         else:
             link = self._kernel(kernels.link, FORMULA=_LINKS[self._network.out_activation])
-        for rows in call.blocks():
-            self._forward(call, rows)
-            self._by_warps(link, rows, work.activations, work.places[-1], work.strides[-1],
-                           n_outputs, out)  # fmt: skip
+        for slab in source.slabs(np.arange(n), n, work.most):
+            for rows in call.blocks(slab):
+                self._forward(call, slab.data, rows)
+                self._by_warps(link, rows, work.activations, work.places[-1], work.strides[-1],
+                               n_outputs, out)  # fmt: skip
         return self._device.read(out)[: n * n_outputs].reshape(n, n_outputs)
 
     # --- inside
 
-    def _begin(self, data: "_Data", order: np.ndarray, batch_size: int, rates) -> "_Call":
+    def _open(self, X, y=None, sample_weight=None) -> "_InMemory | _Streamed":
+        """Bring samples to the device, or get ready to."""
+        if isinstance(X, GpuArray):
+            return self._adopt(X).with_targets(y, sample_weight)
+        dense = not sparse.issparse(X)
+        if dense and X.size * self._dtype.itemsize > _FREE_SHARE * self._device.free_bytes():
+            return _Streamed(self._device, self._dtype, X, y, sample_weight)
+        source = _InMemory(
+            self._device, self._dtype, X.shape[0], _upload(self._device, self._dtype, X)
+        )
+        return source.with_targets(y, sample_weight)
+
+    def _adopt(self, X, rows: np.ndarray | None = None) -> "_InMemory":
+        """Samples that are on the device already; copied if some rows are wanted, or another type.
+
+        Raises
+        ------
+        ValueError
+            If there is a NaN or an infinity among them.
+        """
+        buffer, (n, n_features) = self._device.adopt(X.array)
+        found = self._device.zeros(1, np.int64)
+        find = self._kernel(kernels.find_nonfinite)
+        blocks = (4 * self._device.n_multiprocessors, 1, 1)
+        self._launch(find, blocks, self._sizes.threads, n * n_features, buffer, found)
+        if self._device.read(found)[0]:
+            raise ValueError("Input X contains NaN or infinity; impute or drop such samples.")
+        if rows is not None or buffer.dtype != self._dtype:
+            order = np.arange(n) if rows is None else np.asarray(rows, np.int64)
+            n = order.size
+            self._device.write(self._progress, np.array([0, n, n], np.int64))
+            copied = self._device.empty(n * n_features, self._dtype)
+            self._by_threads(self._kernel(kernels.gather), n * n_features, 0, n,
+                             self._device.upload(order), buffer, n_features, copied,
+                             n_features)  # fmt: skip
+            buffer = copied
+        return _InMemory(self._device, self._dtype, n, [buffer])
+
+    def _begin(self, source, order: np.ndarray, batch_size: int, rates) -> "_Pass":
         """Place what a pass over ``order`` needs; steps are counted from 0."""
         most = self._block_rows(batch_size)
         if most not in self._workspaces:
-            workspace = _Workspace(self._device, self._network, self._dtype, most)
-            self._workspaces[most] = workspace
-        progress = np.array([0, order.size, batch_size], np.int64)
-        self._device.write(self._progress, progress)
-        return _Call(
-            self._device, self._dtype, data, self._workspaces[most], order, batch_size, rates
-        )
+            self._workspaces[most] = self._make_workspace(most)
+        n = order.size
+        if (n, batch_size) not in source.passes:
+            source.passes[n, batch_size] = _Pass(
+                self._device, self._dtype, n, batch_size, self._workspaces[most]
+            )
+        call = source.passes[n, batch_size]
+        call.start(source.positions(order, batch_size, most), rates, source.batch_weights(order))
+        self._device.write(self._progress, np.array([0, n, batch_size], np.int64))
+        return call
+
+    def _make_workspace(self, most: int) -> "_Workspace":
+        work = _Workspace(self._device, self._network, self._dtype, most)
+        for place, stride, width in zip(
+            work.places, work.strides, self._network.widths, strict=True
+        ):
+            kernel, blocks = self._kernel(kernels.put_ones), (self._blocks_for(most), 1, 1)
+            self._launch(kernel, blocks, self._sizes.threads, most, work.activations,
+                         place + width, stride)  # fmt: skip
+        return work
 
     def _block_rows(self, batch_size: int) -> int:
         per_row = sum(self._network.widths) + len(self._network.widths)
@@ -266,11 +362,19 @@ class CudaEngine:
         fit = room // (2 * sum(self._network.widths) * self._dtype.itemsize)
         return min(_MOST_CHUNK_ROWS, fit // 4 * 4)
 
-    def _resident_epoch(self, call: "_Call", optimizer: Optimizer, batch_size: int, n_steps: int):
+    def _refresh_transposed(self) -> None:
+        if self._transposed_is_stale:
+            transposed = [W.T.ravel() for W in self._network.unflatten(self.get_parameters())[0]]
+            blank = [np.zeros(width, self._dtype) for width in self._network.widths[1:]]
+            pieces = [piece for pair in zip(transposed, blank, strict=True) for piece in pair]
+            self._device.write(self._transposed, np.concatenate(pieces))
+        self._transposed_is_stale = False
+
+    def _resident_steps(self, call: "_Pass", slab: Slab, optimizer: Optimizer) -> None:
         network, kind, n = self._network, self._dtype.type, self._network.n_parameters
         multiprocessors, most = self._device.n_multiprocessors, self._chunk_rows()
-        rows = min(most, -(-batch_size // (4 * multiprocessors)) * 4)
-        n_blocks = min(multiprocessors, -(-batch_size // rows))
+        rows = min(most, -(-call.batch_size // (4 * multiprocessors)) * 4)
+        n_blocks = min(multiprocessors, -(-call.batch_size // rows))
         columns = 2 * sum(network.widths)
         shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
         loss, activation = LOSSES[network.loss], ACTIVATIONS[network.activation]
@@ -280,38 +384,45 @@ class CudaEngine:
             HEAD=resident.softmax_head if loss.per_row else resident.head, FORMULA=loss.value,
             GRADIENT=loss.gradient or identity,
         )  # fmt: skip
-        if self._transposed_is_stale:
-            flat = self.get_parameters()
-            transposed = [W.T.ravel() for W in network.unflatten(flat)[0]]
-            blank = [np.zeros(width, self._dtype) for width in network.widths[1:]]
-            pieces = [piece for pair in zip(transposed, blank, strict=True) for piece in pair]
-            self._device.write(self._transposed, np.concatenate(pieces))
-        self._transposed_is_stale = False
-        self._device.write(self._barrier, np.zeros(1, np.uint32))
-        data = call.data
-        self._device.launch(
-            kernel, (n_blocks, 1, 1), self._sizes.threads, self._progress, self._barrier, n_steps,
-            call.order, *data.fields, data.targets, data.weights, data.weighted, call.scales,
-            call.rates, self._parameters, self._transposed,
-            self._device.zeros(n_blocks * n, self._dtype), self._slots, n, self._layers,
-            self._widths, len(network.widths) - 1, kind(self._alpha),
+        data = slab.data
+        partial, sums = call.room_for_blocks(n_blocks, n)
+        self._launch(
+            kernel, (n_blocks, 1, 1), self._sizes.threads, self._progress, self._barrier,
+            slab.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
+            call.scales, call.rates, self._parameters, self._transposed, partial, self._slots, n,
+            self._layers, self._widths, len(network.widths) - 1, kind(self._alpha),
             *map(kind, optimizer.constants),
             kind(network.n_outputs if loss.mean_over_outputs else 1),
-            np.finfo(kind).eps, self._device.zeros(2 * n_blocks, np.float64), call.results,
+            np.finfo(kind).eps, sums, call.results,
         )  # fmt: skip
 
-    def _step(self, call: "_Call", optimizer: Optimizer | None) -> None:
-        for rows in call.blocks():
-            self._forward(call, rows)
-            self._head(call, rows)
+    def _sequence(self, call: "_Pass", slab: Slab, optimizer: Optimizer) -> Sequence:
+        """The launches of one step, the same for every step on this data."""
+        if slab.buffer not in call.sequences:
+            self._recorded = []
+            try:
+                whole = slab._replace(steps=0, first=0, end=call.batch_size)
+                self._step(call, whole, optimizer)
+                call.sequences[slab.buffer] = self._device.sequence(self._recorded)
+            finally:
+                self._recorded = None
+        return call.sequences[slab.buffer]
+
+    def _step(self, call: "_Pass", slab: Slab, optimizer: Optimizer | None) -> None:
+        """The slab's part of one step; with the batch's last rows, its end."""
+        for rows in call.blocks(slab):
+            self._forward(call, slab.data, rows)
+            self._head(call, slab.data, rows)
             self._backward(call, rows)
+        if slab.end < call.batch_size:
+            return
         self._update(call, optimizer)
         self._transposed_is_stale = True
         self._finish_step(call, self._blocks_for(self._network.n_parameters))
 
-    def _forward(self, call: "_Call", rows: Rows) -> None:
+    def _forward(self, call: "_Pass", data: Data, rows: Rows) -> None:
         """Scores of a block of rows, in the last layer's place."""
-        data, work, widths = call.data, call.workspace, self._network.widths
+        work, widths = call.workspace, self._network.widths
         if data.sparse:
             gather = self._kernel(kernels.gather_sparse)
             self._by_warps(gather, rows, call.order, *data.fields, widths[0], work.activations,
@@ -332,9 +443,9 @@ class CudaEngine:
                 (work.activations, work.places[layer + 1], work.strides[layer + 1]), **names,
             )  # fmt: skip
 
-    def _head(self, call: "_Call", rows: Rows) -> None:
+    def _head(self, call: "_Pass", data: Data, rows: Rows) -> None:
         """Scores become gradients; losses are kept."""
-        row, data, work = LOSSES[self._network.loss], call.data, call.workspace
+        row, work = LOSSES[self._network.loss], call.workspace
         names = {"FORMULA": row.value} | ({} if row.per_row else {"GRADIENT": row.gradient})
         head = self._kernel(kernels.softmax_head if row.per_row else kernels.head, **names)
         divisor = self._network.n_outputs if row.mean_over_outputs else 1
@@ -344,7 +455,7 @@ class CudaEngine:
                        call.scales, call.losses, kind(divisor),
                        np.finfo(kind).eps)  # fmt: skip
 
-    def _backward(self, call: "_Call", rows: Rows) -> None:
+    def _backward(self, call: "_Pass", rows: Rows) -> None:
         """Gradients of all layers, into the workspace's splits."""
         work, widths, offsets = call.workspace, self._network.widths, self._network.offsets
         derivative = ACTIVATIONS[self._network.activation].derivative
@@ -369,7 +480,7 @@ class CudaEngine:
                 )  # fmt: skip
             deltas = work.deltas
 
-    def _update(self, call: "_Call", optimizer: Optimizer | None) -> None:
+    def _update(self, call: "_Pass", optimizer: Optimizer | None) -> None:
         work, n, kind = call.workspace, self._network.n_parameters, self._dtype.type
         if optimizer is None:
             kernel, constants = self._kernel(kernels.complete_gradient), (0.0, 0.0, 0.0)
@@ -382,7 +493,7 @@ class CudaEngine:
             *map(kind, constants), self._squares,
         )  # fmt: skip
 
-    def _finish_step(self, call: "_Call", n_squares: int) -> None:
+    def _finish_step(self, call: "_Pass", n_squares: int) -> None:
         finish = self._kernel(kernels.finish_step)
         self._by_threads(finish, 1, call.losses, self._squares, n_squares, call.results)
 
@@ -398,7 +509,7 @@ class CudaEngine:
         )  # fmt: skip
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
-        self._device.launch(kernel, blocks, tile.threads, self._progress, *rows, *A, *B, *C,
+        self._launch(kernel, blocks, tile.threads, self._progress, *rows, *A, *B, *C,
                      self._network.n_parameters, split, M, N, K,
                      C[0] if aux is None else aux)  # fmt: skip
 
@@ -417,10 +528,18 @@ class CudaEngine:
         names = {"REAL": _REAL[self._dtype.name], "THREADS": self._sizes.threads} | names
         return self._device.kernel(template, **names)
 
+    def _launch(self, kernel, blocks: tuple[int, int, int], threads: int, *args) -> None:
+        """Queue a launch, or record it for a sequence."""
+        launch = Launch(kernel, blocks, threads, args)
+        if self._recorded is None:
+            self._device.launch(launch)
+        else:
+            self._recorded.append(launch)
+
     def _by_threads(self, kernel, n: int, *args) -> None:
         """Launch a kernel that gives a thread to each of ``n`` things."""
         blocks = (self._blocks_for(n), 1, 1)
-        self._device.launch(kernel, blocks, self._sizes.threads, self._progress, *args)
+        self._launch(kernel, blocks, self._sizes.threads, self._progress, *args)
 
     def _by_warps(self, kernel, rows: Rows, *args) -> None:
         """Launch a kernel that gives a warp to each row."""
@@ -430,26 +549,148 @@ class CudaEngine:
         return -(-n // self._sizes.threads)
 
 
-class _Data:
-    """Samples on the device; ``fields`` is what the gather kernels want of them."""
+def _upload(device, dtype: np.dtype, X) -> list[Any]:
+    if not sparse.issparse(X):
+        return [device.upload(np.asarray(X, dtype))]
+    X.check_format(full_check=True)  # the kernels trust the indices
+    arrays = (
+        X.data.astype(dtype, copy=False),
+        X.indices.astype(np.int32, copy=False),
+        X.indptr.astype(np.int64, copy=False),
+    )
+    return [device.upload(array) for array in arrays]
 
-    def __init__(self, device, dtype: np.dtype, X, y, sample_weight):
-        self.n_samples, self.sparse = X.shape[0], sparse.issparse(X)
-        if self.sparse:
-            arrays = [
-                X.data.astype(dtype, copy=False),
-                X.indices.astype(np.int32, copy=False),
-                X.indptr.astype(np.int64, copy=False),
-            ]
-        else:
-            arrays = [np.asarray(X, dtype)]
-        self.fields = [device.upload(array) for array in arrays]
-        targets = np.zeros(1, dtype) if y is None else y
-        self.targets = device.upload(np.asarray(targets))
-        self.host_weights = sample_weight
-        self.weighted = sample_weight is not None
-        weights = np.zeros(1) if sample_weight is None else sample_weight
-        self.weights = device.upload(np.asarray(weights, dtype))
+
+class _InMemory:
+    """Samples that are on the device for good."""
+
+    def __init__(self, device, dtype: np.dtype, n_samples: int, fields: list[Any]):
+        self._device, self._dtype = device, dtype
+        self.n_samples, self.sparse = n_samples, len(fields) > 1
+        nothing = device.zeros(1, dtype)
+        self._data = Data(fields, nothing, nothing, False, self.sparse)
+        self._weights: np.ndarray | None = None
+        self.passes: dict[tuple[int, int], _Pass] = {}
+
+    def with_targets(self, y, sample_weight) -> "_InMemory":
+        """The same samples with these targets and weights."""
+        new = _InMemory(self._device, self._dtype, self.n_samples, self._data.fields)
+        if y is not None:
+            new._data = new._data._replace(targets=self._device.upload(y))
+        if sample_weight is not None:
+            new._weights = np.asarray(sample_weight, self._dtype)
+            weights = self._device.upload(new._weights)
+            new._data = new._data._replace(weights=weights, weighted=True)
+        return new
+
+    def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
+        """Where the kernels find the samples of ``order``."""
+        return order
+
+    def batch_weights(self, order: np.ndarray) -> np.ndarray | None:
+        return None if self._weights is None else self._weights[order]
+
+    def slabs(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Slab]:
+        yield Slab(self._data, 0, -(-order.size // batch_size), 0, batch_size)
+
+
+class _Streamed:
+    """Samples that are brought to the device in pieces: while one is worked on, the next comes.
+
+    A piece, at most `_SLAB_BYTES` unless a block of rows is larger, is as many whole batches as it
+    holds, or a part of one batch.
+    """
+
+    sparse = False
+
+    def __init__(self, device, dtype: np.dtype, X: np.ndarray, y, sample_weight):
+        self._device, self._dtype, self._X = device, dtype, X
+        self.n_samples = X.shape[0]
+        self._y, self._weights = y, sample_weight
+        self._arrays = [array for array in (X, y, sample_weight) if array is not None]
+        self._types = [dtype if array.dtype.kind == "f" else array.dtype for array in self._arrays]
+        self._room = 0
+        self._hosts: list[list[np.ndarray]] = []
+        self._buffers: list[list[Any]] = []
+        self._copies: list[Any] = [None, None]
+        self._marks: list[Any] = [None, None]
+        self.passes: dict[tuple[int, int], _Pass] = {}
+
+    def with_targets(self, y, sample_weight) -> "_Streamed":
+        """The same samples with these targets and weights."""
+        return _Streamed(self._device, self._dtype, self._X, y, sample_weight)
+
+    def batch_weights(self, order: np.ndarray) -> np.ndarray | None:
+        return None if self._weights is None else self._weights[order]
+
+    def _slab_rows(self, batch_size: int, most: int) -> int:
+        row_bytes = max(1, self._X.shape[1]) * self._dtype.itemsize
+        rows = max(1, _SLAB_BYTES // row_bytes)
+        unit = batch_size if rows >= batch_size else most
+        return max(rows // unit, 1) * unit
+
+    def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
+        """Where in its slab each sample of ``order`` is."""
+        rows, i = self._slab_rows(batch_size, most), np.arange(order.size)
+        return (i % batch_size if rows < batch_size else i) % rows
+
+    def slabs(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Slab]:
+        rows = self._slab_rows(batch_size, most)
+        self._reserve(rows)
+        pieces = list(self._pieces(order.size, batch_size, rows))
+        for number, (start, end, *place) in enumerate(pieces):
+            if number == 0:
+                self._fill(0, order[start:end])
+            yield Slab(self._data(number % 2), number % 2, *place)
+            self._marks[number % 2] = self._device.mark()
+            if number + 1 < len(pieces):
+                start, end, *_ = pieces[number + 1]
+                self._fill((number + 1) % 2, order[start:end])
+
+    def _pieces(
+        self, n: int, batch_size: int, rows: int
+    ) -> Iterator[tuple[int, int, int, int, int]]:
+        """(start, end, steps, first, end in the batch) of each slab; see `Slab`."""
+        if rows >= batch_size:
+            for start in range(0, n, rows):
+                end = min(n, start + rows)
+                yield start, end, -(-(end - start) // batch_size), 0, batch_size
+            return
+        for batch in range(0, n, batch_size):
+            batch_end = min(n, batch + batch_size)
+            for start in range(batch, batch_end, rows):
+                end = min(start + rows, batch_end)
+                yield start, end, 0, start - batch, batch_size if end == batch_end else end - batch
+
+    def _reserve(self, rows: int) -> None:
+        """Two slabs on either side."""
+        if rows <= self._room:
+            return
+        self._room = rows
+        shapes = [(rows, *array.shape[1:]) for array in self._arrays]
+        layout = list(zip(shapes, self._types, strict=True))
+        self._hosts = [[self._device.pinned(*each) for each in layout] for _ in range(2)]
+        self._buffers = [
+            [self._device.empty(int(np.prod(shape)), kind) for shape, kind in layout]
+            for _ in range(2)
+        ]
+
+    def _data(self, slot: int) -> Data:
+        rest = self._buffers[slot][1:]
+        nothing = self._buffers[slot][0]
+        targets = rest.pop(0) if self._y is not None else nothing
+        weights = rest.pop(0) if self._weights is not None else nothing
+        return Data([self._buffers[slot][0]], targets, weights, self._weights is not None, False)
+
+    def _fill(self, slot: int, rows: np.ndarray) -> None:
+        """Gather samples and have them sent."""
+        if self._copies[slot] is not None:
+            self._device.wait(self._copies[slot])
+        for host, buffer, array in zip(
+            self._hosts[slot], self._buffers[slot], self._arrays, strict=True
+        ):
+            host[: rows.size] = array[rows]
+            self._copies[slot] = self._device.send(buffer, host[: rows.size], self._marks[slot])
 
 
 class _Workspace:
@@ -460,48 +701,60 @@ class _Workspace:
         self.strides = [-(-(width + 1) // 4) * 4 for width in network.widths]
         self.places = np.cumsum([0, *(stride * most for stride in self.strides)]).tolist()[:-1]
         total = self.places[-1] + self.strides[-1] * most
-        activations = np.zeros(total, dtype)
-        for place, stride, width in zip(self.places, self.strides, network.widths, strict=True):
-            activations[place + width : place + stride * most : stride] = 1
-        self.activations = device.upload(activations)
-        self.deltas = device.zeros(total, dtype)
+        self.activations = device.empty(total, dtype)
+        self.deltas = device.empty(total, dtype)
         largest = max((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(network.widths))
         n_tiles = -(-largest // _TILE_ELEMENTS)
         self.n_splits = max(
             1, min(_TILES_PER_MULTIPROCESSOR * device.n_multiprocessors // n_tiles,
                    most // _TERMS_PER_SPLIT)
         )  # fmt: skip
-        self.partial = device.zeros(self.n_splits * network.n_parameters, dtype)
+        self.partial = device.empty(self.n_splits * network.n_parameters, dtype)
 
 
-class _Call:
-    """One pass over an order of samples: what its launches read and write."""
+class _Pass:
+    """Passes over as many samples in batches of one size: what their launches read and write."""
 
-    def __init__(self, device, dtype: np.dtype, data: _Data, workspace: _Workspace,
-                 order: np.ndarray, batch_size: int, rates: np.ndarray):  # fmt: skip
-        self.data, self.workspace = data, workspace
-        self._batch_size = batch_size
-        starts = np.arange(0, order.size, batch_size)
-        self._n_rows = np.minimum(order.size - starts, batch_size)
+    def __init__(self, device, dtype: np.dtype, n: int, batch_size: int, workspace: _Workspace):
+        self._device, self._dtype = device, dtype
+        self.batch_size, self.workspace = batch_size, workspace
+        self._starts = np.arange(0, n, batch_size)
+        self._n_rows = np.minimum(n - self._starts, batch_size)
         self._totals = self._n_rows.astype(np.float64)
-        if data.weighted:
-            self._totals = np.add.reduceat(data.host_weights[order].astype(np.float64), starts)
+        self.order = device.empty(n, np.int64)
+        self.scales = device.empty(self._starts.size, dtype)
+        self.rates = device.empty(self._starts.size, np.float64)
+        self.losses = device.empty(batch_size, dtype)
+        self.results = device.empty(2 * self._starts.size, np.float64)
+        self.sequences: dict[int, Sequence] = {}
+        self._partial: Any = None
+        self._sums: Any = None
+
+    def start(self, order: np.ndarray, rates: np.ndarray, weights: np.ndarray | None) -> None:
+        """Write what the next pass reads; ``weights`` are in the samples' order."""
+        if weights is not None:
+            self._totals = np.add.reduceat(weights.astype(np.float64), self._starts)
         with np.errstate(divide="ignore"):
             scales = np.where(self._totals == 0, 0, 1 / self._totals)
-        self.order = device.upload(order)
-        self.scales = device.upload(scales.astype(dtype))
-        self.rates = device.upload(rates)
-        self.losses = device.zeros(batch_size, dtype)
-        self.results = device.zeros(2 * len(starts), np.float64)
+        self._device.write(self.order, np.asarray(order, np.int64))
+        self._device.write(self.scales, scales.astype(self._dtype))
+        self._device.write(self.rates, rates)
 
-    def blocks(self) -> Iterator[Rows]:
-        """The blocks of rows that a batch is taken in."""
-        for first in range(0, self._batch_size, self.workspace.most):
+    def room_for_blocks(self, n_blocks: int, n_parameters: int) -> tuple[Any, Any]:
+        """Each block's gradient, and its loss and sum of squares."""
+        if self._partial is None:
+            self._partial = self._device.empty(n_blocks * n_parameters, self._dtype)
+            self._sums = self._device.empty(2 * n_blocks, np.float64)
+        return self._partial, self._sums
+
+    def blocks(self, slab: Slab) -> Iterator[Rows]:
+        """The blocks of rows that a slab's part of a batch is taken in."""
+        for first in range(slab.first, slab.end, self.workspace.most):
             yield Rows(first, self.workspace.most)
 
-    def total_loss(self, results: np.ndarray, alpha: float) -> float:
+    def total_loss(self, alpha: float) -> float:
         """Sum of (mean loss of a batch, penalty included) x (its length)."""
-        losses, squares = results.reshape(-1, 2).T
+        losses, squares = self._device.read(self.results).reshape(-1, 2).T
         used = self._totals != 0
         means = (losses[used] + 0.5 * alpha * squares[used]) / self._totals[used]
         return float(means @ self._n_rows[used])

@@ -6,10 +6,11 @@ its device functions share one namespace with it, so that they see the same bind
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import cache
-from types import FunctionType
-from typing import Any
+from types import FunctionType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,8 +52,20 @@ def bind(
     return FunctionType(template.__code__, namespace, template.__name__)
 
 
+class Launch(NamedTuple):
+    """A kernel with its grid and arguments."""
+
+    kernel: Any
+    blocks: tuple[int, int, int]
+    threads: int
+    args: tuple
+
+
 class Device:
     """The current NVIDIA GPU.
+
+    Everything is queued on one stream, but for `send`, which has one of its own, so that copies
+    run beside kernels.
 
     Raises
     ------
@@ -61,27 +74,104 @@ class Device:
     """
 
     def __init__(self):
-        self._cuda = _import_numba_cuda()
-        gpu = self._cuda.get_current_device()
+        self._cuda = cuda = _import_numba_cuda()
+        from cuda import core
+
+        gpu = cuda.get_current_device()
+        name = gpu.name
+        self.name: str = name.decode() if isinstance(name, bytes) else name
         self.n_multiprocessors: int = gpu.MULTIPROCESSOR_COUNT
+        self._core = core.Device(gpu.id)
+        self._core.set_current()
+        # numba's own streams would wait for those of other libraries in the process
+        self._streams = [self._core.create_stream() for _ in range(2)]
+        self._stream, self._copies = (cuda.external_stream(int(s.handle)) for s in self._streams)
         self._kernels: dict[Any, Any] = {}
 
+    # --- memory
+
+    def free_bytes(self) -> int:
+        """Memory that is free."""
+        return int(self._cuda.current_context().get_memory_info().free)
+
+    def empty(self, n: int, dtype) -> Any:
+        """A new buffer; what it holds is undefined."""
+        return self._cuda.device_array(max(n, 1), dtype, stream=self._stream)
+
     def zeros(self, n: int, dtype) -> Any:
-        """A new buffer."""
+        """A new buffer of zeros."""
         return self.upload(np.zeros(n, dtype))
 
     def upload(self, array: np.ndarray) -> Any:
         """A new buffer with a flat copy of ``array``; of one element at least."""
         flat = np.ascontiguousarray(array).reshape(-1)
-        return self._cuda.to_device(flat if flat.size else np.zeros(1, flat.dtype))
+        buffer = flat if flat.size else np.zeros(1, flat.dtype)
+        return self._cuda.to_device(buffer, stream=self._stream)
+
+    def adopt(self, array: Any) -> tuple[Any, tuple[int, ...]]:
+        """(buffer, shape) of another library's array on this GPU, not copied.
+
+        Raises
+        ------
+        ValueError
+            If the array is not contiguous in C order.
+        """
+        from cuda.core.utils import StridedMemoryView
+
+        stream = int(self._streams[0].handle)
+        view = StridedMemoryView.from_any_interface(array, stream_ptr=stream)
+        shape, size = tuple(view.shape), int(np.prod(view.shape))
+        steps = np.cumprod((1, *shape[:0:-1]))[::-1].tolist()
+        if view.strides is not None and size and list(view.strides) != steps:
+            raise ValueError("X on the GPU must be contiguous in C order; make a copy that is.")
+        interface = {
+            "shape": (size,), "typestr": np.dtype(view.dtype).str, "data": (view.ptr, False),
+            "version": 3,
+        }  # fmt: skip
+        flat = SimpleNamespace(__cuda_array_interface__=interface, keep=(array, view))
+        return self._cuda.as_cuda_array(flat, sync=False), shape
 
     def write(self, buffer: Any, array: np.ndarray) -> None:
         """Replace what a buffer holds."""
-        buffer.copy_to_device(np.ascontiguousarray(array))
+        buffer.copy_to_device(np.ascontiguousarray(array), stream=self._stream)
 
     def read(self, buffer: Any) -> np.ndarray:
         """A copy on the host; waits for all launches before it."""
-        return buffer.copy_to_host()
+        result = buffer.copy_to_host(stream=self._stream)
+        self._stream.synchronize()
+        return result
+
+    # --- copies beside kernels
+
+    def pinned(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Host memory that `send` can read while the host does something else."""
+        return self._cuda.pinned_array(shape, dtype)
+
+    def mark(self) -> Any:
+        """The present end of the queue of launches, for `send`."""
+        event = self._cuda.event(timing=False)
+        event.record(self._stream)
+        return event
+
+    def send(self, buffer: Any, array: np.ndarray, after: Any) -> Any:
+        """Copy pinned memory to the start of a buffer, beside launches later than ``after``.
+
+        Launches from now on wait for it.  ``array`` must stay as it is until the result, an event,
+        was waited for with `wait`.
+        """
+        if after is not None:
+            after.wait(self._copies)
+        buffer[: array.size].copy_to_device(array.reshape(-1), stream=self._copies)
+        event = self._cuda.event(timing=False)
+        event.record(self._copies)
+        event.wait(self._stream)
+        return event
+
+    def wait(self, event: Any) -> None:
+        """Wait until a copy of `send` is done."""
+        event.synchronize()
+
+    # --- kernels
 
     def kernel(self, template: Callable, **names: Any) -> Any:
         """Compile a template, or find it again."""
@@ -91,9 +181,54 @@ class Device:
             self._kernels[key] = self._cuda.jit(bind(template, names, inlined))
         return self._kernels[key]
 
-    def launch(self, kernel: Any, blocks: tuple[int, int, int], threads: int, *args: Any) -> None:
+    def launch(self, launch: Launch) -> None:
         """Queue one launch."""
-        kernel[blocks, threads](*args)
+        self._launch_on(self._stream, launch)
+
+    def sequence(self, launches: list[Launch]) -> "Sequence":
+        """Launches that are queued together, again and again."""
+        return Sequence(self, launches)
+
+    def capture(self, launches: list[Launch]) -> Any:
+        """A CUDA graph of launches that have all run before."""
+        builder = self._core.create_graph_builder().begin_building()
+        for launch in launches:
+            self._launch_on(builder, launch)
+        return builder.end_building().complete()
+
+    def replay(self, graph: Any) -> None:
+        """Queue a graph."""
+        graph.launch(self._streams[0])
+
+    def _launch_on(self, stream: Any, launch: Launch) -> None:
+        with warnings.catch_warnings():
+            # a small network has few blocks, and the user cannot change that
+            warnings.simplefilter("ignore")
+            configured = launch.kernel[launch.blocks, launch.threads, stream]
+        configured(*launch.args)
+
+
+class Sequence:
+    """Launches that are queued together: one by one the first time, which compiles and loads the
+    kernels, as a CUDA graph from then on.
+    """
+
+    def __init__(self, device: Device, launches: list[Launch]):
+        self._device, self._launches = device, launches
+        self._graph: Any = None
+        self._is_fresh = True
+
+    def run(self, n_times: int) -> None:
+        """Queue it ``n_times``."""
+        if self._is_fresh and n_times:
+            for launch in self._launches:
+                self._device.launch(launch)
+            self._is_fresh = False
+            n_times -= 1
+        if self._graph is None and n_times:
+            self._graph = self._device.capture(self._launches)
+        for _ in range(n_times):
+            self._device.replay(self._graph)
 
 
 def _import_numba_cuda():

@@ -264,6 +264,20 @@ def apply_derivative(value, C, c0, at, aux):
 # --- rows -------------------------------------------------------------------------------------
 
 
+def put_ones(n_rows, A, a0, lda):
+    """Set the first column, from ``a0`` on; one thread per row."""
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < n_rows:
+        A[a0 + i * lda] = REAL(1)
+
+
+def find_nonfinite(n, X, found):
+    """Set ``found[0]`` if X holds a NaN or an infinity; each thread looks at every so many."""
+    for e in range(cuda.blockIdx.x * THREADS + cuda.threadIdx.x, n, cuda.gridDim.x * THREADS):
+        if X[e] - X[e] != 0:
+            found[0] = 1
+
+
 def gather(progress, first, most, order, X, n_features, A, lda):
     """Copy the block's samples side by side; one thread per element."""
     e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
