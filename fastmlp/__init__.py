@@ -7,7 +7,26 @@ compiles nothing; the kernels are compiled at the first fit, or by `warmup`, and
 from fastmlp.estimators import MLPClassifier, MLPRegressor
 
 __version__ = "0.1.0.dev0"
-__all__ = ["MLPClassifier", "MLPRegressor", "jit_predictor", "warmup"]
+__all__ = ["MLPClassifier", "MLPRegressor", "jit_predictor", "show_versions", "warmup"]
+
+
+def show_versions() -> None:
+    """Print the versions of all libraries involved, and what was found of processor and GPU.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> fastmlp.show_versions()  # doctest: +ELLIPSIS
+    <BLANKLINE>
+    System:
+        python: 3...
+    """
+    from fastmlp import _versions
+
+    for section, entries in _versions.describe().items():
+        print(f"\n{section}:")
+        for name, value in entries.items():
+            print(f"    {name}: {value}")
 
 
 def warmup() -> None:

@@ -11,7 +11,8 @@ import fastmlp
 
 PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
-    "__init__": {"_random", "engine", "estimators"},
+    "__init__": {"_random", "_versions", "engine", "estimators"},
+    "_versions": {"engine"},
     "estimators": {
         "_arrays",
         "_sklearn",
@@ -35,7 +36,16 @@ ALLOWED = {
     "engine.cpu": {
         *(
             f"engine.cpu.{name}"
-            for name in ("kernels", "layout", "loops", "rows", "stations", "threads", "tiles")
+            for name in (
+                "kernels",
+                "layout",
+                "loops",
+                "rows",
+                "stations",
+                "threads",
+                "tiles",
+                "vector",
+            )
         ),
         "functions",
         "network",

@@ -126,6 +126,15 @@ def get_engine(
     return CpuEngine(network, n_threads=n_threads, **options)
 
 
+def describe(device: str) -> dict[str, str]:
+    """What was found of a device, for people."""
+    if device == "cuda":
+        from fastmlp.engine.cuda.device import describe
+    else:
+        from fastmlp.engine.cpu import describe
+    return describe()
+
+
 def to_host(array) -> np.ndarray:
     """A copy of another library's array on the GPU."""
     from fastmlp.engine.cuda.device import open_device

@@ -14,6 +14,7 @@ import time
 from functools import partial
 from typing import Any, NamedTuple
 
+import llvmlite.binding
 import numpy as np
 from scipy import sparse
 
@@ -37,6 +38,7 @@ from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.stations import GO, Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
+from fastmlp.engine.cpu.vector import VECTOR_BYTES
 from fastmlp.functions import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
@@ -438,6 +440,14 @@ class _Call(NamedTuple):
 
 def _call(kernel, arguments, keep, thread):
     return kernel(thread, *arguments)
+
+
+def describe() -> dict[str, str]:
+    """The processor as this engine sees it."""
+    return {
+        "target": f"{llvmlite.binding.get_host_cpu_name()}, vectors of {8 * VECTOR_BYTES} bits",
+        "threads": str(available_threads(None)),
+    }
 
 
 def warmup() -> None:

@@ -88,6 +88,20 @@ class Device:
         self._stream, self._copies = (cuda.external_stream(int(s.handle)) for s in self._streams)
         self._kernels: dict[Any, Any] = {}
 
+    def describe(self) -> dict[str, str]:
+        """What it is, for people."""
+        from numba.cuda.cudadrv.driver import driver
+
+        major, minor = self._cuda.get_current_device().compute_capability[:2]
+        memory = self._cuda.current_context().get_memory_info()
+        return {
+            "GPU": self.name,
+            "compute capability": f"{major}.{minor}",
+            "multiprocessors": str(self.n_multiprocessors),
+            "memory": f"{memory.total / 2**30:.1f} GiB, {memory.free / 2**30:.1f} free",
+            "CUDA driver": ".".join(map(str, driver.get_version())),
+        }
+
     # --- memory
 
     def free_bytes(self) -> int:
@@ -265,3 +279,11 @@ def _import_numba_cuda():
 def open_device() -> Device:
     """The process's one `Device`: what it has compiled serves every engine."""
     return Device()
+
+
+def describe() -> dict[str, str]:
+    """The GPU, or why there is none."""
+    try:
+        return open_device().describe()
+    except ValueError as error:
+        return {"GPU": str(error)}
