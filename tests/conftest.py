@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simt import EmulatedDevice
 
-from fastmlp.engine.cuda import MmaTile, Sizes, Tile
+from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile
 from fastmlp.functions import LOSSES
 
 ENGINES = ("cpu", "cuda, emulated")

@@ -329,7 +329,6 @@ class EmulatedDevice:
             "cuda": Cuda(),
             "copy_async": _copy_late if late_copies else _copy_at_once,
             "float64": _Real(np.dtype("float64")),
-            "uint32": "uint32",
         }
 
     # --- memory

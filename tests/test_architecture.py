@@ -63,7 +63,7 @@ ALLOWED = {
     "engine.cpu.tiles": {"engine.cpu.vector"},
     "engine.cpu.vector": set(),
     "engine.cuda": {
-        *(f"engine.cuda.{name}" for name in ("device", "kernels", "ptx", "resident")),
+        *(f"engine.cuda.{name}" for name in ("device", "kernels", "resident", "samples", "tiles")),
         "_arrays",
         "functions",
         "network",
@@ -72,6 +72,8 @@ ALLOWED = {
     "engine.cuda.device": set(),
     "engine.cuda.kernels": {"engine.cuda.ptx"},
     "engine.cuda.ptx": set(),
+    "engine.cuda.samples": set(),
+    "engine.cuda.tiles": {"engine.cuda.kernels", "engine.cuda.ptx"},
     "engine.cuda.resident": {"engine.cuda.kernels", "engine.cuda.ptx"},
     "functions": set(),
     "optimizers": set(),

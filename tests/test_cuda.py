@@ -19,8 +19,9 @@ from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.engine import cuda as target
 from fastmlp.engine import get_engine
 from fastmlp.engine.cpu import CpuEngine
-from fastmlp.engine.cuda import CudaEngine, MmaTile, Tile, kernels, resident
+from fastmlp.engine.cuda import CudaEngine, kernels, resident, samples, tiles
 from fastmlp.engine.cuda.device import Launch
+from fastmlp.engine.cuda.tiles import MmaTile, Tile
 from fastmlp.functions import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
@@ -32,14 +33,15 @@ MMA_TILE = MmaTile(32, 16, 16, 16, 8)
 rng = np.random.default_rng(0)
 
 
-def multiply(device, template, names, A, B, by_rows, splits=1):
+def multiply(device, names, A, B, by_rows, splits=1, product=kernels.product):
     """``A @ B`` by a kernel, each operand stored by lines of terms or across them."""
     (M, K), N = A.shape, B.shape[1]
     stored_A, stored_B = A if by_rows[0] else A.T, B.T if by_rows[1] else B
     out = device.upload(np.full(splits * M * N, np.nan, A.dtype))
+    real = float32 if A.dtype == np.float32 else float64
     kernel = device.kernel(
-        template, REAL=float32 if A.dtype == np.float32 else float64, A_BY_ROWS=by_rows[0],
-        B_BY_ROWS=by_rows[1], EPILOGUE=vars(kernels)["put"], **names,
+        product, A_BY_ROWS=by_rows[0], B_BY_ROWS=by_rows[1], EPILOGUE=kernels.put,
+        **({"REAL": real, "OPERAND": real} | names),
     )  # fmt: skip
     split = -(-K // (splits * names["BK"])) * names["BK"]
     arguments = (
@@ -65,7 +67,7 @@ def test_products(dtype, by_rows, schedule, late_copies):
     for M, N, K in ((1, 1, 1), (9, 17, 5), (16, 32, 8), (7, 3, 13)):
         A, B = operands(M, N, K, dtype)
         for splits in (1, 3):
-            C = multiply(device, kernels.product, TILE.names(), A, B, by_rows, splits)
+            C = multiply(device, TILE.names(), A, B, by_rows, splits)
             np.testing.assert_allclose(C, A @ B, atol=1e-5 if dtype == "float32" else 1e-13)
 
 
@@ -85,7 +87,7 @@ def test_products_on_tensor_cores(precision, by_rows, schedule):
     device = EmulatedDevice(schedule)
     A, B = operands(41, 21, 37, "float32")
     names = MMA_TILE.names(precision)
-    C = multiply(device, kernels.product_mma, names, A, B, by_rows, splits=2)
+    C = multiply(device, names, A, B, by_rows, splits=2)
     np.testing.assert_allclose(C, rounded(A, precision) @ rounded(B, precision), atol=1e-5)
 
 
@@ -216,7 +218,7 @@ def test_gradients_in_splits_and_blocks(monkeypatch):
 
 def stream(make_engine, monkeypatch, slab_bytes, block_rows):
     """What training, loss, gradient and outputs are; batches of 12, 5 features of float64."""
-    monkeypatch.setattr(target, "_SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(samples, "_SLAB_BYTES", slab_bytes)
     monkeypatch.setattr(target, "_BLOCK_ROWS", block_rows)
     network = Network((5, 7, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 40, 5, 3)
@@ -357,7 +359,7 @@ def test_results_come_back_where_the_array_api_wants_them():
     """As scikit-learn does: only with its ``array_api_dispatch``, else as NumPy arrays."""
     X, y = make_problem("log_loss", 20, 3, 3)
     model = MLPClassifier((4,), batch_size=10, device="cuda").partial_fit(X, y, classes=[0, 1, 2])
-    samples = GpuArrayDouble(X)
+    given = GpuArrayDouble(X)
     placed = []
 
     class Namespace:
@@ -366,12 +368,12 @@ def test_results_come_back_where_the_array_api_wants_them():
             placed.append((array, device))
             return "on the device"
 
-    samples.__array_namespace__ = lambda: Namespace
-    samples.device = "gpu 0"
-    assert type(model.predict_proba(samples)) is np.ndarray
+    given.__array_namespace__ = lambda: Namespace
+    given.device = "gpu 0"
+    assert type(model.predict_proba(given)) is np.ndarray
     with sklearn.config_context(array_api_dispatch=True):
         for method in (model.predict_proba, model.predict, model.predict_log_proba):
-            assert method(samples) == "on the device"
+            assert method(given) == "on the device"
             expected = getattr(model, method.__name__)(X)
             np.testing.assert_allclose(placed[-1][0], expected, rtol=1e-12)
             assert placed[-1][1] == "gpu 0"
@@ -385,14 +387,14 @@ BUGS = {
         "            pass\n",
     ),
     "no barrier after the copies": (
-        "        cuda.syncthreads()\n        for term in range(BK):",
-        "        for term in range(BK):",
+        "        cuda.syncthreads()\n        for term in range(0, BK, TERMS):",
+        "        for term in range(0, BK, TERMS):",
     ),
     "no barrier before the next copies": (
-        "                    sums[i, j] += a[i] * b[j]\n        cuda.syncthreads()",
-        "                    sums[i, j] += a[i] * b[j]",
+        "BK + term, a, b, sums)\n        cuda.syncthreads()",
+        "BK + term, a, b, sums)",
     ),
-    "uninitialised sums": ("            sums[i, j] = 0\n", "            pass\n"),
+    "uninitialised sums": ("        sums[e] = 0\n", "        pass\n"),
     "edge of the tile": (
         "valid = outer + i < outer_end and k + term < k_end",
         "valid = outer + i <= outer_end and k + term < k_end",
@@ -402,20 +404,20 @@ BUGS = {
         "valid = outer + i < outer_end",
     ),
     "edge of the result": (
-        "if m0 + m + i < M and n0 + n + j < N:",
-        "if m0 + m + i <= M and n0 + n + j < N:",
+        "if m0 + row < M and n0 + column < N:",
+        "if m0 + row <= M and n0 + column < N:",
     ),
     "wrong fragment of A": (
-        "a[i, 2 * half] = to_tf32(As[below])",
-        "a[i, 2 * half] = to_tf32(As[below + 1])",
+        "a[4 * i + 2 * half] = to_tf32(As[below])",
+        "a[4 * i + 2 * half] = to_tf32(As[below + 1])",
     ),
     "halves of a fragment of B": (
-        "b[j, half] = to_bf16x2(Bs[column], Bs[column + BN + PAD])",
-        "b[j, half] = to_bf16x2(Bs[column + BN + PAD], Bs[column])",
+        "b[2 * j + half] = to_bf16x2(Bs[column], Bs[column + BN + PAD])",
+        "b[2 * j + half] = to_bf16x2(Bs[column + BN + PAD], Bs[column])",
     ),
     "wrong rows of the result": (
-        "row, column = m0 + m + 16 * i + g + 8 * (c // 2)",
-        "row, column = m0 + m + 16 * i + g + 8 * (c % 2)",
+        "+ lane // 4 + 8 * (e % 4 // 2)",
+        "+ lane // 4 + 8 * (e % 2)",
     ),
     "race in the reduction": (
         "            shared[thread] += shared[thread + half]\n        cuda.syncthreads()",
@@ -459,18 +461,21 @@ def plant(module, right, wrong):
     return mutant
 
 
-def errors(module):
+def errors(module, monkeypatch):
     """The errors of all kernels, on every kind of device."""
+    for user in (target, tiles):
+        monkeypatch.setattr(user, "kernels", module)
     A, B = operands(33, 17, 21, "float32")
     for schedule in SCHEDULES:
         for late_copies in (True, False):
             device = EmulatedDevice(schedule, late_copies)
             for by_rows in ORIENTATIONS:
-                yield largest(multiply(device, module.product, TILE.names(), A, B, by_rows) - A @ B)
+                C = multiply(device, TILE.names(), A, B, by_rows, product=module.product)
+                yield largest(C - A @ B)
             yield error_of_softmax_and_reduction(device)
-            for precision, load in (("high", module.load_tf32), ("medium", module.load_bf16)):
-                names = MMA_TILE.names(precision) | {"LOAD": load}
-                C = multiply(device, module.product_mma, names, A, B, (True, False))
+            for precision in ("high", "medium"):
+                names = MMA_TILE.names(precision)
+                C = multiply(device, names, A, B, (True, False), product=module.product)
                 yield largest(C - rounded(A, precision) @ rounded(B, precision))
 
 
@@ -493,16 +498,14 @@ def error_of_softmax_and_reduction(device):
     return largest([loss - expected, *(gradient - expected_gradient)])
 
 
-def test_no_bug_is_found_where_none_was_planted():
-    assert max(errors(kernels)) < 1e-4
+def test_no_bug_is_found_where_none_was_planted(monkeypatch):
+    assert max(errors(plant(kernels, "", ""), monkeypatch)) < 1e-4
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_found(bug, monkeypatch):
-    mutant = plant(kernels, *BUGS[bug])
-    monkeypatch.setattr(target, "kernels", mutant)
     try:
-        found = any(error > 1e-3 for error in errors(mutant))
+        found = any(error > 1e-3 for error in errors(plant(kernels, *BUGS[bug]), monkeypatch))
     except Fault:
         found = True
     assert found
@@ -539,15 +542,12 @@ STREAM_BUGS = {
 @pytest.mark.parametrize("bug", STREAM_BUGS)
 def test_planted_bugs_of_streaming_are_found(bug, monkeypatch):
     expected = stream(CpuEngine, monkeypatch, *SLABS["a batch"])
-    mutant = plant(target, *STREAM_BUGS[bug])
+    mutant = plant(samples, *STREAM_BUGS[bug])
     monkeypatch.setattr(mutant, "_SLAB_BYTES", SLABS["a batch"][0])
+    monkeypatch.setattr(target, "Streamed", mutant.Streamed)
     found = False
     for late_copies in (True, False):
-
-        def make(network, late_copies=late_copies, **options):
-            device = EmulatedDevice("forward", late_copies, free_bytes=0)
-            return mutant.CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
-
+        make = engine_without_memory("forward", late_copies)
         try:
             found |= largest(stream(make, monkeypatch, *SLABS["a batch"]) - expected) > 1e-6
         except Fault:

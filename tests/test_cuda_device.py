@@ -15,7 +15,7 @@ from numba.cuda.cudadrv import driver
 
 import fastmlp
 from fastmlp.engine import cuda as target
-from fastmlp.engine.cuda import CudaEngine
+from fastmlp.engine.cuda import CudaEngine, samples
 from fastmlp.engine.cuda import device as module
 from fastmlp.engine.cuda.device import Device
 from fastmlp.network import Network
@@ -183,7 +183,7 @@ def test_the_resident_path_launches_once_per_epoch(fake):
 
 def test_copies_have_a_stream_of_their_own(fake, monkeypatch):
     """Compute waits for each copy; a copy into used memory waits for compute, the host for it."""
-    monkeypatch.setattr(target, "_SLAB_BYTES", 12 * 40)
+    monkeypatch.setattr(samples, "_SLAB_BYTES", 12 * 40)
     fake.free = 0
     engine = train(Device())
     assert engine.info()["streamed"]

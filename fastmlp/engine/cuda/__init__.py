@@ -9,7 +9,6 @@ rows.  `CudaEngine.path` says which it is.  The parameters stay in the flat vect
 
 from collections.abc import Iterator
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +16,10 @@ from numba import float32, float64
 from scipy import sparse
 
 from fastmlp._arrays import GpuArray
-from fastmlp.engine.cuda import kernels, ptx, resident
+from fastmlp.engine.cuda import kernels, resident
 from fastmlp.engine.cuda.device import Launch, Sequence, open_device
+from fastmlp.engine.cuda.samples import Data, InMemory, Slab, Streamed, upload
+from fastmlp.engine.cuda.tiles import SIZES, Sizes
 from fastmlp.functions import ACTIVATIONS, LOSSES, exponential, identity, logistic
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
@@ -34,87 +35,8 @@ _SHARED_BYTES = 48 * 1024
 _SHARED_STEP = 1024  # elements: few sizes of shared memory, so few compilations
 _MOST_CHUNK_ROWS = 16
 _FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
-_SLAB_BYTES = 2**27
 _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
-
-
-class Tile(NamedTuple):
-    """Sizes of `kernels.product`: a block's tile of BM x BN x BK, and a thread's part of it."""
-
-    BM: int
-    BN: int
-    BK: int
-    TM: int
-    TN: int
-    PAD: int = 4
-
-    @property
-    def threads(self) -> int:
-        return (self.BM // self.TM) * (self.BN // self.TN)
-
-    def names(self) -> dict[str, Any]:
-        """What the kernel's names stand for."""
-        return self._asdict() | _shared(self) | {"THREADS": self.threads}
-
-
-class MmaTile(NamedTuple):
-    """Sizes of `kernels.product_mma`: a block's tile, and a warp's part of it, WM x WN.
-
-    The padding keeps a warp's reads of a fragment in 32 different banks.
-    """
-
-    BM: int
-    BN: int
-    BK: int
-    WM: int
-    WN: int
-
-    @property
-    def threads(self) -> int:
-        return 32 * (self.BM // self.WM) * (self.BN // self.WN)
-
-    def names(self, precision: str) -> dict[str, Any]:
-        """What the kernel's names stand for, with 'high' or 'medium' precision."""
-        high = precision == "high"
-        padded = self._asdict() | {"PAD": 8 if high else 4}
-        return padded | _shared(SimpleNamespace(**padded)) | {
-            "THREADS": self.threads, "MT": self.WM // 16, "NT": self.WN // 8,
-            "TERMS": 8 if high else 16,
-            "LOAD": kernels.load_tf32 if high else kernels.load_bf16,
-            "MMA": ptx.mma_tf32 if high else ptx.mma_bf16,
-        }  # fmt: skip
-
-
-def _shared(tile) -> dict[str, int]:
-    """Elements of shared memory for two stages of both operands."""
-    return {
-        "SHARED_A": 2 * tile.BK * (tile.BM + tile.PAD),
-        "SHARED_B": 2 * tile.BK * (tile.BN + tile.PAD),
-    }
-
-
-class Sizes(NamedTuple):
-    """Tiles for large products, tiles for those with few rows or columns, and the threads per block
-    of all other kernels: a power of two, and whole warps.
-    """
-
-    large: Tile
-    small: Tile
-    large_mma: MmaTile
-    small_mma: MmaTile
-    threads: int
-
-
-_FLOAT32 = Sizes(
-    large=Tile(128, 128, 8, 8, 8),
-    small=Tile(32, 32, 16, 2, 4),
-    large_mma=MmaTile(128, 128, 16, 64, 32),
-    small_mma=MmaTile(32, 32, 16, 16, 16),
-    threads=256,
-)
-# With 8 x 8 sums of a float64 thread, some activations spill.
-SIZES = {"float32": _FLOAT32, "float64": _FLOAT32._replace(large=Tile(64, 64, 8, 4, 4))}
 
 
 class Rows(NamedTuple):
@@ -122,28 +44,6 @@ class Rows(NamedTuple):
 
     first: int
     most: int
-
-
-class Data(NamedTuple):
-    """Samples on the device; ``fields`` is what the gather kernels want of them."""
-
-    fields: list[Any]
-    targets: Any
-    weights: Any
-    weighted: bool
-    sparse: bool
-
-
-class Slab(NamedTuple):
-    """Samples that are on the device together: those of ``steps`` whole batches, or, with 0
-    steps, the rows from ``first`` to ``end`` of a batch, to the size of a whole one with the last.
-    """
-
-    data: Data
-    buffer: int
-    steps: int
-    first: int
-    end: int
 
 
 class CudaEngine:
@@ -183,7 +83,7 @@ class CudaEngine:
         self._transposed_is_stale = True
         self._widths = self._device.upload(np.array(network.widths, np.int64))
         self._barrier = self._device.zeros(1, np.uint32)
-        self._source: _InMemory | _Streamed | None = None
+        self._source: InMemory | Streamed | None = None
         self._workspaces: dict[int, _Workspace] = {}
         self._recorded: list[Launch] | None = None
 
@@ -214,7 +114,7 @@ class CudaEngine:
         return {
             "device": "cuda", "name": self._device.name, "dtype": self._dtype.name,
             "path": self.path, "matmul_precision": self._precision,
-            "streamed": isinstance(self._source, _Streamed),
+            "streamed": isinstance(self._source, Streamed),
         }  # fmt: skip
 
     # --- the verbs
@@ -260,7 +160,7 @@ class CudaEngine:
         return call.total_loss(self._alpha) / order.size, gradient.copy()
 
     def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-        source = X if isinstance(X, _InMemory | _Streamed) else self.place(X)
+        source = X if isinstance(X, InMemory | Streamed) else self.place(X)
         source = source.with_targets(y, sample_weight)
         n = source.n_samples
         call = self._begin(source, np.arange(n), n, np.zeros(1))
@@ -272,7 +172,7 @@ class CudaEngine:
         return call.total_loss(0.0) / n
 
     def predict(self, X) -> np.ndarray:
-        source = X if isinstance(X, _InMemory | _Streamed) else self.place(X)
+        source = X if isinstance(X, InMemory | Streamed) else self.place(X)
         n, n_outputs = source.n_samples, self._network.n_outputs
         call = self._begin(source, np.arange(n), n, np.zeros(1))
         out, work = self._device.empty(n * n_outputs, self._dtype), call.workspace
@@ -289,19 +189,19 @@ class CudaEngine:
 
     # --- inside
 
-    def _open(self, X, y=None, sample_weight=None) -> "_InMemory | _Streamed":
+    def _open(self, X, y=None, sample_weight=None) -> "InMemory | Streamed":
         """Bring samples to the device, or get ready to."""
         if isinstance(X, GpuArray):
             return self._adopt(X).with_targets(y, sample_weight)
         dense = not sparse.issparse(X)
         if dense and X.size * self._dtype.itemsize > _FREE_SHARE * self._device.free_bytes():
-            return _Streamed(self._device, self._dtype, X, y, sample_weight)
-        source = _InMemory(
-            self._device, self._dtype, X.shape[0], _upload(self._device, self._dtype, X)
+            return Streamed(self._device, self._dtype, X, y, sample_weight)
+        source = InMemory(
+            self._device, self._dtype, X.shape[0], upload(self._device, self._dtype, X)
         )
         return source.with_targets(y, sample_weight)
 
-    def _adopt(self, X, rows: np.ndarray | None = None) -> "_InMemory":
+    def _adopt(self, X, rows: np.ndarray | None = None) -> "InMemory":
         """Samples that are on the device already; copied if some rows are wanted, or another type.
 
         Raises
@@ -325,7 +225,7 @@ class CudaEngine:
                              self._device.upload(order), buffer, n_features, copied,
                              n_features)  # fmt: skip
             buffer = copied
-        return _InMemory(self._device, self._dtype, n, [buffer])
+        return InMemory(self._device, self._dtype, n, [buffer])
 
     def _begin(self, source, order: np.ndarray, batch_size: int, rates) -> "_Pass":
         """Place what a pass over ``order`` needs; steps are counted from 0."""
@@ -502,9 +402,9 @@ class CudaEngine:
         M, N, K = shape
         *A, A_by_rows = A
         *B, B_by_rows = B
-        template, tile, sizes = self._choose_product(M or rows.most, N)
+        tile, sizes = self._choose_tile(M or rows.most, N)
         kernel = self._kernel(
-            template, **{"EPILOGUE": kernels.put} | names | sizes, A_BY_ROWS=A_by_rows,
+            kernels.product, **{"EPILOGUE": kernels.put} | names | sizes, A_BY_ROWS=A_by_rows,
             B_BY_ROWS=B_by_rows,
         )  # fmt: skip
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
@@ -513,20 +413,21 @@ class CudaEngine:
                      self._network.n_parameters, split, M, N, K,
                      C[0] if aux is None else aux)  # fmt: skip
 
-    def _choose_product(self, rows: int, columns: int):
-        """(template, tile, what the template's sizes stand for)."""
+    def _choose_tile(self, rows: int, columns: int):
+        """(tile, what its names stand for)."""
         sizes = self._sizes
         if self._precision == "highest":
             large = min(rows, columns) >= sizes.large.BM // 2
             tile = sizes.large if large else sizes.small
-            return kernels.product, tile, tile.names()
+            return tile, tile.names()
         large = min(rows, columns) >= sizes.large_mma.BM // 2
         mma = sizes.large_mma if large else sizes.small_mma
-        return kernels.product_mma, mma, mma.names(self._precision)
+        return mma, mma.names(self._precision)
 
     def _kernel(self, template, **names):
-        names = {"REAL": _REAL[self._dtype.name], "THREADS": self._sizes.threads} | names
-        return self._device.kernel(template, **names)
+        real = _REAL[self._dtype.name]
+        common = {"REAL": real, "OPERAND": real, "THREADS": self._sizes.threads}
+        return self._device.kernel(template, **(common | names))
 
     def _launch(self, kernel, blocks: tuple[int, int, int], threads: int, *args) -> None:
         """Queue a launch, or record it for a sequence."""
@@ -547,150 +448,6 @@ class CudaEngine:
 
     def _blocks_for(self, n: int) -> int:
         return -(-n // self._sizes.threads)
-
-
-def _upload(device, dtype: np.dtype, X) -> list[Any]:
-    if not sparse.issparse(X):
-        return [device.upload(np.asarray(X, dtype))]
-    X.check_format(full_check=True)  # the kernels trust the indices
-    arrays = (
-        X.data.astype(dtype, copy=False),
-        X.indices.astype(np.int32, copy=False),
-        X.indptr.astype(np.int64, copy=False),
-    )
-    return [device.upload(array) for array in arrays]
-
-
-class _InMemory:
-    """Samples that are on the device for good."""
-
-    def __init__(self, device, dtype: np.dtype, n_samples: int, fields: list[Any]):
-        self._device, self._dtype = device, dtype
-        self.n_samples, self.sparse = n_samples, len(fields) > 1
-        nothing = device.zeros(1, dtype)
-        self._data = Data(fields, nothing, nothing, False, self.sparse)
-        self._weights: np.ndarray | None = None
-        self.passes: dict[tuple[int, int], _Pass] = {}
-
-    def with_targets(self, y, sample_weight) -> "_InMemory":
-        """The same samples with these targets and weights."""
-        new = _InMemory(self._device, self._dtype, self.n_samples, self._data.fields)
-        if y is not None:
-            new._data = new._data._replace(targets=self._device.upload(y))
-        if sample_weight is not None:
-            new._weights = np.asarray(sample_weight, self._dtype)
-            weights = self._device.upload(new._weights)
-            new._data = new._data._replace(weights=weights, weighted=True)
-        return new
-
-    def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
-        """Where the kernels find the samples of ``order``."""
-        return order
-
-    def batch_weights(self, order: np.ndarray) -> np.ndarray | None:
-        return None if self._weights is None else self._weights[order]
-
-    def slabs(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Slab]:
-        yield Slab(self._data, 0, -(-order.size // batch_size), 0, batch_size)
-
-
-class _Streamed:
-    """Samples that are brought to the device in pieces: while one is worked on, the next comes.
-
-    A piece, at most `_SLAB_BYTES` unless a block of rows is larger, is as many whole batches as it
-    holds, or a part of one batch.
-    """
-
-    sparse = False
-
-    def __init__(self, device, dtype: np.dtype, X: np.ndarray, y, sample_weight):
-        self._device, self._dtype, self._X = device, dtype, X
-        self.n_samples = X.shape[0]
-        self._y, self._weights = y, sample_weight
-        self._arrays = [array for array in (X, y, sample_weight) if array is not None]
-        self._types = [dtype if array.dtype.kind == "f" else array.dtype for array in self._arrays]
-        self._room = 0
-        self._hosts: list[list[np.ndarray]] = []
-        self._buffers: list[list[Any]] = []
-        self._copies: list[Any] = [None, None]
-        self._marks: list[Any] = [None, None]
-        self.passes: dict[tuple[int, int], _Pass] = {}
-
-    def with_targets(self, y, sample_weight) -> "_Streamed":
-        """The same samples with these targets and weights."""
-        return _Streamed(self._device, self._dtype, self._X, y, sample_weight)
-
-    def batch_weights(self, order: np.ndarray) -> np.ndarray | None:
-        return None if self._weights is None else self._weights[order]
-
-    def _slab_rows(self, batch_size: int, most: int) -> int:
-        row_bytes = max(1, self._X.shape[1]) * self._dtype.itemsize
-        rows = max(1, _SLAB_BYTES // row_bytes)
-        unit = batch_size if rows >= batch_size else most
-        return max(rows // unit, 1) * unit
-
-    def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
-        """Where in its slab each sample of ``order`` is."""
-        rows, i = self._slab_rows(batch_size, most), np.arange(order.size)
-        return (i % batch_size if rows < batch_size else i) % rows
-
-    def slabs(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Slab]:
-        rows = self._slab_rows(batch_size, most)
-        self._reserve(rows)
-        pieces = list(self._pieces(order.size, batch_size, rows))
-        for number, (start, end, *place) in enumerate(pieces):
-            if number == 0:
-                self._fill(0, order[start:end])
-            yield Slab(self._data(number % 2), number % 2, *place)
-            self._marks[number % 2] = self._device.mark()
-            if number + 1 < len(pieces):
-                start, end, *_ = pieces[number + 1]
-                self._fill((number + 1) % 2, order[start:end])
-
-    def _pieces(
-        self, n: int, batch_size: int, rows: int
-    ) -> Iterator[tuple[int, int, int, int, int]]:
-        """(start, end, steps, first, end in the batch) of each slab; see `Slab`."""
-        if rows >= batch_size:
-            for start in range(0, n, rows):
-                end = min(n, start + rows)
-                yield start, end, -(-(end - start) // batch_size), 0, batch_size
-            return
-        for batch in range(0, n, batch_size):
-            batch_end = min(n, batch + batch_size)
-            for start in range(batch, batch_end, rows):
-                end = min(start + rows, batch_end)
-                yield start, end, 0, start - batch, batch_size if end == batch_end else end - batch
-
-    def _reserve(self, rows: int) -> None:
-        """Two slabs on either side."""
-        if rows <= self._room:
-            return
-        self._room = rows
-        shapes = [(rows, *array.shape[1:]) for array in self._arrays]
-        layout = list(zip(shapes, self._types, strict=True))
-        self._hosts = [[self._device.pinned(*each) for each in layout] for _ in range(2)]
-        self._buffers = [
-            [self._device.empty(int(np.prod(shape)), kind) for shape, kind in layout]
-            for _ in range(2)
-        ]
-
-    def _data(self, slot: int) -> Data:
-        rest = self._buffers[slot][1:]
-        nothing = self._buffers[slot][0]
-        targets = rest.pop(0) if self._y is not None else nothing
-        weights = rest.pop(0) if self._weights is not None else nothing
-        return Data([self._buffers[slot][0]], targets, weights, self._weights is not None, False)
-
-    def _fill(self, slot: int, rows: np.ndarray) -> None:
-        """Gather samples and have them sent."""
-        if self._copies[slot] is not None:
-            self._device.wait(self._copies[slot])
-        for host, buffer, array in zip(
-            self._hosts[slot], self._buffers[slot], self._arrays, strict=True
-        ):
-            host[: rows.size] = array[rows]
-            self._copies[slot] = self._device.send(buffer, host[: rows.size], self._marks[slot])
 
 
 class _Workspace:

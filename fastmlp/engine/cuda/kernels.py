@@ -21,7 +21,7 @@ from collections.abc import Callable
 from math import exp, log
 from typing import Any
 
-from numba import cuda, float64, uint32
+from numba import cuda, float64
 
 from fastmlp.engine.cuda.ptx import (
     commit_copies,
@@ -40,13 +40,18 @@ def _unbound(*args):
 # Bound by `Device.kernel`: the element type, tile sizes and formulas of one variant.
 REAL: Any = None  # element type
 BM = BN = BK = 0  # rows, columns and terms of a block's tile
-TM = TN = 0  # of a thread's part of it (`product`)
-WM = WN = MT = NT = 0  # of a warp's part of it, and how many mma results that is (`product_mma`)
+TM = TN = 0  # of a thread's part of it (`multiply`)
+WM = WN = MT = NT = 0  # of a warp's part of it, and how many mma results that is (`multiply_mma`)
+PART_A = PART_B = 0  # operands that a thread holds
+SUMS = LINE = 0  # sums that a thread holds, and a divisor of their number
+OPERAND: Any = None  # type of the former
 THREADS = 0
 PAD = 0  # elements behind each row of a tile in shared memory, against bank conflicts
 SHARED_A = SHARED_B = 0  # elements of both operands' tiles, twice
 A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
-TERMS = 8  # of one mma
+TERMS = 1  # that are multiplied at a time
+MULTIPLY: Callable[..., Any] = _unbound
+PLACE: Callable[..., Any] = _unbound
 EPILOGUE: Callable[..., Any] = _unbound
 LOAD: Callable[..., Any] = _unbound  # of fragments
 MMA: Callable[..., Any] = _unbound
@@ -108,10 +113,10 @@ def add_over_block(shared, value):
 
 def product(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N, K,
             aux):  # fmt: skip
-    """``C[m, n] = EPILOGUE(sum over k of A[m, k] B[k, n], C, aux)``, by FMAs.
+    """``C[m, n] = EPILOGUE(sum over k of A[m, k] B[k, n], C, aux)``.
 
     M or K is 0 for the rows of the current block.  Block z of the grid takes ``split`` terms and
-    writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits); block: (BM / TM) (BN / TN).
+    writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
     """
     rows = count_rows(progress, first, most)
     M = M if M else rows
@@ -124,90 +129,10 @@ def product(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, 
     n_stages = max(0, (k_end - k_begin + BK - 1) // BK)
     As = cuda.shared.array(SHARED_A, REAL)
     Bs = cuda.shared.array(SHARED_B, REAL)
-    sums = cuda.local.array((TM, TN), REAL)
-    a, b = cuda.local.array(TM, REAL), cuda.local.array(TN, REAL)
-    for i in range(TM):
-        for j in range(TN):
-            sums[i, j] = 0
-    m = cuda.threadIdx.x // (BN // TN) * TM
-    n = cuda.threadIdx.x % (BN // TN) * TN
-    if n_stages > 0:
-        fetch_both(As, Bs, 0, A, a0, lda, B, b0, ldb, m0, M, n0, N, k_begin, k_end)
-    for stage in range(n_stages):
-        if stage + 1 < n_stages:
-            fetch_both(As, Bs, (stage + 1) % 2, A, a0, lda, B, b0, ldb, m0, M, n0, N,
-                       k_begin + (stage + 1) * BK, k_end)  # fmt: skip
-            wait_for_all_but_one()
-        else:
-            wait_for_all_copies()
-        cuda.syncthreads()
-        for term in range(BK):
-            at = (stage % 2) * BK + term
-            for i in range(TM):
-                a[i] = As[at * (BM + PAD) + m + i]
-            for j in range(TN):
-                b[j] = Bs[at * (BN + PAD) + n + j]
-            for i in range(TM):
-                for j in range(TN):
-                    sums[i, j] += a[i] * b[j]
-        cuda.syncthreads()
-    c0 += cuda.blockIdx.z * c_split
-    for i in range(TM):
-        for j in range(TN):
-            if m0 + m + i < M and n0 + n + j < N:
-                EPILOGUE(sums[i, j], C, c0, (m0 + m + i) * ldc + n0 + n + j, aux)
-
-
-def load_tf32(As, Bs, at, m, n, g, t, a, b):
-    """Fragments of 8 terms for one warp: all of its rows and columns."""
-    for i in range(MT):
-        row = at * (BM + PAD) + m + 16 * i + g
-        for half in range(2):
-            below = row + (t + 4 * half) * (BM + PAD)
-            a[i, 2 * half] = to_tf32(As[below])
-            a[i, 2 * half + 1] = to_tf32(As[below + 8])
-    for j in range(NT):
-        for half in range(2):
-            b[j, half] = to_tf32(Bs[(at + t + 4 * half) * (BN + PAD) + n + 8 * j + g])
-
-
-def load_bf16(As, Bs, at, m, n, g, t, a, b):
-    """Fragments of 16 terms for one warp, two terms to a register."""
-    for i in range(MT):
-        for half in range(2):
-            row = (at + 2 * t + 8 * half) * (BM + PAD) + m + 16 * i + g
-            below = row + BM + PAD
-            a[i, 2 * half] = to_bf16x2(As[row], As[below])
-            a[i, 2 * half + 1] = to_bf16x2(As[row + 8], As[below + 8])
-    for j in range(NT):
-        for half in range(2):
-            column = (at + 2 * t + 8 * half) * (BN + PAD) + n + 8 * j + g
-            b[j, half] = to_bf16x2(Bs[column], Bs[column + BN + PAD])
-
-
-def product_mma(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N,
-                 K, aux):  # fmt: skip
-    """`product` on tensor cores, by warps.  Block: 32 (BM / WM) (BN / WN)."""
-    rows = count_rows(progress, first, most)
-    M = M if M else rows
-    K = K if K else rows
-    m0, n0 = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN
-    if m0 >= M:
-        return
-    k_begin = cuda.blockIdx.z * split
-    k_end = min(K, k_begin + split)
-    n_stages = max(0, (k_end - k_begin + BK - 1) // BK)
-    As = cuda.shared.array(SHARED_A, REAL)
-    Bs = cuda.shared.array(SHARED_B, REAL)
-    sums = cuda.local.array((MT, NT, 4), REAL)
-    a, b = cuda.local.array((MT, 4), uint32), cuda.local.array((NT, 2), uint32)
-    for i in range(MT):
-        for j in range(NT):
-            for c in range(4):
-                sums[i, j, c] = 0
-    warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
-    g, t = lane // 4, lane % 4
-    m, n = warp // (BN // WN) * WM, warp % (BN // WN) * WN
+    a, b = cuda.local.array(PART_A, OPERAND), cuda.local.array(PART_B, OPERAND)
+    sums = cuda.local.array(SUMS, REAL)
+    for e in range(SUMS):
+        sums[e] = 0
     if n_stages > 0:
         fetch_both(As, Bs, 0, A, a0, lda, B, b0, ldb, m0, M, n0, N, k_begin, k_end)
     for stage in range(n_stages):
@@ -219,23 +144,82 @@ def product_mma(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_spl
             wait_for_all_copies()
         cuda.syncthreads()
         for term in range(0, BK, TERMS):
-            at = (stage % 2) * BK + term
-            LOAD(As, Bs, at, m, n, g, t, a, b)
-            for i in range(MT):
-                for j in range(NT):
-                    s0, s1, s2, s3 = MMA(
-                        a[i, 0], a[i, 1], a[i, 2], a[i, 3], b[j, 0], b[j, 1],
-                        sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3],
-                    )  # fmt: skip
-                    sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3] = s0, s1, s2, s3
+            MULTIPLY(As, Bs, (stage % 2) * BK + term, a, b, sums)
         cuda.syncthreads()
     c0 += cuda.blockIdx.z * c_split
+    for line in range(SUMS // LINE):  # one loop over all sums would be too long to be unrolled
+        for i in range(LINE):
+            row, column = PLACE(line * LINE + i)
+            if m0 + row < M and n0 + column < N:
+                at = (m0 + row) * ldc + n0 + column
+                EPILOGUE(sums[line * LINE + i], C, c0, at, aux)
+
+
+def multiply(As, Bs, at, a, b, sums):
+    """One term of a thread's TM x TN sums, by FMAs.  Block: (BM / TM) (BN / TN) threads."""
+    m, n = cuda.threadIdx.x // (BN // TN) * TM, cuda.threadIdx.x % (BN // TN) * TN
+    for i in range(TM):
+        a[i] = As[at * (BM + PAD) + m + i]
+    for j in range(TN):
+        b[j] = Bs[at * (BN + PAD) + n + j]
+    for i in range(TM):
+        for j in range(TN):
+            sums[i * TN + j] += a[i] * b[j]
+
+
+def place(e):
+    """Row and column, in the block's tile, of a thread's sum ``e`` of `multiply`."""
+    row = cuda.threadIdx.x // (BN // TN) * TM + e // TN
+    return row, cuda.threadIdx.x % (BN // TN) * TN + e % TN
+
+
+def multiply_mma(As, Bs, at, a, b, sums):
+    """Some terms of a warp's WM x WN sums, on tensor cores.  Block: 32 (BM / WM) (BN / WN)."""
+    warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
+    m, n = warp // (BN // WN) * WM, warp % (BN // WN) * WN
+    LOAD(As, Bs, at, m, n, lane // 4, lane % 4, a, b)
     for i in range(MT):
         for j in range(NT):
-            for c in range(4):
-                row, column = m0 + m + 16 * i + g + 8 * (c // 2), n0 + n + 8 * j + 2 * t + c % 2
-                if row < M and column < N:
-                    EPILOGUE(sums[i, j, c], C, c0, row * ldc + column, aux)
+            e = 4 * (i * NT + j)
+            s0, s1, s2, s3 = MMA(
+                a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3], b[2 * j], b[2 * j + 1],
+                sums[e], sums[e + 1], sums[e + 2], sums[e + 3],
+            )  # fmt: skip
+            sums[e], sums[e + 1], sums[e + 2], sums[e + 3] = s0, s1, s2, s3
+
+
+def place_mma(e):
+    """`place` for the sums of `multiply_mma`."""
+    warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
+    row = warp // (BN // WN) * WM + 16 * (e // (4 * NT)) + lane // 4 + 8 * (e % 4 // 2)
+    return row, warp % (BN // WN) * WN + 8 * (e // 4 % NT) + 2 * (lane % 4) + e % 2
+
+
+def load_tf32(As, Bs, at, m, n, g, t, a, b):
+    """Fragments of 8 terms for one warp: all of its rows and columns."""
+    for i in range(MT):
+        row = at * (BM + PAD) + m + 16 * i + g
+        for half in range(2):
+            below = row + (t + 4 * half) * (BM + PAD)
+            a[4 * i + 2 * half] = to_tf32(As[below])
+            a[4 * i + 2 * half + 1] = to_tf32(As[below + 8])
+    for j in range(NT):
+        for half in range(2):
+            b[2 * j + half] = to_tf32(Bs[(at + t + 4 * half) * (BN + PAD) + n + 8 * j + g])
+
+
+def load_bf16(As, Bs, at, m, n, g, t, a, b):
+    """Fragments of 16 terms for one warp, two terms to a register."""
+    for i in range(MT):
+        for half in range(2):
+            row = (at + 2 * t + 8 * half) * (BM + PAD) + m + 16 * i + g
+            below = row + BM + PAD
+            a[4 * i + 2 * half] = to_bf16x2(As[row], As[below])
+            a[4 * i + 2 * half + 1] = to_bf16x2(As[row + 8], As[below + 8])
+    for j in range(NT):
+        for half in range(2):
+            column = (at + 2 * t + 8 * half) * (BN + PAD) + n + 8 * j + g
+            b[2 * j + half] = to_bf16x2(Bs[column], Bs[column + BN + PAD])
 
 
 # --- epilogues --------------------------------------------------------------------------------
