@@ -40,7 +40,7 @@ from fastmlp._sklearn import (
     validate_data,
 )
 from fastmlp.engine import Engine, get_engine, get_row_predictor
-from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
 from fastmlp.training import Progress, Settings, minimise, train
@@ -54,8 +54,12 @@ _PARAMETERS = """\
 hidden_layer_sizes : int or array-like of int, default=(100,)
         Units of each hidden layer.  ``()`` means no hidden layer: linear, logistic or softmax
         regression.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Activation of the hidden layers.
+    activation : str, (callable, callable), or sequence of these, default='relu'
+        Activation of the hidden layers, or one for each of them.  In scikit-learn: 'identity',
+        'logistic', 'tanh', 'relu'.  Besides: 'step' (0 or 1; its gradient counts as 1),
+        'leaky_relu' (slope 0.01 below zero), 'elu', 'selu', 'gelu' (in its tanh form), 'silu',
+        'mish', 'softplus', 'hard_sigmoid', 'hard_swish', as in PyTorch.  A pair of functions gives
+        the value and the derivative at one number ``z``; Numba compiles them anew in each process.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         'lbfgs' is SciPy's L-BFGS-B on the whole data set, in float64; 'sgd' is stochastic
         gradient descent with momentum; 'adam' is Adam (Kingma and Ba, 2014).
@@ -139,7 +143,7 @@ class _BaseMLP(BaseEstimator, ABC):
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        "activation": [StrOptions(set(ACTIVATIONS)), "array-like"],
         "solver": [StrOptions({"lbfgs", *_STOCHASTIC_SOLVERS})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -223,6 +227,7 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _fit(self, X, y, sample_weight, incremental):
         hidden = self._hidden_layer_sizes()
+        activations = self._activations(len(hidden))
         if self.early_stopping and incremental and self.solver in _STOCHASTIC_SOLVERS:
             raise ValueError("partial_fit does not support early_stopping=True")
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -231,7 +236,7 @@ class _BaseMLP(BaseEstimator, ABC):
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, X)
         n_outputs = self._n_outputs(y)
-        network = Network((X.shape[1], *hidden, n_outputs), self.activation, loss)
+        network = Network((X.shape[1], *hidden, n_outputs), activations, loss)
         self._random_state = check_random_state(self.random_state)
         progress = self._start(network, X.dtype, first_pass)
 
@@ -254,6 +259,20 @@ class _BaseMLP(BaseEstimator, ABC):
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return tuple(int(size) for size in sizes)
+
+    def _activations(self, n_hidden: int) -> str | tuple[str | Activation, ...]:
+        """``activation`` as `Network` takes it, for ``n_hidden`` hidden layers."""
+        chosen = self.activation
+        if isinstance(chosen, str):
+            return chosen
+        if _is_pair(chosen):
+            return (_user_activation(chosen),) * max(1, n_hidden)
+        if len(chosen) != n_hidden:
+            raise ValueError(
+                f"activation must have one entry for each of the {n_hidden} hidden layers of "
+                f"hidden_layer_sizes, got {len(chosen)}."
+            )
+        return tuple(_user_activation(one) if _is_pair(one) else _known(one) for one in chosen)
 
     def _start(self, network: Network, dtype, first_pass: bool) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
@@ -439,7 +458,7 @@ class _BaseMLP(BaseEstimator, ABC):
         loss = next(
             name for name, row in LOSSES.items() if row.out_activation == self.out_activation_
         )
-        return Network(widths, self.activation, loss)
+        return Network(widths, self._activations(len(widths) - 2), loss)
 
     def _outputs(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
@@ -490,7 +509,9 @@ class _BaseMLP(BaseEstimator, ABC):
     def _is_current(self, predictor, coefs, intercepts) -> bool:
         """Whether a predictor was made from these arrays and settings."""
         arrays = predictor.arrays
-        if len(arrays) != 2 * len(coefs) or self.activation != predictor.network.activation:
+        if len(arrays) != 2 * len(coefs):
+            return False
+        if self._activations(len(coefs) - 1) != predictor.network.activations:
             return False
         return all(
             coef is W and intercept is b
@@ -506,6 +527,33 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _n_outputs(self, y: np.ndarray) -> int:
         return y.shape[1]
+
+
+def _is_pair(choice) -> bool:
+    """Whether ``choice`` is a pair of functions: a formula of the user's."""
+    is_sequence = isinstance(choice, tuple | list)
+    return is_sequence and len(choice) == 2 and all(callable(one) for one in choice)
+
+
+def _known(activation) -> str:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation must consist of names among {sorted(ACTIVATIONS)} and pairs of functions "
+            f"(value, derivative), got {activation!r}."
+        )
+    return activation
+
+
+def _user_activation(pair) -> Activation:
+    value, derivative = pair
+    try:
+        with np.errstate(all="ignore"):
+            finite = np.isfinite([float(value(0.0)), float(derivative(0.0))]).all()
+    except Exception as error:
+        raise ValueError(f"activation: {pair} fails at 0, with {error!r}.") from error
+    if not finite:
+        raise ValueError(f"activation: value and derivative must be finite at 0, in {pair}.")
+    return Activation(USER, value, derivative, of_score=True)
 
 
 def _row_access(X):

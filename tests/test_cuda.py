@@ -16,8 +16,8 @@ from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
 from fastmlp.engine import cuda as target
 from fastmlp.engine import get_engine
 from fastmlp.engine.cpu import CpuEngine
-from fastmlp.engine.cuda import CudaEngine, MmaTile, Tile, kernels, resident
-from fastmlp.functions import LOSSES
+from fastmlp.engine.cuda import SUPPORTED, CudaEngine, MmaTile, Tile, kernels, resident
+from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
@@ -363,3 +363,12 @@ def test_a_machine_without_a_gpu_is_told_so():
     target.open_device.cache_clear()
     with pytest.raises(ValueError, match=r"device='cuda' found no NVIDIA GPU.*device='cpu'"):
         get_engine("cuda", Network((1, 1), "relu", "squared_error"), dtype="float64")
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS.keys() - SUPPORTED["activation"]))
+def test_what_is_not_supported_is_refused_by_name(activation):
+    network = Network((3, 4, 2), activation, "squared_error")
+    with pytest.raises(
+        ValueError, match=f"device='cuda' does not support activation='{activation}"
+    ):
+        CudaEngine(network, dtype="float64", device=EmulatedDevice())

@@ -4,6 +4,7 @@ The oracle is `reference`; nothing here goes through the estimators.
 """
 
 import importlib
+import itertools
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ LADDER = [
     (engine, shape)
     for engine in ENGINES
     for shape in (ALL_SHAPES if engine == "cpu" else EMULATED_SHAPES)
+]
+# Every loss and every activation; those of scikit-learn in all combinations.
+PAIRS = [
+    *itertools.product(list(LOSSES)[:4], list(ACTIVATIONS)[:4]),
+    *zip(itertools.cycle(list(LOSSES)[:4]), list(ACTIVATIONS)[4:]),
 ]
 TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
 CONSTANTS = {
@@ -56,8 +62,7 @@ def loaded_engine(device, network, X, y, dtype, weight=None, **options):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("loss", "activation"), PAIRS)
 @pytest.mark.parametrize(("device", "shape"), LADDER, indirect=["device"], ids=str)
 def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss, dtype):
     network = network_for(shape, activation, loss)
@@ -97,6 +102,36 @@ def test_gradients_of_larger_networks_and_batches(device, shape, loss, dtype):
     )
     assert_close(value, expected, dtype)
     assert_close(gradient, expected_gradient, dtype)
+
+
+MIXED = [
+    ("relu", "tanh", "logistic"),
+    ("relu", "gelu", "relu"),
+    ("mish", "relu", "tanh"),
+    ("identity", "step", "hard_swish"),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", MIXED, ids=str)
+@pytest.mark.parametrize("as_csr", [False, True])
+def test_an_activation_for_each_layer(device, activation, as_csr, dtype):
+    network = Network((4, 6, 5, 7, 2), activation, "squared_error")
+    X, y = make_problem("squared_error", 23, 4, 2)
+    X = X.astype(dtype)
+    flat = parameters_for(network).astype(dtype)
+    engine = get_engine(device, network, dtype=dtype, alpha=0.3, batch_size=23,
+                        optimizer=Optimizer("sgd", CONSTANTS["sgd"]))  # fmt: skip
+    engine.load(sparse.csr_matrix(X) if as_csr else X, y.astype(dtype))
+    engine.set_parameters(flat)
+    value, gradient = engine.loss_and_gradient()
+    described = (network.widths, activation, "squared_error", X)
+    expected, expected_gradient = reference.objective(flat, *described, y, 0.3)
+    assert_close(value, expected, dtype)
+    assert_close(gradient, expected_gradient, dtype)
+    assert_close(engine.predict(X), reference.predict(flat, *described), dtype)
+    engine.run_epoch(np.arange(23), np.full(1, 0.01))
+    assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -17,7 +17,22 @@ HIDDEN = {
     "relu": torch.nn.ReLU,
     "tanh": torch.nn.Tanh,
     "logistic": torch.nn.Sigmoid,
+    "step": lambda: StraightThrough(),
+    "leaky_relu": torch.nn.LeakyReLU,
+    "elu": torch.nn.ELU,
+    "selu": torch.nn.SELU,
+    "gelu": lambda: torch.nn.GELU(approximate="tanh"),
+    "silu": torch.nn.SiLU,
+    "mish": torch.nn.Mish,
+    "softplus": torch.nn.Softplus,
+    "hard_sigmoid": torch.nn.Hardsigmoid,
+    "hard_swish": torch.nn.Hardswish,
 }
+
+
+class StraightThrough(torch.nn.Module):
+    def forward(self, z):
+        return z + (torch.heaviside(z, torch.zeros_like(z)) - z).detach()
 
 
 def torch_loss(name, z, y):
@@ -32,14 +47,14 @@ def torch_loss(name, z, y):
     return 0.5 * ((z - y) ** 2).sum() / len(z)
 
 
-def torch_model(network, flat):
+def torch_model(network, activation, flat):
     modules = []
     coefs, intercepts = network.unflatten(flat)
     for i, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
         linear = torch.nn.Linear(*coef.shape, dtype=torch.float64)
         linear.weight.data = torch.tensor(coef.T.copy())
         linear.bias.data = torch.tensor(intercept.copy())
-        modules += [linear] if i == len(coefs) - 1 else [linear, HIDDEN[network.activation]()]
+        modules += [linear] if i == len(coefs) - 1 else [linear, HIDDEN[activation]()]
     return torch.nn.Sequential(*modules)
 
 
@@ -65,7 +80,7 @@ def test_twenty_steps(device, loss, activation, rule):
     network = Network((6, 8, 3), activation, loss)
     X, y = make_problem(loss, 60, 6, 3)
     flat = np.random.default_rng(1).normal(scale=0.5, size=network.n_parameters)
-    model = torch_model(network, flat)
+    model = torch_model(network, activation, flat)
     if rule == "adam":
         constants = (0.9, 0.999, 1e-14)
         theirs = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.9, 0.999), eps=1e-14)

@@ -37,7 +37,7 @@ from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.stations import Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
-from fastmlp.functions import LOSSES
+from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
 
@@ -224,11 +224,18 @@ class CpuEngine:
         """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
         return n_rows * self._operations_per_row
 
-    def _net(self, places_a, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
+    def _net(self, places_a, places_s, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
         """The kernels' view of the network, with the loops that this use of it needs."""
         layout, network, dtype = self._layout, self._network, self._dtype.name
-        relu = network.activation == "relu"
-        hidden = len(network.widths) > 2
+        relu = [row == ACTIVATIONS["relu"] for row in network.hidden]
+        activations = [
+            loops.activation(row, dtype, slopes=train) if sparse or not fused else 0
+            for row, fused in zip(network.hidden, relu, strict=True)
+        ]
+        derivatives = [
+            loops.derivative(row, dtype) if train and not fused else 0
+            for row, fused in zip(network.hidden, relu, strict=True)
+        ]
         row = LOSSES[network.loss]
         return Net(
             layout.widths,
@@ -238,14 +245,11 @@ class CpuEngine:
             layout.weights,
             layout.transposed,
             places_a,
+            places_s,
             places_d,
-            relu=int(relu),
-            activation=loops.activation(network.activation, dtype)
-            if hidden and (sparse or not relu)
-            else 0,
-            derivative=loops.derivative(network.activation, dtype)
-            if hidden and train and not relu
-            else 0,
+            relu=np.array(relu, np.int64),
+            activation=np.array(activations, np.int64),
+            derivative=np.array(derivatives, np.int64),
             softmax=int(network.out_activation == "softmax"),
             link=0 if loss else loops.link(network.out_activation, dtype),
             loss=loops.loss(network.loss, dtype) if loss else 0,
@@ -260,9 +264,13 @@ class CpuEngine:
         sizes = layout.strides * rows
         if source.sparse:
             sizes = sizes * ([0] + [1] * (len(sizes) - 1))
-        ends = np.cumsum([0, *sizes, *(sizes[1:-1] * train)])
+        of_score = np.array([row.of_score for row in self._network.hidden], dtype=bool)
+        hidden = sizes[1:-1] * train
+        ends = np.cumsum([0, *sizes, *hidden, *(hidden * of_score)])
         places_a = ends[: len(sizes)].copy()
-        places_d = np.concatenate([[0], ends[len(sizes) : -1], [0]]).astype(np.int64)
+        places_d, places_s = np.zeros_like(places_a), places_a.copy()
+        places_d[1:-1], of_slopes = np.split(ends[len(sizes) : -1], 2)
+        places_s[1:-1] = np.where(of_score & train, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
         softmax = self._network.out_activation == "softmax"
         n_elementwise = rows * self._network.n_outputs * (loss and not softmax)
@@ -290,7 +298,7 @@ class CpuEngine:
             barrier=_address(self._barrier),
             **{name: _address(array) if array.size else 0 for name, array in arrays.items()},
         )
-        net = self._net(places_a, places_d, sparse=source.sparse, train=train, loss=loss)
+        net = self._net(places_a, places_s, places_d, sparse=source.sparse, train=train, loss=loss)
         return net, memory, arrays
 
     def _block_rows(self, batch_size: int) -> int:

@@ -80,10 +80,13 @@ _YIELDS = 200  # before it goes to sleep
 class Net(NamedTuple):
     """A network's sizes and offsets (see `Layout`), and the addresses of its loops and tiles.
 
-    ``activations`` and ``deltas`` are the layers' places in the workspace; the output layer's
-    deltas take the place of its activations.  The address of a loop that is not needed is 0;
-    ``relu`` and ``softmax`` are flags.  ``loss_divisor`` averages a loss over outputs.  ``slab`` is
-    the number of rows that training takes through all layers at once.
+    ``activations``, ``slopes`` and ``deltas`` are the layers' places in the workspace; the output
+    layer's deltas take the place of its activations, and the slopes (what the derivative is made
+    of) are the activations themselves unless the derivative is a function of the score.  ``relu``
+    (flags), ``activation`` and ``derivative`` (addresses) have an entry for each hidden layer.  The
+    address of a loop that is not needed is 0; ``softmax`` is a flag.  ``loss_divisor`` averages a
+    loss over outputs.  ``slab`` is the number of rows that training takes through all layers at
+    once.
     """
 
     widths: np.ndarray
@@ -93,10 +96,11 @@ class Net(NamedTuple):
     weights: np.ndarray
     transposed: np.ndarray
     activations: np.ndarray
+    slopes: np.ndarray
     deltas: np.ndarray
-    relu: int
-    activation: int
-    derivative: int
+    relu: np.ndarray
+    activation: np.ndarray
+    derivative: np.ndarray
     softmax: int
     link: int
     loss: int
@@ -301,7 +305,7 @@ def _narrow_forward(net, memory, layer, rows, A, out, like):
 
 
 @jit
-def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like):
+def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like):
     """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
     size, lanes = size_of(like), _lanes(like)
     fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
@@ -311,7 +315,7 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
     if not hidden and _is_narrow(net, layer, like):
         _narrow_forward(net, memory, layer, rows, A, out, like)
         return
-    epilogue = RELU if hidden and net.relu else PLAIN
+    epilogue = RELU if hidden and net.relu[layer] else PLAIN
     sparse = layer == 0 and samples.sparse
     for column in range(0, padded, N_VECTORS * lanes):
         width = _panel_width(column, padded, like)
@@ -326,8 +330,8 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
         _product(net.tiles, rows, width // lanes, A, 0, stride, 1, W, width, bias, 0, C, out_stride,
                  fan_in, epilogue, C, size)  # fmt: skip
     if hidden:
-        if net.activation and (sparse or not net.relu):
-            call(net.activation, (out, out_stride, rows, padded, like))
+        if net.activation[layer] and (sparse or not net.relu[layer]):
+            call(net.activation[layer], (out, slopes, out_stride, rows, padded, like))
         for i in range(rows):
             store(out, i * out_stride + fan_out, type(like)(1))
 
@@ -343,8 +347,10 @@ def _forward(net, memory, samples, start, first, rows, place, like):
     if not samples.sparse:
         _gather(samples, start, first, rows, A, net.strides[0], net.widths[0], like)
     for layer in range(net.widths.size - 1):
-        out = memory.work + size * (net.activations[layer + 1] + place * net.strides[layer + 1])
-        _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like)
+        skip = place * net.strides[layer + 1]
+        out = memory.work + size * (net.activations[layer + 1] + skip)
+        slopes = memory.work + size * (net.slopes[layer + 1] + skip)
+        _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like)
         A = out
     return A
 
@@ -413,10 +419,11 @@ def _input_gradients(net, memory, rows, place, delta, like):
     for layer in range(net.widths.size - 2, 0, -1):
         fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
         stride, below_stride = net.strides[layer + 1], net.strides[layer]
-        a = memory.work + size * (net.activations[layer] + place * below_stride)
+        slopes = memory.work + size * (net.slopes[layer] + place * below_stride)
         below = memory.work + size * (net.deltas[layer] + place * below_stride)
         padded = _padded(fan_in, like)
-        epilogue = RELU_DERIVATIVE if net.relu else PLAIN
+        relu, derivative = net.relu[layer - 1], net.derivative[layer - 1]
+        epilogue = RELU_DERIVATIVE if relu else PLAIN
         for column in range(0, padded, N_VECTORS * lanes):
             width = _panel_width(column, padded, like)
             W = memory.transposed + size * (
@@ -424,10 +431,10 @@ def _input_gradients(net, memory, rows, place, delta, like):
             )
             shift = size * column
             _product(net.tiles, rows, width // lanes, delta, 0, stride, 1, W, width, memory.zeros,
-                     0, below + shift, below_stride, fan_out, epilogue, a + shift,
+                     0, below + shift, below_stride, fan_out, epilogue, slopes + shift,
                      size)  # fmt: skip
-        if net.derivative and not net.relu:
-            call(net.derivative, (a, below, below_stride, rows, padded, like))
+        if derivative and not relu:
+            call(derivative, (slopes, below, below_stride, rows, padded, like))
         delta = below
 
 
@@ -749,7 +756,7 @@ def run_rows(thread, n_threads, net, memory, samples, n_samples, out, losses, li
             softmax(z, stride, rows, padded, memory.scales + size * place,
                     memory.sums + size * place, memory.peaks + size * place, like)  # fmt: skip
         elif net.link:
-            call(net.link, (z, stride, rows, n_outputs, like))
+            call(net.link, (z, z, stride, rows, n_outputs, like))
         for i in range(rows):
             copy_bytes(out + size * (start + i) * n_outputs, z + size * i * stride,
                        size * n_outputs)  # fmt: skip
