@@ -45,7 +45,7 @@ from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
 from fastmlp.training import Progress, Settings, minimise, train
 
-_STOCHASTIC_SOLVERS = ("sgd", "adam")
+_STOCHASTIC_SOLVERS = ("sgd", "adam", "rmsprop", "nadam", "lion")
 _FEW_ROWS = 8
 # beside the estimators, because predicting must not change an estimator's attributes
 _ROW_PREDICTORS: WeakKeyDictionary = WeakKeyDictionary()
@@ -60,9 +60,12 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         'leaky_relu' (slope 0.01 below zero), 'elu', 'selu', 'gelu' (in its tanh form), 'silu',
         'mish', 'softplus', 'hard_sigmoid', 'hard_swish', as in PyTorch.  A pair of functions gives
         the value and the derivative at one number ``z``; Numba compiles them anew in each process.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+    solver : {'lbfgs', 'sgd', 'adam', 'rmsprop', 'nadam', 'lion'}, default='adam'
         'lbfgs' is SciPy's L-BFGS-B on the whole data set, in float64; 'sgd' is stochastic
-        gradient descent with momentum; 'adam' is Adam (Kingma and Ba, 2014).
+        gradient descent with momentum; 'adam' is Adam (Kingma and Ba, 2014).  Not in
+        scikit-learn: 'rmsprop' (Tieleman and Hinton, 2012); 'nadam' (Dozat, 2016), as PyTorch's
+        NAdam; 'lion' (Chen et al., 2023), whose authors advise ``beta_2=0.99`` and a learning rate
+        of a third to a tenth of Adam's.
     alpha : float, default=0.0001
         Strength of the L2 penalty ``alpha / (2 sum of weights) ||W||^2`` on the weights, not the
         biases; the sum is over the batch's sample weights, its length without them.
@@ -98,16 +101,23 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     validation_fraction : float, default=0.1
         Share of the data set aside by ``early_stopping``, in [0, 1).
     beta_1, beta_2 : float, default=0.9, 0.999
-        Decay rates of Adam's first and second moments, in [0, 1).
+        Decay rates of Adam's first and second moments, in [0, 1); for 'lion', of the mean whose
+        sign is the step, and of its memory.
     epsilon : float, default=1e-8
-        Adam's term for numerical stability.
+        Term for numerical stability of 'adam', 'nadam' and 'rmsprop'.
     n_iter_no_change : int, default=10
         Epochs in a row without improvement that are tolerated.
     max_fun : int, default=15000
         Most evaluations of the loss by 'lbfgs'.
     n_threads : int or None, default=None
         Most threads to use; not in scikit-learn.  None means as many as pay, within the limits of
-        the process (affinity, container, joblib).  Any number gives the same bits."""
+        the process (affinity, container, joblib).  Any number gives the same bits.
+    rho : float, default=0.9
+        Decay rate of the mean of squared gradients of 'rmsprop', in [0, 1); not in scikit-learn.
+    weight_decay : float, default=0.0
+        Decoupled weight decay of the stochastic solvers: before each update, weights (not biases)
+        lose ``learning_rate * weight_decay`` of themselves.  With 'adam' it makes AdamW (Loshchilov
+        and Hutter, 2019; set ``alpha=0`` for theirs).  Not in scikit-learn."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -169,6 +179,8 @@ class _BaseMLP(BaseEstimator, ABC):
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+        "rho": [Interval(Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
     }
 
     # --- what the two estimators answer differently
@@ -228,6 +240,10 @@ class _BaseMLP(BaseEstimator, ABC):
     def _fit(self, X, y, sample_weight, incremental):
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
+        if self.weight_decay and self.solver == "lbfgs":
+            raise ValueError(
+                "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
+            )
         if self.early_stopping and incremental and self.solver in _STOCHASTIC_SOLVERS:
             raise ValueError("partial_fit does not support early_stopping=True")
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -335,7 +351,7 @@ class _BaseMLP(BaseEstimator, ABC):
             network,
             dtype=progress.parameters.dtype,
             alpha=self.alpha,
-            optimizer=Optimizer(state["rule"], tuple(state["constants"])),
+            optimizer=Optimizer(state["rule"], tuple(state["constants"]), state["weight_decay"]),
             batch_size=batch_size,
             n_threads=self.n_threads,
         )
@@ -379,17 +395,17 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _new_optimizer_state(self, parameters: np.ndarray) -> dict:
         """The optimizer's settings, frozen until the next `fit` as in scikit-learn, and slots."""
-        if self.solver == "adam":
-            rule, schedule = "adam", "constant"
-            constants = [self.beta_1, self.beta_2, self.epsilon]
-        else:
+        rule, constants = self.solver, [self.beta_1, self.beta_2, self.epsilon]
+        if self.solver == "sgd":
             rule = "nesterov" if self.nesterovs_momentum else "sgd"
-            schedule = self.learning_rate
             constants = [self.momentum, 0.0, 0.0]
+        elif self.solver == "rmsprop":
+            constants = [self.rho, self.epsilon, 0.0]
         return {
             "rule": rule,
             "constants": [float(constant) for constant in constants],
-            "schedule": schedule,
+            "weight_decay": float(self.weight_decay),
+            "schedule": self.learning_rate if self.solver == "sgd" else "constant",
             "power_t": float(self.power_t),
             "learning_rate_init": float(self.learning_rate_init),
             "learning_rate": float(self.learning_rate_init),
@@ -645,6 +661,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         n_iter_no_change=10,
         max_fun=15000,
         n_threads=None,
+        rho=0.9,
+        weight_decay=0.0,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -670,6 +688,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.n_threads = n_threads
+        self.rho = rho
+        self.weight_decay = weight_decay
 
     def _check_solver(self):
         if self.solver not in _STOCHASTIC_SOLVERS:
@@ -889,6 +909,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         n_iter_no_change=10,
         max_fun=15000,
         n_threads=None,
+        rho=0.9,
+        weight_decay=0.0,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -915,6 +937,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.n_threads = n_threads
+        self.rho = rho
+        self.weight_decay = weight_decay
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):

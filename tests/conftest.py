@@ -11,6 +11,14 @@ from simt import EmulatedDevice
 from fastmlp.engine.cuda import SUPPORTED, MmaTile, Sizes, Tile
 from fastmlp.functions import LOSSES
 
+CONSTANTS = {  # of the optimizers, after the rate
+    "sgd": (0.9, 0.0, 0.0),
+    "nesterov": (0.9, 0.0, 0.0),
+    "adam": (0.9, 0.999, 1e-8),
+    "rmsprop": (0.9, 1e-8, 0.0),
+    "nadam": (0.9, 0.999, 1e-8),
+    "lion": (0.9, 0.99, 0.0),
+}
 ENGINES = ("cpu", "cuda, emulated")
 EMULATED_SIZES = Sizes(
     Tile(8, 16, 4, 2, 4),

@@ -147,13 +147,80 @@ class Adam:
         return w - rate * self.m / (np.sqrt(self.v) + self.epsilon)
 
 
-class SGD:
-    """Gradient descent with (Nesterov's) momentum."""
+class NAdam(Adam):
+    """NAdam as in PyTorch's documentation, momentum_decay 0.004."""
 
-    def __init__(self, size, rate, momentum, nesterov):
+    product = 1.0
+
+    def step(self, w, g):
+        self.t += 1
+        b1, b2 = self.betas
+        now, following = (b1 * (1 - 0.5 * 0.96 ** (t * 0.004)) for t in (self.t, self.t + 1))
+        self.product *= now
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * g**2
+        m = following * self.m / (1 - self.product * following)
+        m = m + (1 - now) * g / (1 - self.product)
+        return w - self.rate * m / (np.sqrt(self.v / (1 - b2**self.t)) + self.epsilon)
+
+
+class RMSprop:
+    """RMSprop with Keras's name for its constant."""
+
+    def __init__(self, size, rate, rho, epsilon, _):
+        self.v = np.zeros(size)
+        self.rate, self.rho, self.epsilon = rate, rho, epsilon
+
+    def step(self, w, g):
+        self.v = self.rho * self.v + (1 - self.rho) * g**2
+        return w - self.rate * g / (np.sqrt(self.v) + self.epsilon)
+
+
+class Lion:
+    """Algorithm 2 of Chen et al. (2023)."""
+
+    def __init__(self, size, rate, beta_1, beta_2, _):
+        self.m = np.zeros(size)
+        self.rate, self.betas = rate, (beta_1, beta_2)
+
+    def step(self, w, g):
+        b1, b2 = self.betas
+        update = np.sign(b1 * self.m + (1 - b1) * g)
+        self.m = b2 * self.m + (1 - b2) * g
+        return w - self.rate * update
+
+
+class SGD:
+    """Gradient descent with momentum."""
+
+    nesterov = False
+
+    def __init__(self, size, rate, momentum, *_):
         self.u = np.zeros(size)
-        self.rate, self.momentum, self.nesterov = rate, momentum, nesterov
+        self.rate, self.momentum = rate, momentum
 
     def step(self, w, g):
         self.u = self.momentum * self.u - self.rate * g
         return w + (self.momentum * self.u - self.rate * g if self.nesterov else self.u)
+
+
+class Nesterov(SGD):
+    """Gradient descent with Nesterov's momentum."""
+
+    nesterov = True
+
+
+OPTIMIZERS = {
+    "sgd": SGD,
+    "nesterov": Nesterov,
+    "adam": Adam,
+    "rmsprop": RMSprop,
+    "nadam": NAdam,
+    "lion": Lion,
+}
+
+
+def is_weight(widths):
+    """Which elements of the flat vector are weights."""
+    layers = split(np.arange(sum((a + 1) * b for a, b in pairwise(widths))), widths)
+    return np.concatenate([np.arange(W.size + b.size) < W.size for W, b in layers])

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import fastmlp
 from fastmlp import MLPRegressor
+from fastmlp.network import Network
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(120, 5))
@@ -125,3 +126,65 @@ def test_bad_activation(activation, message):
     with pytest.raises(ValueError, match=message):
         model.fit(X, TARGET)
     assert not hasattr(model, "coefs_")
+
+
+# --- optimizers
+
+
+@pytest.mark.parametrize("solver", ["adam", "rmsprop", "nadam", "lion"])
+def test_parameters_of_a_solver_reach_its_rule(solver):
+    params = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5, "rho": 0.7, "weight_decay": 0.2}
+    model = MLPRegressor(
+        solver=solver, activation="tanh", batch_size=40, shuffle=False, learning_rate_init=0.01,
+        **params, **QUICK,
+    )  # fmt: skip
+    constants = (0.7, 1e-5, 0.0) if solver == "rmsprop" else (0.8, 0.95, 1e-5)
+    widths = (5, 8, 6, 1)
+    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    optimizer = reference.OPTIMIZERS[solver](w.size, 0.01, *constants)
+    for _ in range(5):
+        for start in range(0, 120, 40):
+            rows = slice(start, start + 40)
+            _, gradient = reference.objective(
+                w, widths, "tanh", "squared_error", X[rows], TARGET[rows, None], 1e-4
+            )
+            w = optimizer.step(w - 0.01 * 0.2 * w * reference.is_weight(widths), gradient)
+    np.testing.assert_allclose(flat(fit(model, TARGET)), w, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "rmsprop", "nadam", "lion"])
+def test_partial_fit_goes_on_where_it_was(solver):
+    """As one fit over the same epochs, without shuffling."""
+    options = {"solver": solver, "shuffle": False, "weight_decay": 0.1, "batch_size": 50}
+    whole = fit(MLPRegressor(**options, **QUICK), TARGET)
+    parts = MLPRegressor(**options, **QUICK)
+    for _ in range(5):
+        parts.partial_fit(X, TARGET)
+    np.testing.assert_array_equal(flat(parts), flat(whole))
+
+
+def test_full_batch_gradient_descent():
+    model = MLPRegressor(
+        solver="sgd", momentum=0.0, batch_size=120, activation="tanh", learning_rate_init=0.1,
+        **QUICK,
+    )  # fmt: skip
+    widths = (5, 8, 6, 1)
+    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    for _ in range(5):
+        described = (widths, "tanh", "squared_error", X, TARGET[:, None], 1e-4)
+        w = w - 0.1 * reference.objective(w, *described)[1]
+    np.testing.assert_allclose(flat(fit(model, TARGET)), w, rtol=1e-9, atol=1e-12)
+
+
+BAD_OPTIMIZERS = [
+    ({"weight_decay": 0.1, "solver": "lbfgs"}, "weight_decay does not work with solver='lbfgs'"),
+    ({"weight_decay": -1}, "'weight_decay' parameter"),
+    ({"rho": 1.0}, "'rho' parameter"),
+    ({"solver": "sophia"}, "'solver' parameter"),
+]
+
+
+@pytest.mark.parametrize(("params", "message"), BAD_OPTIMIZERS, ids=str)
+def test_bad_optimizer(params, message):
+    with pytest.raises(ValueError, match=message):
+        MLPRegressor(**params).fit(X, TARGET)

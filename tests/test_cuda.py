@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 import reference
-from conftest import EMULATED_SIZES, make_problem
+from conftest import CONSTANTS, EMULATED_SIZES, make_problem
 from numba import float32, float64
 from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
 
@@ -122,9 +122,8 @@ def train(make_engine, loss, rule, dtype="float64"):
     """Losses of two epochs, the parameters and the state after them."""
     network = Network((5, 7, 6, 3 if loss == "log_loss" else 2), "tanh", loss)
     X, y = make_problem(loss, 30, 5, network.n_outputs)
-    constants = (0.9, 0.999, 1e-8) if rule == "adam" else (0.9, 0.0, 0.0)
     engine = make_engine(
-        network, dtype=dtype, alpha=0.1, batch_size=12, optimizer=Optimizer(rule, constants)
+        network, dtype=dtype, alpha=0.1, batch_size=12, optimizer=Optimizer(rule, CONSTANTS[rule])
     )
     weight = np.random.default_rng(2).uniform(0.5, 2.0, 30)
     weight[12:24] = 0  # a batch that carries no information
@@ -152,7 +151,7 @@ def path(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("rule", SUPPORTED["rule"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_both_paths_train_as_the_cpu_does(path, loss, rule):
     got, expected = train(emulated(path), loss, rule), train(CpuEngine, loss, rule)
@@ -372,3 +371,14 @@ def test_what_is_not_supported_is_refused_by_name(activation):
         ValueError, match=f"device='cuda' does not support activation='{activation}"
     ):
         CudaEngine(network, dtype="float64", device=EmulatedDevice())
+
+
+def test_optimizers_that_are_not_supported_are_refused_by_name():
+    network = Network((3, 4, 2), "relu", "squared_error")
+    for rule in OPTIMIZERS.keys() - SUPPORTED["rule"]:
+        with pytest.raises(ValueError, match=f"device='cuda' does not support solver='{rule}'"):
+            CudaEngine(network, dtype="float64", device=EmulatedDevice(),
+                       optimizer=Optimizer(rule, CONSTANTS[rule]))  # fmt: skip
+    with pytest.raises(ValueError, match="device='cuda' does not support weight_decay"):
+        CudaEngine(network, dtype="float64", device=EmulatedDevice(),
+                   optimizer=Optimizer("adam", CONSTANTS["adam"], 0.1))  # fmt: skip

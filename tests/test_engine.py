@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from conftest import ENGINES, make_problem
+from conftest import CONSTANTS, ENGINES, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -32,11 +32,6 @@ PAIRS = [
     *zip(itertools.cycle(list(LOSSES)[:4]), list(ACTIVATIONS)[4:]),
 ]
 TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
-CONSTANTS = {
-    "adam": (0.9, 0.999, 1e-8),
-    "sgd": (0.9, 0.0, 0.0),
-    "nesterov": (0.9, 0.0, 0.0),
-}
 
 
 def network_for(shape, activation, loss):
@@ -147,11 +142,7 @@ def test_ten_epochs_of_training(device, loss, rule, weighted):
         alpha=0.1, optimizer=Optimizer(rule, CONSTANTS[rule]), batch_size=16,
     )  # fmt: skip
     engine.set_parameters(flat)
-    optimizer = (
-        reference.Adam(flat.size, 0.01, *CONSTANTS[rule])
-        if rule == "adam"
-        else reference.SGD(flat.size, 0.01, 0.9, rule == "nesterov")
-    )
+    optimizer = reference.OPTIMIZERS[rule](flat.size, 0.01, *CONSTANTS[rule])
     rng = np.random.default_rng(3)
     for _ in range(10):
         order = rng.permutation(len(X))
@@ -169,10 +160,41 @@ def test_ten_epochs_of_training(device, loss, rule, weighted):
     np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
 
 
-def test_state_can_be_moved_to_another_engine(device):
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+def test_decoupled_weight_decay(device, rule, as_csr):
+    """Of weights only, with the schedule's rate, beside the penalty of alpha."""
+    network = network_for((6, 9, 4), "tanh", "squared_error")
+    X, y = make_problem("squared_error", 50, 6, 2)
+    flat = parameters_for(network)
+    engine = get_engine(
+        device, network, dtype="float64", alpha=0.1, batch_size=25,
+        optimizer=Optimizer(rule, CONSTANTS[rule], weight_decay=0.5),
+    )  # fmt: skip
+    engine.load(sparse.csr_matrix(X) if as_csr else X, y)
+    engine.set_parameters(flat)
+    optimizer = reference.OPTIMIZERS[rule](flat.size, 0.0, *CONSTANTS[rule])
+    weights = reference.is_weight(network.widths)
+    for rates in ([0.01, 0.02], [0.03, 0.01], [0.01, 0.01]):
+        accumulated, expected = engine.run_epoch(np.arange(50), np.array(rates)), 0.0
+        for start, rate in zip((0, 25), rates, strict=True):
+            batch = slice(start, start + 25)
+            value, gradient = reference.objective(
+                flat, network.widths, "tanh", "squared_error", X[batch], y[batch], 0.1
+            )
+            expected += 25 * value
+            optimizer.rate = rate
+            flat = optimizer.step(flat - rate * 0.5 * flat * weights, gradient)
+        np.testing.assert_allclose(accumulated, expected, rtol=1e-10)
+    np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_state_can_be_moved_to_another_engine(device, rule):
     network = network_for((4, 5), "relu", "squared_error")
     X, y = make_problem("squared_error", 20, 4, 2)
-    options = {"optimizer": Optimizer("adam", CONSTANTS["adam"]), "batch_size": 6}
+    options = {"optimizer": Optimizer(rule, CONSTANTS[rule]), "batch_size": 6}
     order, rates = np.arange(20), np.full(4, 0.01)
     whole = loaded_engine(device, network, X, y, "float64", **options)
     whole.set_parameters(parameters_for(network))

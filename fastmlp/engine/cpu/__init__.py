@@ -39,7 +39,7 @@ from fastmlp.engine.cpu.stations import Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
-from fastmlp.optimizers import N_SLOTS, Optimizer
+from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
 _SHORT_CALL = 5e8  # operations; about 0.1 s where the kernels are slowest
 _WORTH_SHARING = 2e5  # operations per step below which more threads never pay
@@ -137,7 +137,7 @@ class CpuEngine:
         self._progress = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._room: _Room | None = None
-        self._rates = np.empty(0)
+        self._numbers = np.empty((0, N_NUMBERS))
         self._natural_order = np.empty(0, np.int64)
         self._last_call: _Call | None = None
         self._transposed_is_stale = True
@@ -174,7 +174,7 @@ class CpuEngine:
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
-        rates = self._optimizer.step_rates(learning_rates, int(self._progress[STEPS]))
+        numbers = self._optimizer.step_numbers(learning_rates, int(self._progress[STEPS]))
         if self._tuner is None:
             per_step = self._operations(min(self._batch_size, order.size))
             limit = self._threads if per_step >= _WORTH_SHARING else 1
@@ -185,7 +185,7 @@ class CpuEngine:
         n_threads = self._tuner.choose()
         with CROWD.share(self, self._threads) as share:
             loss = self._train(
-                order, self._batch_size, rates, self._optimizer, min(n_threads, share)
+                order, self._batch_size, numbers, self._optimizer, min(n_threads, share)
             )
         if n_threads <= share:
             self._tuner.report(n_threads, self._seconds)
@@ -199,7 +199,9 @@ class CpuEngine:
         if self._natural_order.size != n_samples:
             self._natural_order = np.arange(n_samples)
         with CROWD.share(self, n_threads) as share:
-            loss = self._train(self._natural_order, n_samples, np.zeros(1), None, share)
+            loss = self._train(
+                self._natural_order, n_samples, np.zeros((1, N_NUMBERS)), None, share
+            )
         self._progress[STEPS] = steps
         return loss / n_samples, self._layout.unpack(self._gradient)
 
@@ -305,14 +307,14 @@ class CpuEngine:
         per_row = int(self._layout.strides.sum())
         return max(1, min(batch_size, _BLOCK_ROWS, max(SLAB, _BLOCK_ELEMENTS // per_row)))
 
-    def _train(self, order, batch_size, rates, optimizer: Optimizer | None, n_threads) -> float:
+    def _train(self, order, batch_size, numbers, optimizer: Optimizer | None, n_threads) -> float:
         """Run the epoch kernel; without an optimizer it only leaves the gradient."""
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(batch_size, order.size)
-        if self._rates.size != rates.size:
-            self._rates = np.empty_like(rates)
+        if self._numbers.shape != numbers.shape:
+            self._numbers = np.empty_like(numbers)
             self._last_call = None
-        self._rates[:] = rates
+        self._numbers[:] = numbers
         call = self._last_call
         if call is None or not call.is_for(order, batch_size, optimizer, n_threads):
             call = self._last_call = self._make_call(order, batch_size, optimizer, n_threads)
@@ -336,8 +338,8 @@ class CpuEngine:
             stations = Stations(n_threads)
         arguments = (
             n_threads, room.net, room.memory, samples, order.size, batch_size, room.block,
-            self._rates, self._alpha, room.update, optimizer is not None, room.constants,
-            self._units, self._layout.bounds(self._units, n_threads), prefetch,
+            self._numbers, self._alpha, room.update, optimizer is not None, self._units,
+            self._layout.bounds(self._units, n_threads), prefetch,
             stations.address if stations else 0, self._like,
         )  # fmt: skip
         return _Call(arguments, stations, order, room)
@@ -358,8 +360,9 @@ class CpuEngine:
             memory,
             arrays,
             samples=Samples(*self._source.fields, *self._targets.fields, order=0),
-            update=loops.update(optimizer.name if optimizer else None, self._dtype.name),
-            constants=np.array(optimizer.constants if optimizer else (0, 0, 0), np.float64),
+            update=loops.update(None, self._dtype.name)
+            if optimizer is None
+            else loops.update(optimizer.name, self._dtype.name, decays=optimizer.weight_decay > 0),
         )
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
@@ -420,7 +423,6 @@ class _Room(NamedTuple):
     arrays: dict[str, np.ndarray]
     samples: Samples
     update: int
-    constants: np.ndarray
 
 
 class _Call(NamedTuple):

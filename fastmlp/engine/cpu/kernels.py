@@ -519,26 +519,28 @@ def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, 
 
 
 @jit
-def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, constants, size):
+def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, numbers, step, size):
     """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares."""
     kind = type(rate)
-    c0, c1, c2 = kind(constants[0]), kind(constants[1]), kind(constants[2])
+    c0, c1, c2 = kind(numbers[step, 1]), kind(numbers[step, 2]), kind(numbers[step, 3])
+    c3, decay = kind(numbers[step, 4]), kind(numbers[step, 5])
     w, first, second = (
         memory.parameters + size * at, memory.first_slot + size * at, memory.second_slot + size * at
     )  # fmt: skip
     squares = kind(0)
     if n > 0:
-        squares = call(update, (w, g, first, second, n, penalty, c0, c1, c2, rate))
+        squares = call(update, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate))
     if n_bias > 0:
         skip = size * n
-        call(update, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), c0, c1, c2,
-                      rate))  # fmt: skip
+        call(update, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), kind(0), c0,
+                      c1, c2, c3, rate))  # fmt: skip
     return squares
 
 
 @jit
 def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first, is_last, scratch,
-          slivers, is_new, update, training, penalty, rate, constants, prefetch):  # fmt: skip
+          slivers, is_new, update, training, penalty, rate, numbers, step,
+          prefetch):  # fmt: skip
     """One unit of the weight gradient for one block of rows and, after the last, its update.
 
     ``is_new`` says whether the unit has other rows than the unit before.
@@ -556,7 +558,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         _sparse_unit(net, memory, samples, start, rows, column, width, G, is_first, like)
         if is_last:
             squares = _update_rows(memory, update, panel, G, fan_in * width, width, penalty, rate,
-                                   constants, size)  # fmt: skip
+                                   numbers, step, size)  # fmt: skip
         return squares
     deltas = net.activations[layer + 1]
     if layer < net.widths.size - 2:
@@ -587,7 +589,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
     if is_last:
         n_weights = (min(end, fan_in) - first) * width
         squares = _update_rows(memory, update, at, G, n_weights, (end - first) * width - n_weights,
-                               penalty, rate, constants, size)  # fmt: skip
+                               penalty, rate, numbers, step, size)  # fmt: skip
     if is_last and layer > 0 and training:
         _transpose_unit(net, memory, layer, column, width, first, end, like)
     return squares
@@ -620,8 +622,8 @@ def _sum_losses(samples, losses, start, rows, like):
 
 
 @jit
-def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
-           update, training, constants, units, bounds, prefetch, like):  # fmt: skip
+def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
+           update, training, units, bounds, prefetch, like):  # fmt: skip
     """See `run_epoch`."""
     size = size_of(like)
     kind = type(like)
@@ -630,7 +632,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
     slivers = memory.slivers + thread * size * SLIVER_ROWS * block
     accumulated = 0.0
     count = 0
-    for step in range(rates.size):
+    for step in range(numbers.shape[0]):
         begin = step * batch_size
         stop = min(begin + batch_size, n_samples)
         total_weight = _total_weight(samples, begin, stop, like)
@@ -664,7 +666,8 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                     squares = _unit(
                         net, memory, samples, layer, units[u, 1], first, units[u, 3], start, n,
                         is_first, is_last, scratch, slivers, is_new, update, training,
-                        kind(alpha / total_weight), kind(rates[step]), constants, prefetch,
+                        kind(alpha / total_weight), kind(numbers[step, 0]), numbers, step,
+                        prefetch,
                     )  # fmt: skip
                     store(memory.squares, u, squares)
                 count += 1
@@ -684,14 +687,13 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
     return accumulated
 
 
-def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
-              update, training, constants, units, bounds, prefetch, stations,
-              like):  # fmt: skip
+def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
+              update, training, units, bounds, prefetch, stations, like):  # fmt: skip
     """One pass over ``n_samples`` rows in steps of ``batch_size``, as thread ``thread``.
 
     A batch whose weights sum to zero carries no information and is passed over.  A helper that has
-    a station there waits for the word to go over the data once more, whose order and rates the
-    caller has changed in place.
+    a station there waits for the word to go over the data once more, whose order and numbers
+    the caller has changed in place.
 
     Parameters
     ----------
@@ -701,8 +703,8 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
         See the classes; ``memory.progress`` is [stop, steps, decision, abort].
     block : int
         Rows that the workspace has room for.
-    rates : array of shape (n_steps,), float64
-        The optimizer's rate of each step.
+    numbers : array of shape (n_steps, N_NUMBERS), float64
+        See `fastmlp.optimizers.Optimizer.step_numbers`.
     update : int
         Address of the optimizer's loop.
     training : bool
@@ -720,8 +722,8 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
         Thread 0: the sum of (mean loss of a batch, penalty included) x (its length).
     """
     while True:
-        loss = _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates,
-                      alpha, update, training, constants, units, bounds, prefetch,
+        loss = _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block,
+                      numbers, alpha, update, training, units, bounds, prefetch,
                       like)  # fmt: skip
         if thread == 0 or not stand_by(stations, thread):
             return loss

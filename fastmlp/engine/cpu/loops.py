@@ -4,8 +4,8 @@ The kernels call activations, losses and update rules through addresses.  So onl
 uses is compiled, a new row in a table costs the others nothing, and a formula of the user's takes
 the same way.  The call is paid once per slab or tile of a few thousand numbers.
 
-The loops are templates: plain functions that use the names ``FORMULA`` and ``GRADIENT``, which
-`fastmlp._jit.address` binds to formulas compiled with this engine's elementary functions.
+The loops are templates: plain functions that use the names ``FORMULA``, ``GRADIENT`` and ``DECAY``,
+which `fastmlp._jit.address` binds to formulas compiled with this engine's elementary functions.
 
 Tried and lost: one function with a branch per formula (half of the kernel's compile time went into
 formulas that were not used, and each table row made it worse).
@@ -33,7 +33,7 @@ from fastmlp.functions import (
     logistic,
     straight_through,
 )
-from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.optimizers import OPTIMIZERS, decay_weight, keep_weight
 
 _CONSTANT_DERIVATIVES = (identity_derivative, straight_through)
 _LINKS = {"logistic": logistic, "exp": exponential}
@@ -66,6 +66,7 @@ def _unbound(*args):
 
 FORMULA: Callable[..., Any] = _unbound
 GRADIENT: Callable[..., Any] = _unbound
+DECAY: Callable[..., Any] = _unbound
 _log = PRIMITIVES["log"]
 
 
@@ -115,14 +116,14 @@ def _row_loss_loop(rows, sums, scores, tiny):
     return tiny
 
 
-def _update_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
+def _update_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
     """Update ``n`` parameters; returns their sum of squares before the update."""
     squares = type(rate)(0)
     for i in range(n):
         before = load(w, i, rate)
         squares += before * before
         after, s0, s1 = FORMULA(
-            before,
+            DECAY(before, decay),
             load(g, i, rate) + penalty * before,
             load(first, i, rate),
             load(second, i, rate),
@@ -130,6 +131,7 @@ def _update_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
             c0,
             c1,
             c2,
+            c3,
         )
         store(w, i, after)
         store(first, i, s0)
@@ -137,7 +139,7 @@ def _update_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
     return squares
 
 
-def _penalty_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
+def _penalty_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
     """In an update's place: leave the parameters, complete the gradient."""
     squares = type(rate)(0)
     for i in range(n):
@@ -150,12 +152,21 @@ def _penalty_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
 # --- addresses --------------------------------------------------------------------------------
 
 
-def _address(template, integers, floats, dtype, label, *formulas, reassociate=False) -> int:
+def _address(
+    template,
+    integers,
+    floats,
+    dtype,
+    label,
+    *formulas,
+    names=("FORMULA", "GRADIENT"),
+    reassociate=False,
+) -> int:
     kind = {"float32": types.float32, "float64": types.float64}[dtype]
     signature = kind(*[types.int64] * integers, *[kind] * floats)
     compiled = [_jit.formula(formula, PRIMITIVES) for formula in formulas]
-    names = dict(zip(("FORMULA", "GRADIENT"), compiled, strict=False))
-    return _jit.address(template, signature, f"{label}-{dtype}", names, reassociate=reassociate)
+    bound = dict(zip(names, compiled, strict=False))
+    return _jit.address(template, signature, f"{label}-{dtype}", bound, reassociate=reassociate)
 
 
 def _user_address(template, integers, floats, dtype, parameter, *formulas) -> int:
@@ -219,12 +230,15 @@ def loss(name: str, dtype: str) -> int:
 
 
 @cache
-def update(optimizer: str | None, dtype: str) -> int:
+def update(optimizer: str | None, dtype: str, *, decays: bool = False) -> int:
     """Address of an optimizer's loop; without one, of that which completes the gradient."""
     if optimizer is None:
-        return _address(_penalty_loop, 5, 5, dtype, "penalty", reassociate=True)
-    rule = OPTIMIZERS[optimizer].update
-    return _address(_update_loop, 5, 5, dtype, optimizer, rule, reassociate=True)
+        return _address(_penalty_loop, 5, 7, dtype, "penalty", reassociate=True)
+    label, decay = (f"{optimizer}-decay", decay_weight) if decays else (optimizer, keep_weight)
+    return _address(
+        _update_loop, 5, 7, dtype, label, OPTIMIZERS[optimizer].update, decay,
+        names=("FORMULA", "DECAY"), reassociate=True,
+    )  # fmt: skip
 
 
 def compile_all(dtype: str) -> None:

@@ -23,7 +23,10 @@ from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
 
 # What this target can do so far; the rest is refused by name.
-SUPPORTED = {"activation": ("identity", "relu", "tanh", "logistic")}
+SUPPORTED = {
+    "activation": ("identity", "relu", "tanh", "logistic"),
+    "rule": ("sgd", "nesterov", "adam"),
+}
 _BLOCK_ROWS = 2**14
 _BLOCK_ELEMENTS = 2**28
 # A weight gradient's terms are split so that all multiprocessors have something to do.
@@ -144,7 +147,7 @@ class CudaEngine:
         batch_size: int = 1, device=None, sizes: Sizes | None = None,
         matmul_precision: str = "highest",
     ):  # fmt: skip
-        _require_support(network)
+        _require_support(network, optimizer)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
@@ -198,7 +201,7 @@ class CudaEngine:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
         assert self._data is not None
-        rates = self._optimizer.step_rates(learning_rates, self._steps)
+        rates = self._optimizer.step_numbers(learning_rates, self._steps)[:, 0].copy()
         batch_size = min(self._batch_size, order.size)
         call = self._begin(self._data, np.asarray(order, np.int64), batch_size, rates)
         try:
@@ -437,7 +440,14 @@ class CudaEngine:
         return -(-n // self._sizes.threads)
 
 
-def _require_support(network: Network) -> None:
+def _require_support(network: Network, optimizer: Optimizer | None) -> None:
+    if optimizer is not None and optimizer.name not in SUPPORTED["rule"]:
+        raise ValueError(
+            f"device='cuda' does not support solver={optimizer.name!r}; use device='cpu', or "
+            "solver='adam' or 'sgd'."
+        )
+    if optimizer is not None and optimizer.weight_decay:
+        raise ValueError("device='cuda' does not support weight_decay; use device='cpu', or alpha.")
     for row in network.hidden:
         if row not in [ACTIVATIONS[name] for name in SUPPORTED["activation"]]:
             raise ValueError(
