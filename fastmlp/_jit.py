@@ -71,6 +71,11 @@ def formula(function: Callable, primitives: dict[str, Callable]) -> Callable:
     return numba.njit(forceinline=True, **_FLAGS)(bound)
 
 
+def user_formula(function: Callable) -> Callable:
+    """Compile a function of the user's, jitted already or not, to be inlined."""
+    return numba.njit(forceinline=True, **_FLAGS)(getattr(function, "py_func", function))
+
+
 def address(
     template: Callable,
     signature,
@@ -78,8 +83,9 @@ def address(
     names: dict[str, Callable],
     *,
     reassociate: bool = False,
+    cached: bool = True,
 ) -> int:
-    """Compile ``template`` into a C function, cached on disk, and return its address.
+    """Compile ``template`` into a C function and return its address.
 
     Parameters
     ----------
@@ -93,12 +99,14 @@ def address(
         What the template's free names stand for.
     reassociate : bool
         See `jit`.
+    cached : bool
+        Whether to keep it on disk; not for what the stamp does not cover.
     """
     function = types.FunctionType(template.__code__, template.__globals__ | names)
     function.__qualname__ = f"{template.__name__}-{label}-{STAMP:08x}"
     flags = {"error_model": "numpy", "fastmath": _fastmath(reassociate)}
     try:
-        compiled = numba.cfunc(signature, cache=True, **flags)(function)
+        compiled = numba.cfunc(signature, cache=cached, **flags)(function)
     except Exception:  # the cache is damaged, or there is no place for it
         compiled = numba.cfunc(signature, **flags)(function)
     _KEPT.append(compiled)

@@ -50,12 +50,12 @@ from fastmlp.engine import (
     get_row_predictor,
     to_host,
 )
-from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
 from fastmlp.training import Progress, Settings, minimise, train
 
-_STOCHASTIC_SOLVERS = ("sgd", "adam")
+_STOCHASTIC_SOLVERS = ("sgd", "adam", "rmsprop", "nadam", "lion")
 _FEW_ROWS = 8
 # beside the estimators, because predicting must not change an estimator's attributes
 _ROW_PREDICTORS: WeakKeyDictionary = WeakKeyDictionary()
@@ -64,11 +64,18 @@ _PARAMETERS = """\
 hidden_layer_sizes : int or array-like of int, default=(100,)
         Units of each hidden layer.  ``()`` means no hidden layer: linear, logistic or softmax
         regression.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Activation of the hidden layers.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+    activation : str, (callable, callable), or sequence of these, default='relu'
+        Activation of the hidden layers, or one for each of them.  In scikit-learn: 'identity',
+        'logistic', 'tanh', 'relu'.  Besides: 'step' (0 or 1; its gradient counts as 1),
+        'leaky_relu' (slope 0.01 below zero), 'elu', 'selu', 'gelu' (in its tanh form), 'silu',
+        'mish', 'softplus', 'hard_sigmoid', 'hard_swish', as in PyTorch.  A pair of functions gives
+        the value and the derivative at one number ``z``; Numba compiles them anew in each process.
+    solver : {'lbfgs', 'sgd', 'adam', 'rmsprop', 'nadam', 'lion'}, default='adam'
         'lbfgs' is SciPy's L-BFGS-B on the whole data set, in float64; 'sgd' is stochastic
-        gradient descent with momentum; 'adam' is Adam (Kingma and Ba, 2014).
+        gradient descent with momentum; 'adam' is Adam (Kingma and Ba, 2014).  Not in
+        scikit-learn: 'rmsprop' (Tieleman and Hinton, 2012); 'nadam' (Dozat, 2016), as PyTorch's
+        NAdam; 'lion' (Chen et al., 2023), whose authors advise ``beta_2=0.99`` and a learning rate
+        of a third to a tenth of Adam's.
     alpha : float, default=0.0001
         Strength of the L2 penalty ``alpha / (2 sum of weights) ||W||^2`` on the weights, not the
         biases; the sum is over the batch's sample weights, its length without them.
@@ -104,9 +111,10 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     validation_fraction : float, default=0.1
         Share of the data set aside by ``early_stopping``, in [0, 1).
     beta_1, beta_2 : float, default=0.9, 0.999
-        Decay rates of Adam's first and second moments, in [0, 1).
+        Decay rates of Adam's first and second moments, in [0, 1); for 'lion', of the mean whose
+        sign is the step, and of its memory.
     epsilon : float, default=1e-8
-        Adam's term for numerical stability.
+        Term for numerical stability of 'adam', 'nadam' and 'rmsprop'.
     n_iter_no_change : int, default=10
         Epochs in a row without improvement that are tolerated.
     max_fun : int, default=15000
@@ -120,7 +128,13 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         GPU already (CuPy, PyTorch, JAX, Numba; float32 or float64, contiguous in C order).
     matmul_precision : {'highest', 'high', 'medium'}, default='highest'
         Matrix products of float32 numbers on a GPU: in float32, in TF32, or of inputs rounded to
-        bfloat16; sums are float32.  Not in scikit-learn."""
+        bfloat16; sums are float32.  Not in scikit-learn.
+    rho : float, default=0.9
+        Decay rate of the mean of squared gradients of 'rmsprop', in [0, 1); not in scikit-learn.
+    weight_decay : float, default=0.0
+        Decoupled weight decay of the stochastic solvers: before each update, weights (not biases)
+        lose ``learning_rate * weight_decay`` of themselves.  With 'adam' it makes AdamW (Loshchilov
+        and Hutter, 2019; set ``alpha=0`` for theirs).  Not in scikit-learn."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -160,7 +174,7 @@ class _BaseMLP(BaseEstimator, ABC):
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        "activation": [StrOptions(set(ACTIVATIONS)), "array-like"],
         "solver": [StrOptions({"lbfgs", *_STOCHASTIC_SOLVERS})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -188,6 +202,8 @@ class _BaseMLP(BaseEstimator, ABC):
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
         "device": [StrOptions(set(DEVICES))],
         "matmul_precision": [StrOptions(set(MATMUL_PRECISIONS))],
+        "rho": [Interval(Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
     }
 
     # --- what the two estimators answer differently
@@ -264,6 +280,11 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _fit(self, X, y, sample_weight, incremental):
         hidden = self._hidden_layer_sizes()
+        activations = self._activations(len(hidden))
+        if self.weight_decay and self.solver == "lbfgs":
+            raise ValueError(
+                "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
+            )
         if self.early_stopping and incremental and self.solver in _STOCHASTIC_SOLVERS:
             raise ValueError("partial_fit does not support early_stopping=True")
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -272,7 +293,7 @@ class _BaseMLP(BaseEstimator, ABC):
         if sample_weight is not None:
             sample_weight = check_sample_weight(_host(sample_weight), y)
         n_outputs = self._n_outputs(y)
-        network = Network((X.shape[1], *hidden, n_outputs), self.activation, loss)
+        network = Network((X.shape[1], *hidden, n_outputs), activations, loss)
         self._random_state = check_random_state(self.random_state)
         progress = self._start(network, X.dtype, first_pass)
 
@@ -301,6 +322,20 @@ class _BaseMLP(BaseEstimator, ABC):
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return tuple(int(size) for size in sizes)
+
+    def _activations(self, n_hidden: int) -> str | tuple[str | Activation, ...]:
+        """``activation`` as `Network` takes it, for ``n_hidden`` hidden layers."""
+        chosen = self.activation
+        if isinstance(chosen, str):
+            return chosen
+        if _is_pair(chosen):
+            return (_user_activation(chosen),) * max(1, n_hidden)
+        if len(chosen) != n_hidden:
+            raise ValueError(
+                f"activation must have one entry for each of the {n_hidden} hidden layers of "
+                f"hidden_layer_sizes, got {len(chosen)}."
+            )
+        return tuple(_user_activation(one) if _is_pair(one) else _known(one) for one in chosen)
 
     def _start(self, network: Network, dtype, first_pass: bool) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
@@ -362,7 +397,7 @@ class _BaseMLP(BaseEstimator, ABC):
             network,
             progress.parameters.dtype,
             alpha=self.alpha,
-            optimizer=Optimizer(state["rule"], tuple(state["constants"])),
+            optimizer=Optimizer(state["rule"], tuple(state["constants"]), state["weight_decay"]),
             batch_size=batch_size,
         )
         engine.load(X, y, sample_weight)
@@ -406,17 +441,17 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _new_optimizer_state(self, parameters: np.ndarray) -> dict:
         """The optimizer's settings, frozen until the next `fit` as in scikit-learn, and slots."""
-        if self.solver == "adam":
-            rule, schedule = "adam", "constant"
-            constants = [self.beta_1, self.beta_2, self.epsilon]
-        else:
+        rule, constants = self.solver, [self.beta_1, self.beta_2, self.epsilon]
+        if self.solver == "sgd":
             rule = "nesterov" if self.nesterovs_momentum else "sgd"
-            schedule = self.learning_rate
             constants = [self.momentum, 0.0, 0.0]
+        elif self.solver == "rmsprop":
+            constants = [self.rho, self.epsilon, 0.0]
         return {
             "rule": rule,
             "constants": [float(constant) for constant in constants],
-            "schedule": schedule,
+            "weight_decay": float(self.weight_decay),
+            "schedule": self.learning_rate if self.solver == "sgd" else "constant",
             "power_t": float(self.power_t),
             "learning_rate_init": float(self.learning_rate_init),
             "learning_rate": float(self.learning_rate_init),
@@ -485,7 +520,7 @@ class _BaseMLP(BaseEstimator, ABC):
         loss = next(
             name for name, row in LOSSES.items() if row.out_activation == self.out_activation_
         )
-        return Network(widths, self.activation, loss)
+        return Network(widths, self._activations(len(widths) - 2), loss)
 
     def _outputs(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
@@ -536,7 +571,9 @@ class _BaseMLP(BaseEstimator, ABC):
     def _is_current(self, predictor, coefs, intercepts) -> bool:
         """Whether a predictor was made from these arrays and settings."""
         arrays = predictor.arrays
-        if len(arrays) != 2 * len(coefs) or self.activation != predictor.network.activation:
+        if len(arrays) != 2 * len(coefs):
+            return False
+        if self._activations(len(coefs) - 1) != predictor.network.activations:
             return False
         return all(
             coef is W and intercept is b
@@ -552,6 +589,33 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _n_outputs(self, y: np.ndarray) -> int:
         return y.shape[1]
+
+
+def _is_pair(choice) -> bool:
+    """Whether ``choice`` is a pair of functions: a formula of the user's."""
+    is_sequence = isinstance(choice, tuple | list)
+    return is_sequence and len(choice) == 2 and all(callable(one) for one in choice)
+
+
+def _known(activation) -> str:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation must consist of names among {sorted(ACTIVATIONS)} and pairs of functions "
+            f"(value, derivative), got {activation!r}."
+        )
+    return activation
+
+
+def _user_activation(pair) -> Activation:
+    value, derivative = pair
+    try:
+        with np.errstate(all="ignore"):
+            finite = np.isfinite([float(value(0.0)), float(derivative(0.0))]).all()
+    except Exception as error:
+        raise ValueError(f"activation: {pair} fails at 0, with {error!r}.") from error
+    if not finite:
+        raise ValueError(f"activation: value and derivative must be finite at 0, in {pair}.")
+    return Activation(USER, value, derivative, of_score=True)
 
 
 def _row_access(X):
@@ -663,6 +727,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         n_threads=None,
         device="cpu",
         matmul_precision="highest",
+        rho=0.9,
+        weight_decay=0.0,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -690,6 +756,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.n_threads = n_threads
         self.device = device
         self.matmul_precision = matmul_precision
+        self.rho = rho
+        self.weight_decay = weight_decay
 
     def _check_solver(self):
         if self.solver not in _STOCHASTIC_SOLVERS:
@@ -907,6 +975,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         n_threads=None,
         device="cpu",
         matmul_precision="highest",
+        rho=0.9,
+        weight_decay=0.0,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -935,6 +1005,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.n_threads = n_threads
         self.device = device
         self.matmul_precision = matmul_precision
+        self.rho = rho
+        self.weight_decay = weight_decay
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):

@@ -3,9 +3,13 @@
 Each function is flat scalar Python over a few NumPy primitives, so that it can be read, called
 on numbers in tests, and compiled as it stands by every engine.  An activation is a pair
 ``value(z)``, ``derivative(a)``: the derivative is written in terms of the *output*
-``a = value(z)``, which is what backpropagation still has at hand.  A loss is written in terms of
-the raw score ``z`` (fused with its output activation), so no probability is ever formed, logged
-and divided again: ``value(z, y, tiny)`` and ``gradient(z, y) = d value / d z``.
+``a = value(z)``, which is what backpropagation still has at hand.  Where the output does not tell
+the derivative, it is a function of ``z`` (`Activation.of_score`), and engines keep it from the
+forward pass.
+
+A loss is written in terms of the raw score ``z`` (fused with its output activation), so no
+probability is ever formed, logged and divided again: ``value(z, y, tiny)`` and ``gradient(z, y) =
+d value / d z``.
 
 ``tiny`` is the machine epsilon of the scores.  scikit-learn clips probabilities to
 ``[tiny, 1 - tiny]`` before taking their logarithm; clamping the fused loss to the image of that
@@ -62,6 +66,125 @@ def logistic_derivative(a):
     return a * (type(a)(1) - a)
 
 
+def step(z):
+    """``1`` where ``z > 0``, else ``0``; a NaN stays a NaN."""
+    return type(z)(1) if z > 0 else (type(z)(0) if z <= 0 else z)
+
+
+def straight_through(a):
+    """``1``: the gradient passes `step` as if it were not there (Bengio et al., 2013)."""
+    return type(a)(1)
+
+
+def leaky_relu(z):
+    """``z`` where positive, else ``0.01 z``."""
+    return type(z)(0.01) * z if z < 0 else z
+
+
+def leaky_relu_derivative(a):
+    """``1`` where the output is positive, else ``0.01``."""
+    return type(a)(1) if a > 0 else type(a)(0.01)
+
+
+def elu(z):
+    """``z`` where positive, else ``exp(z) - 1`` (Clevert et al., 2016)."""
+    t = tanh(type(z)(0.5) * z)  # exp(z) - 1 = 2 t / (1 - t) without cancellation
+    return z if z > 0 else type(z)(2) * t / (type(z)(1) - t)
+
+
+def elu_derivative(a):
+    """``1`` where the output is positive, else ``a + 1``."""
+    return type(a)(1) if a > 0 else a + type(a)(1)
+
+
+def selu(z):
+    """``1.0507 z`` where positive, else ``1.7581 (exp(z) - 1)`` (Klambauer et al., 2017)."""
+    t = tanh(type(z)(0.5) * z)
+    below = type(z)(2 * 1.7580993408473766) * t / (type(z)(1) - t)
+    return type(z)(1.0507009873554805) * z if z > 0 else below
+
+
+def selu_derivative(a):
+    """``1.0507`` where the output is positive, else ``a + 1.7581``."""
+    return type(a)(1.0507009873554805) if a > 0 else a + type(a)(1.7580993408473766)
+
+
+def gelu(z):
+    """``z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3)))`` (Hendrycks and Gimpel, 2016)."""
+    u = type(z)(2 * 0.7978845608028654) * (z + type(z)(0.044715) * z * z * z)
+    return z / (type(z)(1) + exp(-u))
+
+
+def gelu_derivative(z):
+    """``s + z s (1 - s) du / dz`` with ``gelu = z s`` and ``s = logistic(u)``."""
+    u = type(z)(2 * 0.7978845608028654) * (z + type(z)(0.044715) * z * z * z)
+    s = type(z)(1) / (type(z)(1) + exp(-u))
+    slope = type(z)(2 * 0.7978845608028654) * (type(z)(1) + type(z)(3 * 0.044715) * z * z)
+    return s + z * s * (type(z)(1) - s) * slope
+
+
+def silu(z):
+    """``z logistic(z)``, also called swish."""
+    return z / (type(z)(1) + exp(-z))
+
+
+def silu_derivative(z):
+    """``s (1 + z (1 - s))`` with ``s = logistic(z)``."""
+    s = type(z)(1) / (type(z)(1) + exp(-z))
+    return s * (type(z)(1) + z * (type(z)(1) - s))
+
+
+def mish(z):
+    """``z tanh(softplus(z))`` (Misra, 2019), as a ratio of polynomials in ``q = exp(-|z|)``."""
+    q = exp(z if z < 0 else -z)
+    above = q * (q + type(z)(2)) if z < 0 else type(z)(1) + type(z)(2) * q
+    return z * above / (above + (type(z)(2) if z < 0 else type(z)(2) * q * q))
+
+
+def mish_derivative(z):
+    """``t + z (1 - t^2) logistic(z)`` with ``t = tanh(softplus(z))``."""
+    q = exp(z if z < 0 else -z)
+    above = q * (q + type(z)(2)) if z < 0 else type(z)(1) + type(z)(2) * q
+    t = above / (above + (type(z)(2) if z < 0 else type(z)(2) * q * q))
+    return t + z * (type(z)(1) - t * t) * (q if z < 0 else type(z)(1)) / (type(z)(1) + q)
+
+
+def softplus(z):
+    """``log(1 + exp(z))``."""
+    return (z if z > 0 else type(z)(0)) + log1p(exp(z if z < 0 else -z))
+
+
+def softplus_derivative(a):
+    """``1 - exp(-a)``."""
+    t = tanh(type(a)(0.5) * a)
+    return type(a)(2) * t / (type(a)(1) + t)
+
+
+def hard_sigmoid(z):
+    """``z / 6 + 1 / 2``, clipped to ``[0, 1]``."""
+    a = z / type(z)(6) + type(z)(0.5)
+    a = type(z)(0) if a < 0 else a
+    return type(z)(1) if a > 1 else a
+
+
+def hard_sigmoid_derivative(a):
+    """``1 / 6`` where the output is not clipped."""
+    return type(a)(1 / 6) if a > 0 and a < 1 else type(a)(0)
+
+
+def hard_swish(z):
+    """``z hard_sigmoid(z)`` (Howard et al., 2019)."""
+    a = z / type(z)(6) + type(z)(0.5)
+    a = type(z)(0) if a < 0 else a
+    return z * (type(z)(1) if a > 1 else a)
+
+
+def hard_swish_derivative(z):
+    """``z / 3 + 1 / 2`` between -3 and 3, ``0`` below, ``1`` above."""
+    inside = z / type(z)(3) + type(z)(0.5)
+    return type(z)(0) if z < -3 else (type(z)(1) if z > 3 else inside)
+
+
 def exponential(z):
     """``exp(z)``: the output activation of Poisson regression."""
     return exp(z)
@@ -115,17 +238,22 @@ def log_loss(normaliser, score, tiny):
     return cap if loss > cap else loss
 
 
+USER = -1  # the code of rows that are in no table
+
+
 class Activation(NamedTuple):
     """One row of `ACTIVATIONS`.
 
     ``init_factor`` is scikit-learn's: weights start uniform in ``+-sqrt(init_factor / (fan_in +
-    fan_out))`` (Glorot and Bengio, 2010).
+    fan_out))`` (Glorot and Bengio, 2010).  ``of_score`` says that the derivative is a function of
+    the score instead of the output.  A user's own row has the code `USER`.
     """
 
     code: int
     value: Callable
     derivative: Callable
-    init_factor: float
+    init_factor: float = 6.0
+    of_score: bool = False
 
 
 class Loss(NamedTuple):
@@ -146,10 +274,20 @@ class Loss(NamedTuple):
 
 
 ACTIVATIONS = {
-    "identity": Activation(0, identity, identity_derivative, 6.0),
-    "relu": Activation(1, relu, relu_derivative, 6.0),
-    "tanh": Activation(2, hyperbolic_tangent, tanh_derivative, 6.0),
+    "identity": Activation(0, identity, identity_derivative),
+    "relu": Activation(1, relu, relu_derivative),
+    "tanh": Activation(2, hyperbolic_tangent, tanh_derivative),
     "logistic": Activation(3, logistic, logistic_derivative, 2.0),
+    "step": Activation(4, step, straight_through),
+    "leaky_relu": Activation(5, leaky_relu, leaky_relu_derivative),
+    "elu": Activation(6, elu, elu_derivative),
+    "selu": Activation(7, selu, selu_derivative),
+    "gelu": Activation(8, gelu, gelu_derivative, of_score=True),
+    "silu": Activation(9, silu, silu_derivative, of_score=True),
+    "mish": Activation(10, mish, mish_derivative, of_score=True),
+    "softplus": Activation(11, softplus, softplus_derivative),
+    "hard_sigmoid": Activation(12, hard_sigmoid, hard_sigmoid_derivative),
+    "hard_swish": Activation(13, hard_swish, hard_swish_derivative, of_score=True),
 }
 
 OUT_ACTIVATIONS = {"identity": 0, "logistic": 1, "softmax": 2, "exp": 3}

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.functions import ACTIVATIONS, LOSSES, Activation
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,29 @@ class Network:
     ----------
     widths : tuple of int
         Units per layer, from the features to the outputs.
-    activation : str
-        Activation of every hidden layer, a key of `fastmlp.functions.ACTIVATIONS`.
+    activations : str or tuple of str or Activation
+        Activation of every hidden layer, or one per hidden layer: keys of
+        `fastmlp.functions.ACTIVATIONS`, or rows like its own.
     loss : str
         A key of `fastmlp.functions.LOSSES`; it implies the output activation.
     """
 
     widths: tuple[int, ...]
-    activation: str
+    activations: str | tuple[str | Activation, ...]
     loss: str
+
+    @cached_property
+    def hidden(self) -> tuple[Activation, ...]:
+        """The activation of each hidden layer."""
+        return self._rows[: len(self.widths) - 2]
+
+    @property
+    def _rows(self) -> tuple[Activation, ...]:
+        """`hidden`, or without hidden layers the activation that would be theirs."""
+        chosen = self.activations
+        if isinstance(chosen, str):
+            chosen = (chosen,) * max(1, len(self.widths) - 2)
+        return tuple(ACTIVATIONS[one] if isinstance(one, str) else one for one in chosen)
 
     @property
     def n_outputs(self) -> int:
@@ -52,11 +66,15 @@ class Network:
         return self.offsets[-1]
 
     def initialise(self, random_state: np.random.RandomState, dtype) -> np.ndarray:
-        """Flat vector of Glorot-uniform weights and biases, drawn in scikit-learn's order."""
-        factor = ACTIVATIONS[self.activation].init_factor
+        """Flat vector of Glorot-uniform weights and biases, drawn in scikit-learn's order.
+
+        The output layer goes by the activation of the layer before it, as in scikit-learn.
+        """
+        rows = self._rows or (ACTIVATIONS["identity"],)
+        factors = [row.init_factor for row in (*self.hidden, rows[-1])]
         flat = np.empty(self.n_parameters, dtype)
-        for (coef, intercept), (fan_in, fan_out) in zip(
-            self._layers(flat), pairwise(self.widths), strict=True
+        for (coef, intercept), (fan_in, fan_out), factor in zip(
+            self._layers(flat), pairwise(self.widths), factors, strict=True
         ):
             bound = np.sqrt(factor / (fan_in + fan_out))
             coef[:] = random_state.uniform(-bound, bound, (fan_in, fan_out))

@@ -10,12 +10,46 @@ import numpy as np
 from scipy.special import expit, log_softmax, softmax, xlogy
 
 EPS = np.finfo(float).eps
+SELU, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+
+def _gelu_argument(z):
+    return np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
+
+
 HIDDEN = {
     "identity": (lambda z: z, lambda z: np.ones_like(z)),
     "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(float)),
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
     "logistic": (expit, lambda z: expit(z) * expit(-z)),
-}
+    "step": (lambda z: np.heaviside(z, 0), lambda z: np.ones_like(z)),
+    "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1, 0.01)),
+    "elu": (lambda z: np.where(z > 0, z, np.expm1(-np.abs(z))), lambda z: np.exp(np.minimum(z, 0))),
+    "selu": (
+        lambda z: SELU * np.where(z > 0, z, SELU_ALPHA * np.expm1(-np.abs(z))),
+        lambda z: SELU * np.where(z > 0, 1, SELU_ALPHA * np.exp(-np.abs(z))),
+    ),
+    "gelu": (
+        lambda z: z * expit(2 * _gelu_argument(z)),
+        lambda z: expit(2 * _gelu_argument(z))
+        + 2 * z * expit(2 * _gelu_argument(z)) * expit(-2 * _gelu_argument(z))
+        * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2),
+    ),
+    "silu": (lambda z: z * expit(z), lambda z: expit(z) + z * expit(z) * expit(-z)),
+    "mish": (
+        lambda z: z * np.tanh(np.logaddexp(0, z)),
+        lambda z: np.tanh(np.logaddexp(0, z))
+        + z * (1 - np.tanh(np.logaddexp(0, z)) ** 2) * expit(z),
+    ),
+    "softplus": (lambda z: np.logaddexp(0, z), expit),
+    "hard_sigmoid": (
+        lambda z: np.clip(z / 6 + 0.5, 0, 1), lambda z: np.where(np.abs(z) < 3, 1 / 6, 0)
+    ),
+    "hard_swish": (
+        lambda z: z * np.clip(z / 6 + 0.5, 0, 1),
+        lambda z: np.where(np.abs(z) < 3, z / 3 + 0.5, np.heaviside(z, 0)),
+    ),
+}  # fmt: skip
 OUTPUT = {
     "squared_error": lambda z: z,
     "poisson": np.exp,
@@ -35,12 +69,18 @@ def split(flat, widths):
     return layers
 
 
+def of_layers(activation, widths):
+    """The activation of each hidden layer; one name stands for all."""
+    return [activation] * (len(widths) - 2) if isinstance(activation, str) else list(activation)
+
+
 def forward(flat, widths, activation, X):
     """Lists of z and a per layer; the last z are the raw scores."""
     zs, activations = [], [np.asarray(X, float)]
-    for W, b in split(np.asarray(flat, float), widths):
+    names = [*of_layers(activation, widths), "identity"]
+    for (W, b), name in zip(split(np.asarray(flat, float), widths), names, strict=True):
         zs.append(activations[-1] @ W + b)
-        activations.append(HIDDEN[activation][0](zs[-1]))
+        activations.append(HIDDEN[name][0](zs[-1]))
     return zs, activations
 
 
@@ -81,7 +121,8 @@ def objective(flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=
         dW = activations[layer].T @ delta + alpha / total * W
         parts.insert(0, np.concatenate([dW.ravel(), delta.sum(axis=0)]))
         if layer:
-            delta = (delta @ W.T) * HIDDEN[activation][1](zs[layer - 1])
+            name = of_layers(activation, widths)[layer - 1]
+            delta = (delta @ W.T) * HIDDEN[name][1](zs[layer - 1])
     return value, np.concatenate(parts)
 
 
@@ -106,13 +147,80 @@ class Adam:
         return w - rate * self.m / (np.sqrt(self.v) + self.epsilon)
 
 
-class SGD:
-    """Gradient descent with (Nesterov's) momentum."""
+class NAdam(Adam):
+    """NAdam as in PyTorch's documentation, momentum_decay 0.004."""
 
-    def __init__(self, size, rate, momentum, nesterov):
+    product = 1.0
+
+    def step(self, w, g):
+        self.t += 1
+        b1, b2 = self.betas
+        now, following = (b1 * (1 - 0.5 * 0.96 ** (t * 0.004)) for t in (self.t, self.t + 1))
+        self.product *= now
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * g**2
+        m = following * self.m / (1 - self.product * following)
+        m = m + (1 - now) * g / (1 - self.product)
+        return w - self.rate * m / (np.sqrt(self.v / (1 - b2**self.t)) + self.epsilon)
+
+
+class RMSprop:
+    """RMSprop with Keras's name for its constant."""
+
+    def __init__(self, size, rate, rho, epsilon, _):
+        self.v = np.zeros(size)
+        self.rate, self.rho, self.epsilon = rate, rho, epsilon
+
+    def step(self, w, g):
+        self.v = self.rho * self.v + (1 - self.rho) * g**2
+        return w - self.rate * g / (np.sqrt(self.v) + self.epsilon)
+
+
+class Lion:
+    """Algorithm 2 of Chen et al. (2023)."""
+
+    def __init__(self, size, rate, beta_1, beta_2, _):
+        self.m = np.zeros(size)
+        self.rate, self.betas = rate, (beta_1, beta_2)
+
+    def step(self, w, g):
+        b1, b2 = self.betas
+        update = np.sign(b1 * self.m + (1 - b1) * g)
+        self.m = b2 * self.m + (1 - b2) * g
+        return w - self.rate * update
+
+
+class SGD:
+    """Gradient descent with momentum."""
+
+    nesterov = False
+
+    def __init__(self, size, rate, momentum, *_):
         self.u = np.zeros(size)
-        self.rate, self.momentum, self.nesterov = rate, momentum, nesterov
+        self.rate, self.momentum = rate, momentum
 
     def step(self, w, g):
         self.u = self.momentum * self.u - self.rate * g
         return w + (self.momentum * self.u - self.rate * g if self.nesterov else self.u)
+
+
+class Nesterov(SGD):
+    """Gradient descent with Nesterov's momentum."""
+
+    nesterov = True
+
+
+OPTIMIZERS = {
+    "sgd": SGD,
+    "nesterov": Nesterov,
+    "adam": Adam,
+    "rmsprop": RMSprop,
+    "nadam": NAdam,
+    "lion": Lion,
+}
+
+
+def is_weight(widths):
+    """Which elements of the flat vector are weights."""
+    layers = split(np.arange(sum((a + 1) * b for a, b in pairwise(widths))), widths)
+    return np.concatenate([np.arange(W.size + b.size) < W.size for W, b in layers])

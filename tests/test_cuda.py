@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 import sklearn
-from conftest import EMULATED_SIZES, make_problem
+from conftest import CONSTANTS, EMULATED_SIZES, make_problem
 from numba import float32, float64
 from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
 from sklearn.exceptions import ConvergenceWarning
@@ -19,10 +19,10 @@ from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.engine import cuda as target
 from fastmlp.engine import get_engine
 from fastmlp.engine.cpu import CpuEngine
-from fastmlp.engine.cuda import CudaEngine, kernels, resident, samples, tiles
+from fastmlp.engine.cuda import SUPPORTED, CudaEngine, kernels, resident, samples, tiles
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.engine.cuda.tiles import MmaTile, Tile
-from fastmlp.functions import LOSSES
+from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
@@ -129,9 +129,8 @@ def train(make_engine, loss, rule, dtype="float64"):
     """Losses of two epochs, the parameters and the state after them."""
     network = Network((5, 7, 6, 3 if loss == "log_loss" else 2), "tanh", loss)
     X, y = make_problem(loss, 30, 5, network.n_outputs)
-    constants = (0.9, 0.999, 1e-8) if rule == "adam" else (0.9, 0.0, 0.0)
     engine = make_engine(
-        network, dtype=dtype, alpha=0.1, batch_size=12, optimizer=Optimizer(rule, constants)
+        network, dtype=dtype, alpha=0.1, batch_size=12, optimizer=Optimizer(rule, CONSTANTS[rule])
     )
     weight = np.random.default_rng(2).uniform(0.5, 2.0, 30)
     weight[12:24] = 0  # a batch that carries no information
@@ -159,7 +158,7 @@ def path(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("rule", SUPPORTED["rule"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_both_paths_train_as_the_cpu_does(path, loss, rule):
     got, expected = train(emulated(path), loss, rule), train(CpuEngine, loss, rule)
@@ -566,3 +565,23 @@ def test_a_machine_without_a_gpu_is_told_so():
     target.open_device.cache_clear()
     with pytest.raises(ValueError, match=r"device='cuda' found no NVIDIA GPU.*device='cpu'"):
         get_engine("cuda", Network((1, 1), "relu", "squared_error"), dtype="float64")
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS.keys() - SUPPORTED["activation"]))
+def test_what_is_not_supported_is_refused_by_name(activation):
+    network = Network((3, 4, 2), activation, "squared_error")
+    with pytest.raises(
+        ValueError, match=f"device='cuda' does not support activation='{activation}"
+    ):
+        CudaEngine(network, dtype="float64", device=EmulatedDevice())
+
+
+def test_optimizers_that_are_not_supported_are_refused_by_name():
+    network = Network((3, 4, 2), "relu", "squared_error")
+    for rule in OPTIMIZERS.keys() - SUPPORTED["rule"]:
+        with pytest.raises(ValueError, match=f"device='cuda' does not support solver='{rule}'"):
+            CudaEngine(network, dtype="float64", device=EmulatedDevice(),
+                       optimizer=Optimizer(rule, CONSTANTS[rule]))  # fmt: skip
+    with pytest.raises(ValueError, match="device='cuda' does not support weight_decay"):
+        CudaEngine(network, dtype="float64", device=EmulatedDevice(),
+                   optimizer=Optimizer("adam", CONSTANTS["adam"], 0.1))  # fmt: skip

@@ -13,10 +13,10 @@ from gate import GateDevice, find_tools
 from scipy import sparse
 
 from fastmlp.engine import cuda as target
-from fastmlp.engine.cuda import CudaEngine
-from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.engine.cuda import SUPPORTED, CudaEngine
+from fastmlp.functions import LOSSES
 from fastmlp.network import Network
-from fastmlp.optimizers import OPTIMIZERS, Optimizer
+from fastmlp.optimizers import Optimizer
 
 pytestmark = [
     pytest.mark.gate,
@@ -56,7 +56,9 @@ def reports(capability, dtype, monkeypatch):
     input.
     """
     device = GateDevice(capability)
-    for loss, activation in itertools.zip_longest(LOSSES, ACTIVATIONS, fillvalue="relu"):
+    for loss, activation in itertools.zip_longest(
+        LOSSES, SUPPORTED["activation"], fillvalue="relu"
+    ):
         X, y = make_problem(loss, 400, 300, 3)
         X = X.astype(dtype)
         monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 2**17)
@@ -65,7 +67,7 @@ def reports(capability, dtype, monkeypatch):
         network = Network((300, 260, 12, 3), activation, loss)
         use(device, network, dtype, X, y)
     use(device, network, dtype, sparse.csr_matrix(X), y)
-    for rule in OPTIMIZERS:
+    for rule in SUPPORTED["rule"]:
         use(device, network, dtype, X, y, rule=rule)
     if dtype == "float32":
         for precision in ("high", "medium"):

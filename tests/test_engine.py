@@ -4,11 +4,12 @@ The oracle is `reference`; nothing here goes through the estimators.
 """
 
 import importlib
+import itertools
 
 import numpy as np
 import pytest
 import reference
-from conftest import ENGINES, make_problem
+from conftest import CONSTANTS, ENGINES, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -25,12 +26,12 @@ LADDER = [
     for engine in ENGINES
     for shape in (ALL_SHAPES if engine == "cpu" else EMULATED_SHAPES)
 ]
+# Every loss and every activation; those of scikit-learn in all combinations.
+PAIRS = [
+    *itertools.product(list(LOSSES)[:4], list(ACTIVATIONS)[:4]),
+    *zip(itertools.cycle(list(LOSSES)[:4]), list(ACTIVATIONS)[4:]),
+]
 TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
-CONSTANTS = {
-    "adam": (0.9, 0.999, 1e-8),
-    "sgd": (0.9, 0.0, 0.0),
-    "nesterov": (0.9, 0.0, 0.0),
-}
 
 
 def network_for(shape, activation, loss):
@@ -56,8 +57,7 @@ def loaded_engine(device, network, X, y, dtype, weight=None, **options):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("loss", "activation"), PAIRS)
 @pytest.mark.parametrize(("device", "shape"), LADDER, indirect=["device"], ids=str)
 def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss, dtype):
     network = network_for(shape, activation, loss)
@@ -99,6 +99,36 @@ def test_gradients_of_larger_networks_and_batches(device, shape, loss, dtype):
     assert_close(gradient, expected_gradient, dtype)
 
 
+MIXED = [
+    ("relu", "tanh", "logistic"),
+    ("relu", "gelu", "relu"),
+    ("mish", "relu", "tanh"),
+    ("identity", "step", "hard_swish"),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", MIXED, ids=str)
+@pytest.mark.parametrize("as_csr", [False, True])
+def test_an_activation_for_each_layer(device, activation, as_csr, dtype):
+    network = Network((4, 6, 5, 7, 2), activation, "squared_error")
+    X, y = make_problem("squared_error", 23, 4, 2)
+    X = X.astype(dtype)
+    flat = parameters_for(network).astype(dtype)
+    engine = get_engine(device, network, dtype=dtype, alpha=0.3, batch_size=23,
+                        optimizer=Optimizer("sgd", CONSTANTS["sgd"]))  # fmt: skip
+    engine.load(sparse.csr_matrix(X) if as_csr else X, y.astype(dtype))
+    engine.set_parameters(flat)
+    value, gradient = engine.loss_and_gradient()
+    described = (network.widths, activation, "squared_error", X)
+    expected, expected_gradient = reference.objective(flat, *described, y, 0.3)
+    assert_close(value, expected, dtype)
+    assert_close(gradient, expected_gradient, dtype)
+    assert_close(engine.predict(X), reference.predict(flat, *described), dtype)
+    engine.run_epoch(np.arange(23), np.full(1, 0.01))
+    assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 @pytest.mark.parametrize("loss", LOSSES)
@@ -112,11 +142,7 @@ def test_ten_epochs_of_training(device, loss, rule, weighted):
         alpha=0.1, optimizer=Optimizer(rule, CONSTANTS[rule]), batch_size=16,
     )  # fmt: skip
     engine.set_parameters(flat)
-    optimizer = (
-        reference.Adam(flat.size, 0.01, *CONSTANTS[rule])
-        if rule == "adam"
-        else reference.SGD(flat.size, 0.01, 0.9, rule == "nesterov")
-    )
+    optimizer = reference.OPTIMIZERS[rule](flat.size, 0.01, *CONSTANTS[rule])
     rng = np.random.default_rng(3)
     for _ in range(10):
         order = rng.permutation(len(X))
@@ -134,10 +160,41 @@ def test_ten_epochs_of_training(device, loss, rule, weighted):
     np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
 
 
-def test_state_can_be_moved_to_another_engine(device):
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+def test_decoupled_weight_decay(device, rule, as_csr):
+    """Of weights only, with the schedule's rate, beside the penalty of alpha."""
+    network = network_for((6, 9, 4), "tanh", "squared_error")
+    X, y = make_problem("squared_error", 50, 6, 2)
+    flat = parameters_for(network)
+    engine = get_engine(
+        device, network, dtype="float64", alpha=0.1, batch_size=25,
+        optimizer=Optimizer(rule, CONSTANTS[rule], weight_decay=0.5),
+    )  # fmt: skip
+    engine.load(sparse.csr_matrix(X) if as_csr else X, y)
+    engine.set_parameters(flat)
+    optimizer = reference.OPTIMIZERS[rule](flat.size, 0.0, *CONSTANTS[rule])
+    weights = reference.is_weight(network.widths)
+    for rates in ([0.01, 0.02], [0.03, 0.01], [0.01, 0.01]):
+        accumulated, expected = engine.run_epoch(np.arange(50), np.array(rates)), 0.0
+        for start, rate in zip((0, 25), rates, strict=True):
+            batch = slice(start, start + 25)
+            value, gradient = reference.objective(
+                flat, network.widths, "tanh", "squared_error", X[batch], y[batch], 0.1
+            )
+            expected += 25 * value
+            optimizer.rate = rate
+            flat = optimizer.step(flat - rate * 0.5 * flat * weights, gradient)
+        np.testing.assert_allclose(accumulated, expected, rtol=1e-10)
+    np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_state_can_be_moved_to_another_engine(device, rule):
     network = network_for((4, 5), "relu", "squared_error")
     X, y = make_problem("squared_error", 20, 4, 2)
-    options = {"optimizer": Optimizer("adam", CONSTANTS["adam"]), "batch_size": 6}
+    options = {"optimizer": Optimizer(rule, CONSTANTS[rule]), "batch_size": 6}
     order, rates = np.arange(20), np.full(4, 0.01)
     whole = loaded_engine(device, network, X, y, "float64", **options)
     whole.set_parameters(parameters_for(network))

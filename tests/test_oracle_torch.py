@@ -7,7 +7,7 @@ from conftest import make_problem
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
+from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the bench extra")
 pytestmark = pytest.mark.oracle
@@ -17,7 +17,29 @@ HIDDEN = {
     "relu": torch.nn.ReLU,
     "tanh": torch.nn.Tanh,
     "logistic": torch.nn.Sigmoid,
+    "step": lambda: StraightThrough(),
+    "leaky_relu": torch.nn.LeakyReLU,
+    "elu": torch.nn.ELU,
+    "selu": torch.nn.SELU,
+    "gelu": lambda: torch.nn.GELU(approximate="tanh"),
+    "silu": torch.nn.SiLU,
+    "mish": torch.nn.Mish,
+    "softplus": torch.nn.Softplus,
+    "hard_sigmoid": lambda: HardSigmoid(),
+    "hard_swish": torch.nn.Hardswish,
 }
+
+
+class HardSigmoid(torch.nn.Module):
+    """PyTorch's own has the float32 nearest to 1/6 in float64, too."""
+
+    def forward(self, z):
+        return torch.nn.functional.relu6(z + 3) / 6
+
+
+class StraightThrough(torch.nn.Module):
+    def forward(self, z):
+        return z + (torch.heaviside(z, torch.zeros_like(z)) - z).detach()
 
 
 def torch_loss(name, z, y):
@@ -32,14 +54,14 @@ def torch_loss(name, z, y):
     return 0.5 * ((z - y) ** 2).sum() / len(z)
 
 
-def torch_model(network, flat):
+def torch_model(network, activation, flat):
     modules = []
     coefs, intercepts = network.unflatten(flat)
     for i, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
         linear = torch.nn.Linear(*coef.shape, dtype=torch.float64)
         linear.weight.data = torch.tensor(coef.T.copy())
         linear.bias.data = torch.tensor(intercept.copy())
-        modules += [linear] if i == len(coefs) - 1 else [linear, HIDDEN[network.activation]()]
+        modules += [linear] if i == len(coefs) - 1 else [linear, HIDDEN[activation]()]
     return torch.nn.Sequential(*modules)
 
 
@@ -53,29 +75,41 @@ def torch_flat(model):
     )
 
 
-@pytest.mark.parametrize("rule", ["sgd", "nesterov", "adam"])
+def torch_optimizer(rule, parameters, epsilon=1e-14):
+    if rule == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=0.01, alpha=0.9, eps=epsilon)
+    if rule == "nadam":
+        return torch.optim.NAdam(parameters, lr=0.01, betas=(0.9, 0.999), eps=epsilon)
+    if rule == "adam":
+        return torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.999), eps=epsilon)
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, nesterov=rule == "nesterov")
+
+
+CONSTANTS = {
+    "sgd": (0.9, 0.0, 0.0),
+    "nesterov": (0.9, 0.0, 0.0),
+    "adam": (0.9, 0.999, 1e-14),
+    "rmsprop": (0.9, 1e-14, 0.0),
+    "nadam": (0.9, 0.999, 1e-14),
+}
+
+
+@pytest.mark.parametrize("rule", CONSTANTS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_twenty_steps(device, loss, activation, rule):
     """Epsilon sits elsewhere in PyTorch's Adam, so it is made negligible in both.
 
-    Without it Adam's step is g / |g| at first, which magnifies the rounding of small gradients.
+    Adam's step is g / |g| at first, which magnifies the rounding of small gradients.
     """
     assert set(ACTIVATIONS) == set(HIDDEN)
     network = Network((6, 8, 3), activation, loss)
     X, y = make_problem(loss, 60, 6, 3)
     flat = np.random.default_rng(1).normal(scale=0.5, size=network.n_parameters)
-    model = torch_model(network, flat)
-    if rule == "adam":
-        constants = (0.9, 0.999, 1e-14)
-        theirs = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.9, 0.999), eps=1e-14)
-    else:
-        constants = (0.9, 0.0, 0.0)
-        theirs = torch.optim.SGD(
-            model.parameters(), lr=0.01, momentum=0.9, nesterov=rule == "nesterov"
-        )
+    model = torch_model(network, activation, flat)
+    theirs = torch_optimizer(rule, model.parameters())
     engine = get_engine(
-        device, network, dtype="float64", optimizer=Optimizer(rule, constants), batch_size=15
+        device, network, dtype="float64", optimizer=Optimizer(rule, CONSTANTS[rule]), batch_size=15
     )
     engine.load(X, y)
     engine.set_parameters(flat)
@@ -87,5 +121,67 @@ def test_twenty_steps(device, loss, activation, rule):
             torch_loss(loss, model(torch.tensor(X[rows])), torch.tensor(y[rows])).backward()
             theirs.step()
     expected = torch_flat(model)
-    tolerance = 1e-7 if rule == "adam" else 1e-11
+    tolerance = 1e-11 if rule in ("sgd", "nesterov") else 1e-7
     np.testing.assert_allclose(engine.get_parameters(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture
+def default_float64():
+    """PyTorch's NAdam keeps a product of momenta in the default type."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+RATES = 0.01 * 0.95 ** np.arange(20)
+
+
+def our_steps(optimizer, w, gradients, rates=RATES):
+    """Twenty steps of a rule, by the scalar formula, of one weight."""
+    update, u, v = OPTIMIZERS[optimizer.name].update, np.float64(0), np.float64(0)
+    numbers = optimizer.step_numbers(rates, 0)
+    halves = [optimizer.step_numbers(rates[i : i + 10], i) for i in (0, 10)]
+    np.testing.assert_array_equal(numbers, np.concatenate(halves))
+    for row, g in zip(numbers, gradients, strict=True):
+        w, u, v = update(w - row[5] * w, g, u, v, *row[:5])
+    return w
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("rule", CONSTANTS)
+def test_rule_on_given_gradients(rule, scale, weight_decay, default_float64):
+    """The same gradients for both; RMSprop and NAdam with an epsilon that matters.
+
+    PyTorch's momentum is of gradients, ours and scikit-learn's of steps, which is the same if the
+    rate is.
+    """
+    rates = np.full(20, 0.01) if rule in ("sgd", "nesterov") else RATES
+    epsilon = (1e-14 if rule == "adam" else 1e-3) * scale
+    constants = tuple(epsilon if c == 1e-14 else c for c in CONSTANTS[rule])
+    gradients = scale * np.random.default_rng(0).normal(size=(20, 6))
+    start = np.random.default_rng(1).normal(size=6)
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    theirs = torch_optimizer(rule, [parameter], epsilon)
+    for rate, g in zip(rates, gradients, strict=True):
+        theirs.param_groups[0]["lr"] = rate
+        with torch.no_grad():
+            parameter -= rate * weight_decay * parameter
+        parameter.grad = torch.tensor(g)
+        theirs.step()
+    optimizer = Optimizer(rule, constants, weight_decay)
+    got = [our_steps(optimizer, w, g, rates) for w, g in zip(start, gradients.T, strict=True)]
+    np.testing.assert_allclose(got, parameter.detach().numpy(), rtol=1e-10)
+
+
+def test_adamw():
+    gradients = np.random.default_rng(0).normal(size=20)
+    parameter = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+    theirs = torch.optim.AdamW([parameter], lr=0.01, eps=1e-14, weight_decay=0.3)
+    for rate, g in zip(RATES, gradients, strict=True):
+        theirs.param_groups[0]["lr"] = rate
+        parameter.grad = torch.tensor(g)
+        theirs.step()
+    optimizer = Optimizer("adam", (0.9, 0.999, 1e-14), 0.3)
+    got = our_steps(optimizer, np.float64(0.7), gradients)
+    np.testing.assert_allclose(got, parameter.item(), rtol=1e-10)

@@ -1,6 +1,7 @@
 """Threads: the same bits for every number, limits, memory, and many fits at once."""
 
 import concurrent.futures
+import itertools
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import make_problem
+from conftest import CONSTANTS, make_problem
 from scipy import sparse
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -46,9 +47,8 @@ def no_thresholds(monkeypatch):
 
 
 def train(network, X, y, dtype, n_threads, batch_size, rule, weight=None):
-    constants = (0.9, 0.999, 1e-8) if rule == "adam" else (0.9, 0.0, 0.0)
     engine = CpuEngine(
-        network, dtype=dtype, alpha=0.1, optimizer=Optimizer(rule, constants),
+        network, dtype=dtype, alpha=0.1, optimizer=Optimizer(rule, CONSTANTS[rule]),
         batch_size=batch_size, n_threads=n_threads,
     )  # fmt: skip
     engine.load(X, y, weight)
@@ -61,8 +61,9 @@ def train(network, X, y, dtype, n_threads, batch_size, rule, weight=None):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rule", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "rule"), list(zip(itertools.cycle(LOSSES), itertools.chain(OPTIMIZERS, OPTIMIZERS)))
+)
 @pytest.mark.parametrize("widths", [(7,), (5, 9), (37, 53, 7), (20, 130, 40, 5)], ids=str)
 def test_same_bits_for_every_number_of_threads(no_thresholds, widths, loss, rule, dtype):
     activation = sorted(ACTIVATIONS)[len(widths) % len(ACTIVATIONS)]

@@ -39,9 +39,9 @@ from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.stations import GO, Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.engine.cpu.vector import VECTOR_BYTES
-from fastmlp.functions import LOSSES
+from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
-from fastmlp.optimizers import N_SLOTS, Optimizer
+from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
 _SHORT_CALL = 5e8  # operations; about 0.1 s where the kernels are slowest
 _WORTH_SHARING = 2e5  # operations per step below which more threads never pay
@@ -139,7 +139,7 @@ class CpuEngine:
         self._progress = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._room: _Room | None = None
-        self._rates = np.empty(0)
+        self._numbers = np.empty((0, N_NUMBERS))
         self._natural_order = np.empty(0, np.int64)
         self._last_call: _Call | None = None
         self._transposed_is_stale = True
@@ -182,7 +182,7 @@ class CpuEngine:
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
-        rates = self._optimizer.step_rates(learning_rates, int(self._progress[STEPS]))
+        numbers = self._optimizer.step_numbers(learning_rates, int(self._progress[STEPS]))
         if self._tuner is None:
             per_step = self._operations(min(self._batch_size, order.size))
             limit = self._threads if per_step >= _WORTH_SHARING else 1
@@ -193,7 +193,7 @@ class CpuEngine:
         n_threads = self._tuner.choose()
         with CROWD.share(self, self._threads) as share:
             loss = self._train(
-                order, self._batch_size, rates, self._optimizer, min(n_threads, share)
+                order, self._batch_size, numbers, self._optimizer, min(n_threads, share)
             )
         if n_threads <= share:
             self._tuner.report(n_threads, self._seconds)
@@ -207,7 +207,9 @@ class CpuEngine:
         if self._natural_order.size != n_samples:
             self._natural_order = np.arange(n_samples)
         with CROWD.share(self, n_threads) as share:
-            loss = self._train(self._natural_order, n_samples, np.zeros(1), None, share)
+            loss = self._train(
+                self._natural_order, n_samples, np.zeros((1, N_NUMBERS)), None, share
+            )
         self._progress[STEPS] = steps
         return loss / n_samples, self._layout.unpack(self._gradient)
 
@@ -232,11 +234,18 @@ class CpuEngine:
         """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
         return n_rows * self._operations_per_row
 
-    def _net(self, places_a, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
+    def _net(self, places_a, places_s, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
         """The kernels' view of the network, with the loops that this use of it needs."""
         layout, network, dtype = self._layout, self._network, self._dtype.name
-        relu = network.activation == "relu"
-        hidden = len(network.widths) > 2
+        relu = [row == ACTIVATIONS["relu"] for row in network.hidden]
+        activations = [
+            loops.activation(row, dtype, slopes=train) if sparse or not fused else 0
+            for row, fused in zip(network.hidden, relu, strict=True)
+        ]
+        derivatives = [
+            loops.derivative(row, dtype) if train and not fused else 0
+            for row, fused in zip(network.hidden, relu, strict=True)
+        ]
         row = LOSSES[network.loss]
         return Net(
             layout.widths,
@@ -246,14 +255,11 @@ class CpuEngine:
             layout.weights,
             layout.transposed,
             places_a,
+            places_s,
             places_d,
-            relu=int(relu),
-            activation=loops.activation(network.activation, dtype)
-            if hidden and (sparse or not relu)
-            else 0,
-            derivative=loops.derivative(network.activation, dtype)
-            if hidden and train and not relu
-            else 0,
+            relu=np.array(relu, np.int64),
+            activation=np.array(activations, np.int64),
+            derivative=np.array(derivatives, np.int64),
             softmax=int(network.out_activation == "softmax"),
             link=0 if loss else loops.link(network.out_activation, dtype),
             loss=loops.loss(network.loss, dtype) if loss else 0,
@@ -268,9 +274,13 @@ class CpuEngine:
         sizes = layout.strides * rows
         if source.sparse:
             sizes = sizes * ([0] + [1] * (len(sizes) - 1))
-        ends = np.cumsum([0, *sizes, *(sizes[1:-1] * train)])
+        of_score = np.array([row.of_score for row in self._network.hidden], dtype=bool)
+        hidden = sizes[1:-1] * train
+        ends = np.cumsum([0, *sizes, *hidden, *(hidden * of_score)])
         places_a = ends[: len(sizes)].copy()
-        places_d = np.concatenate([[0], ends[len(sizes) : -1], [0]]).astype(np.int64)
+        places_d, places_s = np.zeros_like(places_a), places_a.copy()
+        places_d[1:-1], of_slopes = np.split(ends[len(sizes) : -1], 2)
+        places_s[1:-1] = np.where(of_score & train, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
         softmax = self._network.out_activation == "softmax"
         n_elementwise = rows * self._network.n_outputs * (loss and not softmax)
@@ -298,21 +308,21 @@ class CpuEngine:
             barrier=_address(self._barrier),
             **{name: _address(array) if array.size else 0 for name, array in arrays.items()},
         )
-        net = self._net(places_a, places_d, sparse=source.sparse, train=train, loss=loss)
+        net = self._net(places_a, places_s, places_d, sparse=source.sparse, train=train, loss=loss)
         return net, memory, arrays
 
     def _block_rows(self, batch_size: int) -> int:
         per_row = int(self._layout.strides.sum())
         return max(1, min(batch_size, _BLOCK_ROWS, max(SLAB, _BLOCK_ELEMENTS // per_row)))
 
-    def _train(self, order, batch_size, rates, optimizer: Optimizer | None, n_threads) -> float:
+    def _train(self, order, batch_size, numbers, optimizer: Optimizer | None, n_threads) -> float:
         """Run the epoch kernel; without an optimizer it only leaves the gradient."""
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(batch_size, order.size)
-        if self._rates.size != rates.size:
-            self._rates = np.empty_like(rates)
+        if self._numbers.shape != numbers.shape:
+            self._numbers = np.empty_like(numbers)
             self._last_call = None
-        self._rates[:] = rates
+        self._numbers[:] = numbers
         call = self._last_call
         if call is None or not call.is_for(order, batch_size, optimizer, n_threads):
             call = self._last_call = self._make_call(order, batch_size, optimizer, n_threads)
@@ -336,8 +346,8 @@ class CpuEngine:
             stations = Stations(n_threads)
         arguments = (
             n_threads, room.net, room.memory, samples, order.size, batch_size, room.block,
-            self._rates, self._alpha, room.update, optimizer is not None, room.constants,
-            self._units, self._layout.bounds(self._units, n_threads), prefetch,
+            self._numbers, self._alpha, room.update, optimizer is not None, self._units,
+            self._layout.bounds(self._units, n_threads), prefetch,
             stations.address if stations else 0, self._like,
         )  # fmt: skip
         return _Call(arguments, stations, order, room)
@@ -358,8 +368,9 @@ class CpuEngine:
             memory,
             arrays,
             samples=Samples(*self._source.fields, *self._targets.fields, order=0),
-            update=loops.update(optimizer.name if optimizer else None, self._dtype.name),
-            constants=np.array(optimizer.constants if optimizer else (0, 0, 0), np.float64),
+            update=loops.update(None, self._dtype.name)
+            if optimizer is None
+            else loops.update(optimizer.name, self._dtype.name, decays=optimizer.weight_decay > 0),
         )
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
@@ -420,7 +431,6 @@ class _Room(NamedTuple):
     arrays: dict[str, np.ndarray]
     samples: Samples
     update: int
-    constants: np.ndarray
 
 
 class _Call(NamedTuple):

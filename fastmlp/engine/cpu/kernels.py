@@ -80,10 +80,13 @@ _YIELDS = 200  # before it goes to sleep
 class Net(NamedTuple):
     """A network's sizes and offsets (see `Layout`), and the addresses of its loops and tiles.
 
-    ``activations`` and ``deltas`` are the layers' places in the workspace; the output layer's
-    deltas take the place of its activations.  The address of a loop that is not needed is 0;
-    ``relu`` and ``softmax`` are flags.  ``loss_divisor`` averages a loss over outputs.  ``slab`` is
-    the number of rows that training takes through all layers at once.
+    ``activations``, ``slopes`` and ``deltas`` are the layers' places in the workspace; the output
+    layer's deltas take the place of its activations, and the slopes (what the derivative is made
+    of) are the activations themselves unless the derivative is a function of the score.  ``relu``
+    (flags), ``activation`` and ``derivative`` (addresses) have an entry for each hidden layer.  The
+    address of a loop that is not needed is 0; ``softmax`` is a flag.  ``loss_divisor`` averages a
+    loss over outputs.  ``slab`` is the number of rows that training takes through all layers at
+    once.
     """
 
     widths: np.ndarray
@@ -93,10 +96,11 @@ class Net(NamedTuple):
     weights: np.ndarray
     transposed: np.ndarray
     activations: np.ndarray
+    slopes: np.ndarray
     deltas: np.ndarray
-    relu: int
-    activation: int
-    derivative: int
+    relu: np.ndarray
+    activation: np.ndarray
+    derivative: np.ndarray
     softmax: int
     link: int
     loss: int
@@ -301,7 +305,7 @@ def _narrow_forward(net, memory, layer, rows, A, out, like):
 
 
 @jit
-def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like):
+def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like):
     """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
     size, lanes = size_of(like), _lanes(like)
     fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
@@ -311,7 +315,7 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
     if not hidden and _is_narrow(net, layer, like):
         _narrow_forward(net, memory, layer, rows, A, out, like)
         return
-    epilogue = RELU if hidden and net.relu else PLAIN
+    epilogue = RELU if hidden and net.relu[layer] else PLAIN
     sparse = layer == 0 and samples.sparse
     for column in range(0, padded, N_VECTORS * lanes):
         width = _panel_width(column, padded, like)
@@ -326,8 +330,8 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like
         _product(net.tiles, rows, width // lanes, A, 0, stride, 1, W, width, bias, 0, C, out_stride,
                  fan_in, epilogue, C, size)  # fmt: skip
     if hidden:
-        if net.activation and (sparse or not net.relu):
-            call(net.activation, (out, out_stride, rows, padded, like))
+        if net.activation[layer] and (sparse or not net.relu[layer]):
+            call(net.activation[layer], (out, slopes, out_stride, rows, padded, like))
         for i in range(rows):
             store(out, i * out_stride + fan_out, type(like)(1))
 
@@ -343,8 +347,10 @@ def _forward(net, memory, samples, start, first, rows, place, like):
     if not samples.sparse:
         _gather(samples, start, first, rows, A, net.strides[0], net.widths[0], like)
     for layer in range(net.widths.size - 1):
-        out = memory.work + size * (net.activations[layer + 1] + place * net.strides[layer + 1])
-        _forward_layer(net, memory, samples, layer, start, first, rows, A, out, like)
+        skip = place * net.strides[layer + 1]
+        out = memory.work + size * (net.activations[layer + 1] + skip)
+        slopes = memory.work + size * (net.slopes[layer + 1] + skip)
+        _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like)
         A = out
     return A
 
@@ -413,10 +419,11 @@ def _input_gradients(net, memory, rows, place, delta, like):
     for layer in range(net.widths.size - 2, 0, -1):
         fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
         stride, below_stride = net.strides[layer + 1], net.strides[layer]
-        a = memory.work + size * (net.activations[layer] + place * below_stride)
+        slopes = memory.work + size * (net.slopes[layer] + place * below_stride)
         below = memory.work + size * (net.deltas[layer] + place * below_stride)
         padded = _padded(fan_in, like)
-        epilogue = RELU_DERIVATIVE if net.relu else PLAIN
+        relu, derivative = net.relu[layer - 1], net.derivative[layer - 1]
+        epilogue = RELU_DERIVATIVE if relu else PLAIN
         for column in range(0, padded, N_VECTORS * lanes):
             width = _panel_width(column, padded, like)
             W = memory.transposed + size * (
@@ -424,10 +431,10 @@ def _input_gradients(net, memory, rows, place, delta, like):
             )
             shift = size * column
             _product(net.tiles, rows, width // lanes, delta, 0, stride, 1, W, width, memory.zeros,
-                     0, below + shift, below_stride, fan_out, epilogue, a + shift,
+                     0, below + shift, below_stride, fan_out, epilogue, slopes + shift,
                      size)  # fmt: skip
-        if net.derivative and not net.relu:
-            call(net.derivative, (a, below, below_stride, rows, padded, like))
+        if derivative and not relu:
+            call(derivative, (slopes, below, below_stride, rows, padded, like))
         delta = below
 
 
@@ -512,26 +519,28 @@ def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, 
 
 
 @jit
-def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, constants, size):
+def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, numbers, step, size):
     """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares."""
     kind = type(rate)
-    c0, c1, c2 = kind(constants[0]), kind(constants[1]), kind(constants[2])
+    c0, c1, c2 = kind(numbers[step, 1]), kind(numbers[step, 2]), kind(numbers[step, 3])
+    c3, decay = kind(numbers[step, 4]), kind(numbers[step, 5])
     w, first, second = (
         memory.parameters + size * at, memory.first_slot + size * at, memory.second_slot + size * at
     )  # fmt: skip
     squares = kind(0)
     if n > 0:
-        squares = call(update, (w, g, first, second, n, penalty, c0, c1, c2, rate))
+        squares = call(update, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate))
     if n_bias > 0:
         skip = size * n
-        call(update, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), c0, c1, c2,
-                      rate))  # fmt: skip
+        call(update, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), kind(0), c0,
+                      c1, c2, c3, rate))  # fmt: skip
     return squares
 
 
 @jit
 def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first, is_last, scratch,
-          slivers, is_new, update, training, penalty, rate, constants, prefetch):  # fmt: skip
+          slivers, is_new, update, training, penalty, rate, numbers, step,
+          prefetch):  # fmt: skip
     """One unit of the weight gradient for one block of rows and, after the last, its update.
 
     ``is_new`` says whether the unit has other rows than the unit before.
@@ -549,7 +558,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         _sparse_unit(net, memory, samples, start, rows, column, width, G, is_first, like)
         if is_last:
             squares = _update_rows(memory, update, panel, G, fan_in * width, width, penalty, rate,
-                                   constants, size)  # fmt: skip
+                                   numbers, step, size)  # fmt: skip
         return squares
     deltas = net.activations[layer + 1]
     if layer < net.widths.size - 2:
@@ -580,7 +589,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
     if is_last:
         n_weights = (min(end, fan_in) - first) * width
         squares = _update_rows(memory, update, at, G, n_weights, (end - first) * width - n_weights,
-                               penalty, rate, constants, size)  # fmt: skip
+                               penalty, rate, numbers, step, size)  # fmt: skip
     if is_last and layer > 0 and training:
         _transpose_unit(net, memory, layer, column, width, first, end, like)
     return squares
@@ -613,8 +622,8 @@ def _sum_losses(samples, losses, start, rows, like):
 
 
 @jit
-def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
-           update, training, constants, units, bounds, prefetch, like):  # fmt: skip
+def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
+           update, training, units, bounds, prefetch, like):  # fmt: skip
     """See `run_epoch`."""
     size = size_of(like)
     kind = type(like)
@@ -623,7 +632,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
     slivers = memory.slivers + thread * size * SLIVER_ROWS * block
     accumulated = 0.0
     count = 0
-    for step in range(rates.size):
+    for step in range(numbers.shape[0]):
         begin = step * batch_size
         stop = min(begin + batch_size, n_samples)
         total_weight = _total_weight(samples, begin, stop, like)
@@ -657,7 +666,8 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                     squares = _unit(
                         net, memory, samples, layer, units[u, 1], first, units[u, 3], start, n,
                         is_first, is_last, scratch, slivers, is_new, update, training,
-                        kind(alpha / total_weight), kind(rates[step]), constants, prefetch,
+                        kind(alpha / total_weight), kind(numbers[step, 0]), numbers, step,
+                        prefetch,
                     )  # fmt: skip
                     store(memory.squares, u, squares)
                 count += 1
@@ -677,14 +687,13 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
     return accumulated
 
 
-def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates, alpha,
-              update, training, constants, units, bounds, prefetch, stations,
-              like):  # fmt: skip
+def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
+              update, training, units, bounds, prefetch, stations, like):  # fmt: skip
     """One pass over ``n_samples`` rows in steps of ``batch_size``, as thread ``thread``.
 
     A batch whose weights sum to zero carries no information and is passed over.  A helper that has
-    a station there waits for the word to go over the data once more, whose order and rates the
-    caller has changed in place.
+    a station there waits for the word to go over the data once more, whose order and numbers
+    the caller has changed in place.
 
     Parameters
     ----------
@@ -694,8 +703,8 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
         See the classes; ``memory.progress`` is [stop, steps, decision, abort].
     block : int
         Rows that the workspace has room for.
-    rates : array of shape (n_steps,), float64
-        The optimizer's rate of each step.
+    numbers : array of shape (n_steps, N_NUMBERS), float64
+        See `fastmlp.optimizers.Optimizer.step_numbers`.
     update : int
         Address of the optimizer's loop.
     training : bool
@@ -713,8 +722,8 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
         Thread 0: the sum of (mean loss of a batch, penalty included) x (its length).
     """
     while True:
-        loss = _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, rates,
-                      alpha, update, training, constants, units, bounds, prefetch,
+        loss = _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block,
+                      numbers, alpha, update, training, units, bounds, prefetch,
                       like)  # fmt: skip
         if thread == 0 or not stand_by(stations, thread):
             return loss
@@ -749,7 +758,7 @@ def run_rows(thread, n_threads, net, memory, samples, n_samples, out, losses, li
             softmax(z, stride, rows, padded, memory.scales + size * place,
                     memory.sums + size * place, memory.peaks + size * place, like)  # fmt: skip
         elif net.link:
-            call(net.link, (z, stride, rows, n_outputs, like))
+            call(net.link, (z, z, stride, rows, n_outputs, like))
         for i in range(rows):
             copy_bytes(out + size * (start + i) * n_outputs, z + size * i * stride,
                        size * n_outputs)  # fmt: skip

@@ -4,8 +4,8 @@ The kernels call activations, losses and update rules through addresses.  So onl
 uses is compiled, a new row in a table costs the others nothing, and a formula of the user's takes
 the same way.  The call is paid once per slab or tile of a few thousand numbers.
 
-The loops are templates: plain functions that use the names ``FORMULA`` and ``GRADIENT``, which
-`fastmlp._jit.address` binds to formulas compiled with this engine's elementary functions.
+The loops are templates: plain functions that use the names ``FORMULA``, ``GRADIENT`` and ``DECAY``,
+which `fastmlp._jit.address` binds to formulas compiled with this engine's elementary functions.
 
 Tried and lost: one function with a branch per formula (half of the kernel's compile time went into
 formulas that were not used, and each table row made it worse).
@@ -17,13 +17,25 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
 from fastmlp import _jit
 from fastmlp.engine.cpu.vector import PRIMITIVES, load, size_of, store
-from fastmlp.functions import ACTIVATIONS, LOSSES, exponential, logistic
-from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.functions import (
+    ACTIVATIONS,
+    LOSSES,
+    USER,
+    Activation,
+    exponential,
+    identity,
+    identity_derivative,
+    logistic,
+    straight_through,
+)
+from fastmlp.optimizers import OPTIMIZERS, decay_weight, keep_weight
 
+_CONSTANT_DERIVATIVES = (identity_derivative, straight_through)
 _LINKS = {"logistic": logistic, "exp": exponential}
 
 
@@ -54,15 +66,27 @@ def _unbound(*args):
 
 FORMULA: Callable[..., Any] = _unbound
 GRADIENT: Callable[..., Any] = _unbound
+DECAY: Callable[..., Any] = _unbound
 _log = PRIMITIVES["log"]
 
 
-def _activation_loop(z, stride, rows, columns, like):
+def _activation_loop(z, slopes, stride, rows, columns, like):
     """Apply an activation to ``rows`` x ``columns`` in place."""
     for i in range(rows):
         row = z + i * stride * size_of(like)
         for j in range(columns):
-            store(row, j, FORMULA(load(row, j, like)))
+            store(row, j, type(like)(FORMULA(load(row, j, like))))
+    return like
+
+
+def _slope_loop(z, slopes, stride, rows, columns, like):
+    """Apply an activation in place; its derivative at the scores goes to ``slopes``."""
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        for j in range(columns):
+            score = load(z + shift, j, like)
+            store(z + shift, j, type(like)(FORMULA(score)))
+            store(slopes + shift, j, type(like)(GRADIENT(score)))
     return like
 
 
@@ -92,14 +116,14 @@ def _row_loss_loop(rows, sums, scores, tiny):
     return tiny
 
 
-def _update_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
+def _update_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
     """Update ``n`` parameters; returns their sum of squares before the update."""
     squares = type(rate)(0)
     for i in range(n):
         before = load(w, i, rate)
         squares += before * before
         after, s0, s1 = FORMULA(
-            before,
+            DECAY(before, decay),
             load(g, i, rate) + penalty * before,
             load(first, i, rate),
             load(second, i, rate),
@@ -107,6 +131,7 @@ def _update_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
             c0,
             c1,
             c2,
+            c3,
         )
         store(w, i, after)
         store(first, i, s0)
@@ -114,7 +139,7 @@ def _update_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
     return squares
 
 
-def _penalty_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
+def _penalty_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
     """In an update's place: leave the parameters, complete the gradient."""
     squares = type(rate)(0)
     for i in range(n):
@@ -127,28 +152,64 @@ def _penalty_loop(w, g, first, second, n, penalty, c0, c1, c2, rate):
 # --- addresses --------------------------------------------------------------------------------
 
 
-def _address(template, integers, floats, dtype, label, *formulas, reassociate=False) -> int:
+def _address(
+    template,
+    integers,
+    floats,
+    dtype,
+    label,
+    *formulas,
+    names=("FORMULA", "GRADIENT"),
+    reassociate=False,
+) -> int:
     kind = {"float32": types.float32, "float64": types.float64}[dtype]
     signature = kind(*[types.int64] * integers, *[kind] * floats)
     compiled = [_jit.formula(formula, PRIMITIVES) for formula in formulas]
-    names = dict(zip(("FORMULA", "GRADIENT"), compiled, strict=False))
-    return _jit.address(template, signature, f"{label}-{dtype}", names, reassociate=reassociate)
+    bound = dict(zip(names, compiled, strict=False))
+    return _jit.address(template, signature, f"{label}-{dtype}", bound, reassociate=reassociate)
+
+
+def _user_address(template, integers, floats, dtype, parameter, *formulas) -> int:
+    """`_address` for a user's formulas, which the disk cache would not know from each other."""
+    kind = {"float32": types.float32, "float64": types.float64}[dtype]
+    signature = kind(*[types.int64] * integers, *[kind] * floats)
+    names = dict(zip(("FORMULA", "GRADIENT"), map(_jit.user_formula, formulas), strict=False))
+    try:
+        return _jit.address(template, signature, "user", names, cached=False)
+    except NumbaError as error:
+        raise ValueError(
+            f"{parameter}: Numba cannot compile these functions; write them for one number, with "
+            f"operators and functions of math or numpy. It says: {error}"
+        ) from error
 
 
 @cache
-def activation(name: str, dtype: str) -> int:
-    """Address of an activation's loop; 0 for the identity."""
-    if name == "identity":
+def activation(row: Activation, dtype: str, *, slopes: bool = False) -> int:
+    """Address of an activation's loop; 0 for the identity.
+
+    ``slopes`` makes it write the derivative as well, if that is a function of the score.
+    """
+    if row == ACTIVATIONS["identity"]:
         return 0
-    return _address(_activation_loop, 4, 1, dtype, name, ACTIVATIONS[name].value)
+    formulas = [row.value]
+    template = _activation_loop
+    if slopes and row.of_score:
+        formulas, template = [row.value, row.derivative], _slope_loop
+    if row.code == USER:
+        return _user_address(template, 5, 1, dtype, "activation", *formulas)
+    return _address(template, 5, 1, dtype, row.value.__name__, *formulas)
 
 
 @cache
-def derivative(name: str, dtype: str) -> int:
-    """Address of the loop that multiplies deltas by a derivative; 0 for the identity."""
-    if name == "identity":
+def derivative(row: Activation, dtype: str) -> int:
+    """Address of the loop that multiplies deltas by a derivative; 0 where that is 1.
+
+    A derivative of the score has been worked out by then.
+    """
+    formula = identity if row.of_score else row.derivative
+    if formula in _CONSTANT_DERIVATIVES:
         return 0
-    return _address(_derivative_loop, 5, 1, dtype, name, ACTIVATIONS[name].derivative)
+    return _address(_derivative_loop, 5, 1, dtype, formula.__name__, formula)
 
 
 @cache
@@ -156,7 +217,7 @@ def link(out_activation: str, dtype: str) -> int:
     """Address of an output activation's loop; 0 for the identity and for softmax."""
     if out_activation not in _LINKS:
         return 0
-    return _address(_activation_loop, 4, 1, dtype, out_activation, _LINKS[out_activation])
+    return _address(_activation_loop, 5, 1, dtype, out_activation, _LINKS[out_activation])
 
 
 @cache
@@ -169,19 +230,23 @@ def loss(name: str, dtype: str) -> int:
 
 
 @cache
-def update(optimizer: str | None, dtype: str) -> int:
+def update(optimizer: str | None, dtype: str, *, decays: bool = False) -> int:
     """Address of an optimizer's loop; without one, of that which completes the gradient."""
     if optimizer is None:
-        return _address(_penalty_loop, 5, 5, dtype, "penalty", reassociate=True)
-    rule = OPTIMIZERS[optimizer].update
-    return _address(_update_loop, 5, 5, dtype, optimizer, rule, reassociate=True)
+        return _address(_penalty_loop, 5, 7, dtype, "penalty", reassociate=True)
+    label, decay = (f"{optimizer}-decay", decay_weight) if decays else (optimizer, keep_weight)
+    return _address(
+        _update_loop, 5, 7, dtype, label, OPTIMIZERS[optimizer].update, decay,
+        names=("FORMULA", "DECAY"), reassociate=True,
+    )  # fmt: skip
 
 
 def compile_all(dtype: str) -> None:
     """Compile every row of every table, or load it from the disk cache."""
-    for name in ACTIVATIONS:
-        activation(name, dtype)
-        derivative(name, dtype)
+    for activation_row in ACTIVATIONS.values():
+        activation(activation_row, dtype)
+        activation(activation_row, dtype, slopes=True)
+        derivative(activation_row, dtype)
     for name, row in LOSSES.items():
         loss(name, dtype)
         link(row.out_activation, dtype)

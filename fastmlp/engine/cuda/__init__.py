@@ -24,6 +24,11 @@ from fastmlp.functions import ACTIVATIONS, LOSSES, exponential, identity, logist
 from fastmlp.network import Network
 from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
 
+# What this target can do so far; the rest is refused by name.
+SUPPORTED = {
+    "activation": ("identity", "relu", "tanh", "logistic"),
+    "rule": ("sgd", "nesterov", "adam"),
+}
 _BLOCK_ROWS = 2**14
 _BLOCK_ELEMENTS = 2**28
 # A weight gradient's terms are split so that all multiprocessors have something to do.
@@ -66,6 +71,7 @@ class CudaEngine:
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
+        _require_support(network, optimizer)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
@@ -108,6 +114,7 @@ class CudaEngine:
         """How epochs run on the loaded data: 'resident' or 'tiled'."""
         dense = self._source is None or not self._source.sparse
         small = self._network.n_parameters <= _RESIDENT_PARAMETERS and self._chunk_rows() >= 4
+        small = small and len(set(self._network.hidden)) <= 1
         return "resident" if dense and small and self._precision == "highest" else "tiled"
 
     def info(self) -> dict[str, Any]:
@@ -131,7 +138,7 @@ class CudaEngine:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
         assert self._source is not None
-        rates = self._optimizer.step_rates(learning_rates, self._steps)
+        rates = self._optimizer.step_numbers(learning_rates, self._steps)[:, 0].copy()
         batch_size = min(self._batch_size, order.size)
         call = self._begin(self._source, order, batch_size, rates)
         resident = self.path == "resident"
@@ -277,7 +284,8 @@ class CudaEngine:
         n_blocks = min(multiprocessors, -(-call.batch_size // rows))
         columns = 2 * sum(network.widths)
         shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
-        loss, activation = LOSSES[network.loss], ACTIVATIONS[network.activation]
+        loss = LOSSES[network.loss]
+        activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
         kernel = self._kernel(
             resident.resident_epoch, R=rows, SHARED=shared, ACTIVATION=activation.value,
             DERIVATIVE=activation.derivative, UPDATE=OPTIMIZERS[optimizer.name].update,
@@ -332,10 +340,12 @@ class CudaEngine:
             elements = rows.most * widths[0]
             self._by_threads(gather, elements, *rows, call.order, *data.fields, widths[0],
                              work.activations, work.strides[0])  # fmt: skip
-        value = ACTIVATIONS[self._network.activation].value
         for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
             hidden = layer < len(widths) - 2
-            names = {"EPILOGUE": kernels.activate, "FORMULA": value} if hidden else {}
+            names = {}
+            if hidden:
+                value = self._network.hidden[layer].value
+                names = {"EPILOGUE": kernels.activate, "FORMULA": value}
             self._product(
                 rows, (0, fan_out, fan_in + 1),
                 (work.activations, work.places[layer], work.strides[layer], True),
@@ -358,7 +368,6 @@ class CudaEngine:
     def _backward(self, call: "_Pass", rows: Rows) -> None:
         """Gradients of all layers, into the workspace's splits."""
         work, widths, offsets = call.workspace, self._network.widths, self._network.offsets
-        derivative = ACTIVATIONS[self._network.activation].derivative
         deltas = work.activations
         accumulate = kernels.put if rows.first == 0 else kernels.add
         for layer in range(len(widths) - 2, -1, -1):
@@ -376,7 +385,8 @@ class CudaEngine:
                     rows, (0, fan_in, fan_out), (deltas, place, stride, True),
                     (self._parameters, offsets[layer], fan_out, True),
                     (work.deltas, work.places[layer], work.strides[layer]),
-                    aux=work.activations, EPILOGUE=kernels.apply_derivative, FORMULA=derivative,
+                    aux=work.activations, EPILOGUE=kernels.apply_derivative,
+                    FORMULA=self._network.hidden[layer - 1].derivative,
                 )  # fmt: skip
             deltas = work.deltas
 
@@ -448,6 +458,22 @@ class CudaEngine:
 
     def _blocks_for(self, n: int) -> int:
         return -(-n // self._sizes.threads)
+
+
+def _require_support(network: Network, optimizer: Optimizer | None) -> None:
+    if optimizer is not None and optimizer.name not in SUPPORTED["rule"]:
+        raise ValueError(
+            f"device='cuda' does not support solver={optimizer.name!r}; use device='cpu', or "
+            "solver='adam' or 'sgd'."
+        )
+    if optimizer is not None and optimizer.weight_decay:
+        raise ValueError("device='cuda' does not support weight_decay; use device='cpu', or alpha.")
+    for row in network.hidden:
+        if row not in [ACTIVATIONS[name] for name in SUPPORTED["activation"]]:
+            raise ValueError(
+                f"device='cuda' does not support activation={row.value.__name__!r}; use "
+                f"device='cpu', or one of {SUPPORTED['activation']}."
+            )
 
 
 class _Workspace:

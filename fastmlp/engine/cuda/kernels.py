@@ -387,7 +387,7 @@ def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, 
         if scale != 0:
             rate = REAL(rates[progress[0]])
             parameters[i], slots[i], slots[n + i] = FORMULA(
-                w, g, slots[i], slots[n + i], rate, c0, c1, c2
+                w, g, slots[i], slots[n + i], rate, c0, c1, c2, REAL(0)
             )
     total = add_over_block(shared, square)
     if cuda.threadIdx.x == 0:

@@ -225,7 +225,7 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
                 square += float64(w) * float64(w)
             if scales[step] != 0:
                 w, slots[i], slots[n + i] = UPDATE(
-                    w, g, slots[i], slots[n + i], REAL(rates[step]), c0, c1, c2
+                    w, g, slots[i], slots[n + i], REAL(rates[step]), c0, c1, c2, REAL(0)
                 )
                 parameters[i] = w
                 if heavy:

@@ -1,0 +1,190 @@
+"""Activations, losses and optimizers through the estimators: what may be chosen, what not."""
+
+import math
+import warnings
+
+import numba
+import numpy as np
+import pytest
+import reference
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+import fastmlp
+from fastmlp import MLPRegressor
+from fastmlp.network import Network
+
+rng = np.random.RandomState(0)
+X = rng.normal(size=(120, 5))
+TARGET = X[:, 0] * X[:, 1]
+LABELS = np.array(["a", "b", "c"])[np.argmax(X[:, :3], axis=1)]
+QUICK = {"hidden_layer_sizes": (8, 6), "max_iter": 5, "random_state": 0}
+
+
+def fit(model, y, data=X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(data, y)
+
+
+def flat(model):
+    pairs = zip(model.coefs_, model.intercepts_, strict=True)
+    return np.concatenate([np.append(W.ravel(), b) for W, b in pairs])
+
+
+# --- activations
+
+
+@pytest.mark.parametrize("activation", ["softplus", ["gelu", "relu"], ("step", "mish")], ids=str)
+def test_activations_of_a_fitted_model(activation):
+    model = fit(MLPRegressor(activation=activation, **QUICK), TARGET)
+    expected = reference.predict(flat(model), (5, 8, 6, 1), activation, "squared_error", X).ravel()
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(model.predict(X[:3]), expected[:3], rtol=1e-12, atol=1e-13)
+    assert fastmlp.jit_predictor(model)(X[0])[0] == pytest.approx(expected[0], rel=1e-12)
+    again = fit(clone(model), TARGET)
+    np.testing.assert_array_equal(flat(again), flat(model))
+
+
+def test_each_layer_starts_as_its_activation_wants():
+    """scikit-learn's bound has a 2 for logistic units and a 6 for others."""
+    model = fit(
+        MLPRegressor(
+            activation=["relu", "logistic"], hidden_layer_sizes=(50, 40), random_state=0,
+            solver="lbfgs", max_iter=1, max_fun=1,
+        ),
+        TARGET,
+    )  # fmt: skip
+    random_state = np.random.RandomState(0)
+    starts = []
+    for fan_in, fan_out, factor in ((5, 50, 6), (50, 40, 2), (40, 1, 2)):
+        bound = math.sqrt(factor / (fan_in + fan_out))
+        starts.append(random_state.uniform(-bound, bound, (fan_in, fan_out)))
+        random_state.uniform(-bound, bound, fan_out)
+    for coef, start in zip(model.coefs_, starts, strict=True):
+        np.testing.assert_allclose(coef, start, atol=0.5 * np.abs(start).max())
+        assert np.abs(coef).max() < 1.2 * np.abs(start).max()
+
+
+def own_tanh(z):
+    return math.tanh(z)
+
+
+@numba.njit
+def own_tanh_derivative(z):
+    return 1 - np.tanh(z) ** 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_pair_of_functions(solver, dtype):
+    """Of whatever type its results are: a literal makes float64 of float32."""
+    scale = 1.0
+    pair = (lambda z: scale * own_tanh_compiled(z), own_tanh_derivative)
+    models = [
+        fit(MLPRegressor(activation=a, solver=solver, **QUICK), TARGET, X.astype(dtype))
+        for a in ("tanh", (own_tanh, own_tanh_derivative), [pair, "tanh"])
+    ]
+    tolerance = 1e-3 if dtype == np.float32 else 1e-9
+    for model in models[1:]:
+        np.testing.assert_allclose(flat(model), flat(models[0]), rtol=tolerance, atol=tolerance)
+        prediction = models[0].predict(X[:3].astype(dtype))
+        np.testing.assert_allclose(
+            model.predict(X[:3].astype(dtype)), prediction, rtol=tolerance, atol=tolerance
+        )
+
+
+own_tanh_compiled = numba.njit(own_tanh)
+
+
+def test_the_derivative_of_a_pair_is_the_one_used():
+    """A gradient of zero everywhere leaves the hidden layers alone."""
+    model = MLPRegressor(activation=(own_tanh, lambda z: 0 * z), alpha=0, **QUICK)
+    start = fit(clone(model).set_params(learning_rate_init=1e-300), TARGET)
+    fit(model, TARGET)
+    np.testing.assert_array_equal(model.coefs_[0], start.coefs_[0])
+    assert (model.coefs_[-1] != start.coefs_[-1]).all()
+
+
+BAD_ACTIVATIONS = [
+    (["relu"], r"activation must have one entry for each of the 2 hidden layers.* got 1"),
+    (["relu", "gauss"], r"activation must consist of names among .* got 'gauss'"),
+    (["relu", 3], r"activation must consist of names among .* got 3"),
+    (3, "'activation' parameter"),
+    ((math.log, math.exp), "activation: .* fails at 0"),
+    ((abs, lambda z: np.float64(1) / z), "activation: value and derivative must be finite at 0"),
+    (
+        (own_tanh, lambda z: __import__("math").exp(z)),
+        "activation: Numba cannot compile these functions",
+    ),
+]
+
+
+@pytest.mark.parametrize(("activation", "message"), BAD_ACTIVATIONS, ids=str)
+def test_bad_activation(activation, message):
+    model = MLPRegressor(activation=activation, **QUICK)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, TARGET)
+    assert not hasattr(model, "coefs_")
+
+
+# --- optimizers
+
+
+@pytest.mark.parametrize("solver", ["adam", "rmsprop", "nadam", "lion"])
+def test_parameters_of_a_solver_reach_its_rule(solver):
+    params = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5, "rho": 0.7, "weight_decay": 0.2}
+    model = MLPRegressor(
+        solver=solver, activation="tanh", batch_size=40, shuffle=False, learning_rate_init=0.01,
+        **params, **QUICK,
+    )  # fmt: skip
+    constants = (0.7, 1e-5, 0.0) if solver == "rmsprop" else (0.8, 0.95, 1e-5)
+    widths = (5, 8, 6, 1)
+    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    optimizer = reference.OPTIMIZERS[solver](w.size, 0.01, *constants)
+    for _ in range(5):
+        for start in range(0, 120, 40):
+            rows = slice(start, start + 40)
+            _, gradient = reference.objective(
+                w, widths, "tanh", "squared_error", X[rows], TARGET[rows, None], 1e-4
+            )
+            w = optimizer.step(w - 0.01 * 0.2 * w * reference.is_weight(widths), gradient)
+    np.testing.assert_allclose(flat(fit(model, TARGET)), w, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "rmsprop", "nadam", "lion"])
+def test_partial_fit_goes_on_where_it_was(solver):
+    """As one fit over the same epochs, without shuffling."""
+    options = {"solver": solver, "shuffle": False, "weight_decay": 0.1, "batch_size": 50}
+    whole = fit(MLPRegressor(**options, **QUICK), TARGET)
+    parts = MLPRegressor(**options, **QUICK)
+    for _ in range(5):
+        parts.partial_fit(X, TARGET)
+    np.testing.assert_array_equal(flat(parts), flat(whole))
+
+
+def test_full_batch_gradient_descent():
+    model = MLPRegressor(
+        solver="sgd", momentum=0.0, batch_size=120, activation="tanh", learning_rate_init=0.1,
+        **QUICK,
+    )  # fmt: skip
+    widths = (5, 8, 6, 1)
+    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    for _ in range(5):
+        described = (widths, "tanh", "squared_error", X, TARGET[:, None], 1e-4)
+        w = w - 0.1 * reference.objective(w, *described)[1]
+    np.testing.assert_allclose(flat(fit(model, TARGET)), w, rtol=1e-9, atol=1e-12)
+
+
+BAD_OPTIMIZERS = [
+    ({"weight_decay": 0.1, "solver": "lbfgs"}, "weight_decay does not work with solver='lbfgs'"),
+    ({"weight_decay": -1}, "'weight_decay' parameter"),
+    ({"rho": 1.0}, "'rho' parameter"),
+    ({"solver": "sophia"}, "'solver' parameter"),
+]
+
+
+@pytest.mark.parametrize(("params", "message"), BAD_OPTIMIZERS, ids=str)
+def test_bad_optimizer(params, message):
+    with pytest.raises(ValueError, match=message):
+        MLPRegressor(**params).fit(X, TARGET)
