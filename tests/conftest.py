@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from simt import EmulatedDevice
 
-from fastmlp.engine.cuda import SUPPORTED
 from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile
 from fastmlp.functions import LOSSES
 
@@ -28,21 +27,6 @@ EMULATED_SIZES = Sizes(
     MmaTile(16, 8, 16, 16, 8),
     32,
 )
-
-
-def pytest_collection_modifyitems(items):
-    """Leave out what an engine does not do yet: it refuses that by name, which is tested."""
-    items[:] = [item for item in items if _engine_can(getattr(item, "callspec", None))]
-
-
-def _engine_can(case) -> bool:
-    if case is None or not case.params.get("device", "cpu").startswith("cuda"):
-        return True
-    for name, known in SUPPORTED.items():
-        value = case.params.get(name, ())  # a name, or one for each layer
-        if not {*([value] if isinstance(value, str) else value)} <= {*known}:
-            return False
-    return True
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -176,7 +176,7 @@ def test_steps_of_the_tiled_path_become_a_graph(fake, monkeypatch):
 
 def test_the_resident_path_launches_once_per_epoch(fake):
     train(Device())
-    with_many_arguments = [launch for launch in fake.launches if launch[3] > 25]
+    with_many_arguments = [launch for launch in fake.launches if launch[3] > 21]
     assert len(with_many_arguments) == 2
     assert not fake.core.graphs
 

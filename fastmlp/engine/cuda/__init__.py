@@ -7,7 +7,7 @@ step, a launch for each layer and direction (see `kernels`), over blocks of at m
 rows.  `CudaEngine.path` says which it is.  The parameters stay in the flat vector's own order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,18 +17,28 @@ from scipy import sparse
 
 from fastmlp._arrays import GpuArray
 from fastmlp.engine.cuda import kernels, resident
-from fastmlp.engine.cuda.device import Launch, Sequence, open_device
+from fastmlp.engine.cuda.device import Launch, Sequence, UserFormula, open_device
 from fastmlp.engine.cuda.samples import Data, InMemory, Slab, Streamed, upload
 from fastmlp.engine.cuda.tiles import SIZES, Sizes
-from fastmlp.functions import ACTIVATIONS, LOSSES, exponential, identity, logistic
+from fastmlp.functions import (
+    ACTIVATIONS,
+    LOSSES,
+    USER,
+    Activation,
+    exponential,
+    identity,
+    logistic,
+)
 from fastmlp.network import Network
-from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
+from fastmlp.optimizers import (
+    N_NUMBERS,
+    N_SLOTS,
+    OPTIMIZERS,
+    Optimizer,
+    decay_weight,
+    keep_weight,
+)
 
-# What this target can do so far; the rest is refused by name.
-SUPPORTED = {
-    "activation": ("identity", "relu", "tanh", "logistic"),
-    "rule": ("sgd", "nesterov", "adam"),
-}
 _BLOCK_ROWS = 2**14
 _BLOCK_ELEMENTS = 2**28
 # A weight gradient's terms are split so that all multiprocessors have something to do.
@@ -71,7 +81,6 @@ class CudaEngine:
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
-        _require_support(network, optimizer)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
@@ -138,9 +147,9 @@ class CudaEngine:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
         assert self._source is not None
-        rates = self._optimizer.step_numbers(learning_rates, self._steps)[:, 0].copy()
+        numbers = self._optimizer.step_numbers(learning_rates, self._steps)
         batch_size = min(self._batch_size, order.size)
-        call = self._begin(self._source, order, batch_size, rates)
+        call = self._begin(self._source, order, batch_size, numbers)
         resident = self.path == "resident"
         if resident:
             self._refresh_transposed()
@@ -160,7 +169,7 @@ class CudaEngine:
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
         assert self._source is not None
         order = np.arange(self._source.n_samples)
-        call = self._begin(self._source, order, order.size, np.zeros(1))
+        call = self._begin(self._source, order, order.size, np.zeros((1, N_NUMBERS)))
         for slab in self._source.slabs(order, order.size, call.workspace.most):
             self._step(call, slab, None)
         gradient = self._device.read(call.workspace.partial)[: self._network.n_parameters]
@@ -170,7 +179,7 @@ class CudaEngine:
         source = X if isinstance(X, InMemory | Streamed) else self.place(X)
         source = source.with_targets(y, sample_weight)
         n = source.n_samples
-        call = self._begin(source, np.arange(n), n, np.zeros(1))
+        call = self._begin(source, np.arange(n), n, np.zeros((1, N_NUMBERS)))
         for slab in source.slabs(np.arange(n), n, call.workspace.most):
             for rows in call.blocks(slab):
                 self._forward(call, slab.data, rows)
@@ -181,7 +190,7 @@ class CudaEngine:
     def predict(self, X) -> np.ndarray:
         source = X if isinstance(X, InMemory | Streamed) else self.place(X)
         n, n_outputs = source.n_samples, self._network.n_outputs
-        call = self._begin(source, np.arange(n), n, np.zeros(1))
+        call = self._begin(source, np.arange(n), n, np.zeros((1, N_NUMBERS)))
         out, work = self._device.empty(n * n_outputs, self._dtype), call.workspace
         if self._network.out_activation == "softmax":
             link = self._kernel(kernels.softmax_link)
@@ -234,7 +243,7 @@ class CudaEngine:
             buffer = copied
         return InMemory(self._device, self._dtype, n, [buffer])
 
-    def _begin(self, source, order: np.ndarray, batch_size: int, rates) -> "_Pass":
+    def _begin(self, source, order: np.ndarray, batch_size: int, numbers) -> "_Pass":
         """Place what a pass over ``order`` needs; steps are counted from 0."""
         most = self._block_rows(batch_size)
         if most not in self._workspaces:
@@ -245,7 +254,7 @@ class CudaEngine:
                 self._device, self._dtype, n, batch_size, self._workspaces[most]
             )
         call = source.passes[n, batch_size]
-        call.start(source.positions(order, batch_size, most), rates, source.batch_weights(order))
+        call.start(source.positions(order, batch_size, most), numbers, source.batch_weights(order))
         self._device.write(self._progress, np.array([0, n, batch_size], np.int64))
         return call
 
@@ -287,8 +296,11 @@ class CudaEngine:
         loss = LOSSES[network.loss]
         activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
         kernel = self._kernel(
-            resident.resident_epoch, R=rows, SHARED=shared, ACTIVATION=activation.value,
-            DERIVATIVE=activation.derivative, UPDATE=OPTIMIZERS[optimizer.name].update,
+            resident.resident_epoch, R=rows, SHARED=shared, **self._rule(optimizer),
+            ACTIVATION=_formula(activation, activation.value),
+            DERIVATIVE=_formula(activation, activation.derivative),
+            KEEP_SLOPE=resident.keep_slope if activation.of_score else resident.keep_nothing,
+            SLOPE=resident.kept_slope if activation.of_score else resident.slope_of_output,
             HEAD=resident.softmax_head if loss.per_row else resident.head, FORMULA=loss.value,
             GRADIENT=loss.gradient or identity,
         )  # fmt: skip
@@ -297,9 +309,8 @@ class CudaEngine:
         self._launch(
             kernel, (n_blocks, 1, 1), self._sizes.threads, self._progress, self._barrier,
             slab.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
-            call.scales, call.rates, self._parameters, self._transposed, partial, self._slots, n,
+            call.scales, call.numbers, self._parameters, self._transposed, partial, self._slots, n,
             self._layers, self._widths, len(network.widths) - 1, kind(self._alpha),
-            *map(kind, optimizer.constants),
             kind(network.n_outputs if loss.mean_over_outputs else 1),
             np.finfo(kind).eps, sums, call.results,
         )  # fmt: skip
@@ -319,7 +330,7 @@ class CudaEngine:
     def _step(self, call: "_Pass", slab: Slab, optimizer: Optimizer | None) -> None:
         """The slab's part of one step; with the batch's last rows, its end."""
         for rows in call.blocks(slab):
-            self._forward(call, slab.data, rows)
+            self._forward(call, slab.data, rows, train=True)
             self._head(call, slab.data, rows)
             self._backward(call, rows)
         if slab.end < call.batch_size:
@@ -328,8 +339,8 @@ class CudaEngine:
         self._transposed_is_stale = True
         self._finish_step(call, self._blocks_for(self._network.n_parameters))
 
-    def _forward(self, call: "_Pass", data: Data, rows: Rows) -> None:
-        """Scores of a block of rows, in the last layer's place."""
+    def _forward(self, call: "_Pass", data: Data, rows: Rows, *, train: bool = False) -> None:
+        """Scores of a block of rows, in the last layer's place; ``train`` prepares `_backward`."""
         work, widths = call.workspace, self._network.widths
         if data.sparse:
             gather = self._kernel(kernels.gather_sparse)
@@ -341,17 +352,23 @@ class CudaEngine:
             self._by_threads(gather, elements, *rows, call.order, *data.fields, widths[0],
                              work.activations, work.strides[0])  # fmt: skip
         for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            hidden = layer < len(widths) - 2
-            names = {}
-            if hidden:
-                value = self._network.hidden[layer].value
-                names = {"EPILOGUE": kernels.activate, "FORMULA": value}
+            names = self._activation(layer, work, train) if layer < len(widths) - 2 else {}
             self._product(
                 rows, (0, fan_out, fan_in + 1),
                 (work.activations, work.places[layer], work.strides[layer], True),
                 (self._parameters, self._network.offsets[layer], fan_out, False),
                 (work.activations, work.places[layer + 1], work.strides[layer + 1]), **names,
             )  # fmt: skip
+
+    def _activation(self, layer: int, work: "_Workspace", train: bool) -> dict[str, Any]:
+        """What ends the product of a hidden layer."""
+        row = self._network.hidden[layer]
+        if not (train and row.of_score):
+            return {"FINISH": kernels.activate, "FORMULA": _formula(row, row.value)}
+        return {
+            "FINISH": kernels.activate_and_keep_slope, "FORMULA": _formula(row, row.value),
+            "GRADIENT": _formula(row, row.derivative), "aux": work.deltas,
+        }  # fmt: skip
 
     def _head(self, call: "_Pass", data: Data, rows: Rows) -> None:
         """Scores become gradients; losses are kept."""
@@ -378,30 +395,36 @@ class CudaEngine:
                 (work.activations, work.places[layer], work.strides[layer], False),
                 (deltas, place, stride, False),
                 (work.partial, offsets[layer], fan_out), n_splits=work.n_splits,
-                EPILOGUE=accumulate,
+                STORE=accumulate,
             )  # fmt: skip
             if layer > 0:
                 self._product(
                     rows, (0, fan_in, fan_out), (deltas, place, stride, True),
                     (self._parameters, offsets[layer], fan_out, True),
                     (work.deltas, work.places[layer], work.strides[layer]),
-                    aux=work.activations, EPILOGUE=kernels.apply_derivative,
-                    FORMULA=self._network.hidden[layer - 1].derivative,
+                    aux=work.activations, **_slope(self._network.hidden[layer - 1]),
                 )  # fmt: skip
             deltas = work.deltas
 
     def _update(self, call: "_Pass", optimizer: Optimizer | None) -> None:
         work, n, kind = call.workspace, self._network.n_parameters, self._dtype.type
         if optimizer is None:
-            kernel, constants = self._kernel(kernels.complete_gradient), (0.0, 0.0, 0.0)
+            kernel = self._kernel(kernels.complete_gradient)
         else:
-            rule = OPTIMIZERS[optimizer.name].update
-            kernel, constants = self._kernel(kernels.update, FORMULA=rule), optimizer.constants
+            kernel = self._kernel(kernels.update, **self._rule(optimizer))
         self._by_threads(
             kernel, n, self._parameters, work.partial, work.n_splits, self._slots, n, self._layers,
-            len(self._network.widths) - 1, kind(self._alpha), call.scales, call.rates,
-            *map(kind, constants), self._squares,
+            len(self._network.widths) - 1, kind(self._alpha), call.scales, call.numbers,
+            self._squares,
         )  # fmt: skip
+
+    @staticmethod
+    def _rule(optimizer: Optimizer) -> dict[str, Any]:
+        return {
+            "UPDATE": OPTIMIZERS[optimizer.name].update,
+            "DECAY": decay_weight if optimizer.weight_decay else keep_weight,
+            "N_NUMBERS": N_NUMBERS,
+        }
 
     def _finish_step(self, call: "_Pass", n_squares: int) -> None:
         finish = self._kernel(kernels.finish_step)
@@ -414,8 +437,8 @@ class CudaEngine:
         *B, B_by_rows = B
         tile, sizes = self._choose_tile(M or rows.most, N)
         kernel = self._kernel(
-            kernels.product, **{"EPILOGUE": kernels.put} | names | sizes, A_BY_ROWS=A_by_rows,
-            B_BY_ROWS=B_by_rows,
+            kernels.product, A_BY_ROWS=A_by_rows, B_BY_ROWS=B_by_rows,
+            **({"STORE": kernels.put, "FINISH": kernels.leave} | names | sizes),
         )  # fmt: skip
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
@@ -460,20 +483,15 @@ class CudaEngine:
         return -(-n // self._sizes.threads)
 
 
-def _require_support(network: Network, optimizer: Optimizer | None) -> None:
-    if optimizer is not None and optimizer.name not in SUPPORTED["rule"]:
-        raise ValueError(
-            f"device='cuda' does not support solver={optimizer.name!r}; use device='cpu', or "
-            "solver='adam' or 'sgd'."
-        )
-    if optimizer is not None and optimizer.weight_decay:
-        raise ValueError("device='cuda' does not support weight_decay; use device='cpu', or alpha.")
-    for row in network.hidden:
-        if row not in [ACTIVATIONS[name] for name in SUPPORTED["activation"]]:
-            raise ValueError(
-                f"device='cuda' does not support activation={row.value.__name__!r}; use "
-                f"device='cpu', or one of {SUPPORTED['activation']}."
-            )
+def _formula(row: Activation, function: Callable) -> Callable | UserFormula:
+    return UserFormula(function) if row.code == USER else function
+
+
+def _slope(row: Activation) -> dict[str, Any]:
+    """What ends the product that makes the gradient of a hidden layer's outputs."""
+    if row.of_score:
+        return {"STORE": kernels.multiply_by}
+    return {"FINISH": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
 
 
 class _Workspace:
@@ -506,14 +524,14 @@ class _Pass:
         self._totals = self._n_rows.astype(np.float64)
         self.order = device.empty(n, np.int64)
         self.scales = device.empty(self._starts.size, dtype)
-        self.rates = device.empty(self._starts.size, np.float64)
+        self.numbers = device.empty(self._starts.size * N_NUMBERS, np.float64)
         self.losses = device.empty(batch_size, dtype)
         self.results = device.empty(2 * self._starts.size, np.float64)
         self.sequences: dict[int, Sequence] = {}
         self._partial: Any = None
         self._sums: Any = None
 
-    def start(self, order: np.ndarray, rates: np.ndarray, weights: np.ndarray | None) -> None:
+    def start(self, order: np.ndarray, numbers: np.ndarray, weights: np.ndarray | None) -> None:
         """Write what the next pass reads; ``weights`` are in the samples' order."""
         if weights is not None:
             self._totals = np.add.reduceat(weights.astype(np.float64), self._starts)
@@ -521,7 +539,7 @@ class _Pass:
             scales = np.where(self._totals == 0, 0, 1 / self._totals)
         self._device.write(self.order, np.asarray(order, np.int64))
         self._device.write(self.scales, scales.astype(self._dtype))
-        self._device.write(self.rates, rates)
+        self._device.write(self.numbers, numbers.reshape(-1))
 
     def room_for_blocks(self, n_blocks: int, n_parameters: int) -> tuple[Any, Any]:
         """Each block's gradient, and its loss and sum of squares."""

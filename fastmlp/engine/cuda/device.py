@@ -25,6 +25,12 @@ _MIN_CAPABILITY = (8, 0)
 _ADVICE = 'install it with: pip install "fastmlp[cuda]"'
 
 
+class UserFormula(NamedTuple):
+    """A function of the user's: it sees its own module's names, not the template's."""
+
+    function: Callable
+
+
 def bind(
     template: Callable,
     names: dict[str, Any],
@@ -46,7 +52,9 @@ def bind(
     """
     namespace = template.__globals__ | PRIMITIVES | names
     for name, value in list(namespace.items()):
-        if isinstance(value, FunctionType) and value is not template:
+        if isinstance(value, UserFormula):
+            namespace[name] = compile_function(getattr(value.function, "py_func", value.function))
+        elif isinstance(value, FunctionType) and value is not template:
             namespace[name] = compile_function(FunctionType(value.__code__, namespace, name))
     namespace |= stand_ins or {}
     return FunctionType(template.__code__, namespace, template.__name__)

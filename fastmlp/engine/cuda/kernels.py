@@ -52,11 +52,15 @@ A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
 TERMS = 1  # that are multiplied at a time
 MULTIPLY: Callable[..., Any] = _unbound
 PLACE: Callable[..., Any] = _unbound
-EPILOGUE: Callable[..., Any] = _unbound
+STORE: Callable[..., Any] = _unbound
+FINISH: Callable[..., Any] = _unbound
 LOAD: Callable[..., Any] = _unbound  # of fragments
 MMA: Callable[..., Any] = _unbound
 FORMULA: Callable[..., Any] = _unbound
 GRADIENT: Callable[..., Any] = _unbound
+N_NUMBERS = 0  # per step, for the optimizer
+UPDATE: Callable[..., Any] = _unbound
+DECAY: Callable[..., Any] = _unbound
 
 FULL_WARP = 0xFFFFFFFF
 
@@ -113,7 +117,7 @@ def add_over_block(shared, value):
 
 def product(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N, K,
             aux):  # fmt: skip
-    """``C[m, n] = EPILOGUE(sum over k of A[m, k] B[k, n], C, aux)``.
+    """``C[m, n]`` = what STORE makes of the sum over k of ``A[m, k] B[k, n]``, and FINISH of that.
 
     M or K is 0 for the rows of the current block.  Block z of the grid takes ``split`` terms and
     writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
@@ -147,12 +151,16 @@ def product(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, 
             MULTIPLY(As, Bs, (stage % 2) * BK + term, a, b, sums)
         cuda.syncthreads()
     c0 += cuda.blockIdx.z * c_split
-    for line in range(SUMS // LINE):  # one loop over all sums would be too long to be unrolled
-        for i in range(LINE):
-            row, column = PLACE(line * LINE + i)
+    for i in range(SUMS // LINE):  # one loop over all sums would be too long to be unrolled
+        for j in range(LINE):
+            row, column = PLACE(i, j)
             if m0 + row < M and n0 + column < N:
-                at = (m0 + row) * ldc + n0 + column
-                EPILOGUE(sums[line * LINE + i], C, c0, at, aux)
+                STORE(sums[i * LINE + j], C, c0 + (m0 + row) * ldc + n0 + column)
+    for i in range(SUMS // LINE):  # formulas would make the first loop too long
+        for j in range(LINE):
+            row, column = PLACE(i, j)
+            if m0 + row < M and n0 + column < N:
+                FINISH(C, c0 + (m0 + row) * ldc + n0 + column, aux)
 
 
 def multiply(As, Bs, at, a, b, sums):
@@ -167,10 +175,10 @@ def multiply(As, Bs, at, a, b, sums):
             sums[i * TN + j] += a[i] * b[j]
 
 
-def place(e):
-    """Row and column, in the block's tile, of a thread's sum ``e`` of `multiply`."""
-    row = cuda.threadIdx.x // (BN // TN) * TM + e // TN
-    return row, cuda.threadIdx.x % (BN // TN) * TN + e % TN
+def place(i, j):
+    """Row and column, in the block's tile, of a thread's sum ``i LINE + j`` of `multiply`."""
+    row = cuda.threadIdx.x // (BN // TN) * TM + i
+    return row, cuda.threadIdx.x % (BN // TN) * TN + j
 
 
 def multiply_mma(As, Bs, at, a, b, sums):
@@ -188,11 +196,11 @@ def multiply_mma(As, Bs, at, a, b, sums):
             sums[e], sums[e + 1], sums[e + 2], sums[e + 3] = s0, s1, s2, s3
 
 
-def place_mma(e):
+def place_mma(i, j):
     """`place` for the sums of `multiply_mma`."""
     warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
-    row = warp // (BN // WN) * WM + 16 * (e // (4 * NT)) + lane // 4 + 8 * (e % 4 // 2)
-    return row, warp % (BN // WN) * WN + 8 * (e // 4 % NT) + 2 * (lane % 4) + e % 2
+    row = warp // (BN // WN) * WM + 16 * i + lane // 4 + 8 * (j % 4 // 2)
+    return row, warp % (BN // WN) * WN + 8 * (j // 4) + 2 * (lane % 4) + j % 2
 
 
 def load_tf32(As, Bs, at, m, n, g, t, a, b):
@@ -222,27 +230,44 @@ def load_bf16(As, Bs, at, m, n, g, t, a, b):
             b[2 * j + half] = to_bf16x2(Bs[column], Bs[column + BN + PAD])
 
 
-# --- epilogues --------------------------------------------------------------------------------
+# --- what becomes of a product ------------------------------------------------------------------
 
 
-def put(value, C, c0, at, aux):
+def put(value, C, at):
     """The sum as it is."""
-    C[c0 + at] = value
+    C[at] = value
 
 
-def add(value, C, c0, at, aux):
+def add(value, C, at):
     """Added to what is there: the gradient of a further block of rows."""
-    C[c0 + at] += value
+    C[at] += value
 
 
-def activate(value, C, c0, at, aux):
+def multiply_by(value, C, at):
+    """The gradient of a hidden layer's scores where its derivative is kept in the same place."""
+    C[at] *= value
+
+
+def leave(C, at, aux):
+    """Nothing more."""
+
+
+def activate(C, at, aux):
     """A hidden layer's output."""
-    C[c0 + at] = FORMULA(value)
+    C[at] = FORMULA(C[at])
 
 
-def apply_derivative(value, C, c0, at, aux):
+def activate_and_keep_slope(C, at, aux):
+    """`activate`, for training where the output does not tell the derivative: it goes to ``aux``,
+    which is placed like ``C``.
+    """
+    aux[at] = GRADIENT(C[at])
+    C[at] = FORMULA(C[at])
+
+
+def apply_derivative(C, at, aux):
     """The gradient of a hidden layer's scores; ``aux`` holds its outputs, placed like ``C``."""
-    C[c0 + at] = value * FORMULA(aux[c0 + at])
+    C[at] *= FORMULA(aux[at])
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -366,8 +391,19 @@ def is_weight(i, layers, n_layers):
     return False
 
 
+def apply_rule(w, g, first, second, heavy, numbers, step):
+    """Parameter and slots after a step; ``numbers`` has N_NUMBERS for each."""
+    at = step * N_NUMBERS
+    if heavy:
+        w = DECAY(w, REAL(numbers[at + 5]))
+    return UPDATE(
+        w, g, first, second, REAL(numbers[at]), REAL(numbers[at + 1]), REAL(numbers[at + 2]),
+        REAL(numbers[at + 3]), REAL(numbers[at + 4]),
+    )  # fmt: skip
+
+
 def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, alpha, scales,
-           rates, c0, c1, c2, squares):  # fmt: skip
+           numbers, squares):  # fmt: skip
     """Sum the gradient's splits, add the penalty and update; one thread per parameter.
 
     Each block keeps the sum of squares of its weights before the update.  A batch whose weights sum
@@ -381,13 +417,13 @@ def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, 
         for split in range(n_splits):
             g += partial[split * n + i]
         scale = scales[progress[0]]
-        if is_weight(i, layers, n_layers):
+        heavy = is_weight(i, layers, n_layers)
+        if heavy:
             g += alpha * scale * w
             square = float64(w) * float64(w)
         if scale != 0:
-            rate = REAL(rates[progress[0]])
-            parameters[i], slots[i], slots[n + i] = FORMULA(
-                w, g, slots[i], slots[n + i], rate, c0, c1, c2, REAL(0)
+            parameters[i], slots[i], slots[n + i] = apply_rule(
+                w, g, slots[i], slots[n + i], heavy, numbers, progress[0]
             )
     total = add_over_block(shared, square)
     if cuda.threadIdx.x == 0:
@@ -395,7 +431,7 @@ def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, 
 
 
 def complete_gradient(progress, parameters, partial, n_splits, slots, n, layers, n_layers, alpha,
-                      scales, rates, c0, c1, c2, squares):  # fmt: skip
+                      scales, numbers, squares):  # fmt: skip
     """In `update`'s place: leave the parameters, and the gradient in the first split."""
     shared = cuda.shared.array(THREADS, float64)
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x

@@ -22,7 +22,7 @@ from typing import Any
 
 from numba import cuda, float64
 
-from fastmlp.engine.cuda.kernels import FULL_WARP, add_over_block, is_weight
+from fastmlp.engine.cuda.kernels import FULL_WARP, add_over_block, apply_rule, is_weight
 from fastmlp.engine.cuda.ptx import add_release, load_acquire
 
 
@@ -37,8 +37,9 @@ SHARED = 0  # elements of shared memory
 R = 4  # rows of a chunk, a multiple of 4
 ACTIVATION: Callable[..., Any] = _unbound
 DERIVATIVE: Callable[..., Any] = _unbound
+KEEP_SLOPE: Callable[..., Any] = _unbound
+SLOPE: Callable[..., Any] = _unbound
 HEAD: Callable[..., Any] = _unbound
-UPDATE: Callable[..., Any] = _unbound
 FORMULA: Callable[..., Any] = _unbound  # the loss
 GRADIENT: Callable[..., Any] = _unbound  # of the loss
 
@@ -63,7 +64,26 @@ def gather_chunk(memory, order, first, rows, X, n_features):
         memory[k * R + i] = X[order[first + i] * n_features + k] if i < rows else REAL(0)
 
 
-def forward(memory, a, out, parameters, at, fan_in, fan_out, hidden):
+def keep_slope(memory, at, score):
+    """For an activation whose output does not tell the derivative."""
+    memory[at] = DERIVATIVE(score)
+
+
+def keep_nothing(memory, at, score):
+    """For the others."""
+
+
+def kept_slope(memory, output, slope):
+    """The derivative that `keep_slope` left."""
+    return memory[slope]
+
+
+def slope_of_output(memory, output, slope):
+    """The derivative that the output tells."""
+    return DERIVATIVE(memory[output])
+
+
+def forward(memory, a, out, slopes, parameters, at, fan_in, fan_out, hidden):
     """Columns ``out`` = activation of (columns ``a``) @ W + b; one thread per output, four rows."""
     for e in range(cuda.threadIdx.x, R // 4 * fan_out, THREADS):
         i, j = e // fan_out * 4, e % fan_out
@@ -76,6 +96,11 @@ def forward(memory, a, out, parameters, at, fan_in, fan_out, hidden):
             s3 += memory[x + 3] * w
         z = (out + j) * R + i
         if hidden:
+            d = (slopes + j) * R + i
+            KEEP_SLOPE(memory, d, s0)
+            KEEP_SLOPE(memory, d + 1, s1)
+            KEEP_SLOPE(memory, d + 2, s2)
+            KEEP_SLOPE(memory, d + 3, s3)
             s0, s1, s2, s3 = ACTIVATION(s0), ACTIVATION(s1), ACTIVATION(s2), ACTIVATION(s3)
         memory[z], memory[z + 1], memory[z + 2], memory[z + 3] = s0, s1, s2, s3
 
@@ -103,10 +128,10 @@ def input_gradient(memory, a, delta, below, transposed, at, fan_in, fan_out):
             s2 += memory[d + 2] * w
             s3 += memory[d + 3] * w
         x, z = (a + k) * R + i, (below + k) * R + i
-        memory[z] = s0 * DERIVATIVE(memory[x])
-        memory[z + 1] = s1 * DERIVATIVE(memory[x + 1])
-        memory[z + 2] = s2 * DERIVATIVE(memory[x + 2])
-        memory[z + 3] = s3 * DERIVATIVE(memory[x + 3])
+        memory[z] = s0 * SLOPE(memory, x, z)
+        memory[z + 1] = s1 * SLOPE(memory, x + 1, z + 1)
+        memory[z + 2] = s2 * SLOPE(memory, x + 2, z + 2)
+        memory[z + 3] = s3 * SLOPE(memory, x + 3, z + 3)
 
 
 def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny):
@@ -157,9 +182,9 @@ def place_transposed(i, layers, widths, n_layers):
 # --- the kernel -------------------------------------------------------------------------------
 
 
-def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_weights, scales, rates,
-                   parameters, transposed, partial, slots, n, layers, widths, n_layers, alpha, c0,
-                   c1, c2, divisor, tiny, sums, results):  # fmt: skip
+def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_weights, scales,
+                   numbers, parameters, transposed, partial, slots, n, layers, widths, n_layers,
+                   alpha, divisor, tiny, sums, results):  # fmt: skip
     """``n_steps`` steps from step ``progress[0]`` on; a cooperative grid of blocks.
 
     ``partial`` (blocks x n) holds each block's gradient, ``sums`` (blocks x 2) its loss and sum of
@@ -187,8 +212,8 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
             a, at = 0, 0
             for layer in range(n_layers):
                 fan_in, fan_out = widths[layer], widths[layer + 1]
-                forward(memory, a, a + fan_in, parameters, at, fan_in, fan_out,
-                        layer < n_layers - 1)  # fmt: skip
+                forward(memory, a, a + fan_in, n_columns + a + fan_in, parameters, at, fan_in,
+                        fan_out, layer < n_layers - 1)  # fmt: skip
                 a += fan_in
                 at = layers[2 * layer]
                 cuda.syncthreads()
@@ -224,8 +249,8 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
                 g += alpha * scales[step] * w
                 square += float64(w) * float64(w)
             if scales[step] != 0:
-                w, slots[i], slots[n + i] = UPDATE(
-                    w, g, slots[i], slots[n + i], REAL(rates[step]), c0, c1, c2, REAL(0)
+                w, slots[i], slots[n + i] = apply_rule(
+                    w, g, slots[i], slots[n + i], heavy, numbers, step
                 )
                 parameters[i] = w
                 if heavy:
