@@ -12,7 +12,9 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
     "__init__": {"estimators", "engine"},
-    "estimators": {"_sklearn", "engine", "functions", "network", "optimizers", "training"},
+    "estimators": {
+        *("_sklearn", "engine", "functions", "network", "optimizers", "schedules", "training")
+    },
     "training": {"_random", "_sklearn", "engine", "schedules"},
     "_random": {"_jit"},
     "network": {"functions"},
