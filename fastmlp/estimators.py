@@ -239,6 +239,8 @@ class _Data(NamedTuple):
 class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """What the classifier and the regressor share."""
 
+    history_: dict[str, list]
+
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -380,7 +382,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         task = self._open_task(context, network, data)
         best = self._train_all(network, runs, states, data, validation, task, incremental)
         self._finish(network, best)
-        losses = best.history["validation_loss"]
+        losses = self.history_["validation_loss"]
         self.validation_loss_curve_ = list(losses) if self._asks_for_loss(validation) else None
         task.end(best, lambda: best.parameters)
         return self
@@ -448,8 +450,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 loss_curve=list(getattr(self, "loss_curve_", ())),
                 validation_scores=getattr(self, "validation_scores_", None),
             )
-            history = getattr(self, "history_", progress.history)
-            progress.history = {name: list(history[name]) for name in HISTORY}
+            progress.n_earlier = len(getattr(self, "history_", {"epoch": ()})["epoch"])
         if self.early_stopping:
             progress.best_loss = None
             progress.validation_scores = list(progress.validation_scores or ())
@@ -474,9 +475,12 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 )
             if weight is not None:
                 weight = check_sample_weight(weight, X)
+            weight = _weigh(encoded, weight, class_weights)
+            if weight is not None and not weight.any():
+                raise ValueError("All weights of its samples are zero; see sample_weight_val.")
         except ValueError as error:
             raise ValueError(f"The validation set X_val, y_val is invalid. {error}") from error
-        return _Data(X, encoded, _weigh(encoded, weight, class_weights), held_out)
+        return _Data(X, encoded, weight, held_out)
 
     def _split(self, data: _Data, validation: _Data | None, incremental):
         """Rows to train on set apart from rows to validate with, if early stopping needs them."""
@@ -550,7 +554,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             return run.best_validation_score
         if validation is None:
             return -run.loss
-        return run.history["validation_score"][-1] if run.n_iter else np.nan
+        return run.history[-1][HISTORY.index("validation_score")] if run.n_iter else np.nan
 
     def _asks_for_loss(self, validation: _Data | None) -> bool:
         """Whether to spend a pass over the validation data on their loss."""
@@ -702,6 +706,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _finish(self, network: Network, progress: Progress) -> None:
         """Write the outcome to scikit-learn's attributes."""
         self.__dict__.update(self._fitted_attributes(network, progress, progress.parameters))
+        earlier = self.history_ if progress.n_earlier else {}
+        self.history_ = {
+            name: earlier.get(name, []) + [line[i] for line in progress.history]
+            for i, name in enumerate(HISTORY)
+        }
         self.stop_reason_ = progress.stop_reason
         if self.solver not in _STOCHASTIC_SOLVERS:
             for name in (*_STOCHASTIC_ATTRIBUTES, "_optimizer_state"):
@@ -716,7 +725,6 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "n_iter_": progress.n_iter,
             "t_": progress.n_samples_seen,
             "loss_": progress.loss,
-            "history_": progress.history,
             "n_layers_": len(network.widths),
             "n_outputs_": network.n_outputs,
             "out_activation_": network.out_activation,

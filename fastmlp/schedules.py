@@ -97,6 +97,9 @@ def learning_rates(schedule: Schedule, current: float, first_step: int, n_steps:
     ValueError
         If a user's function returns anything but finite numbers that are not negative.
     """
+    by_step = callable(schedule.name) or schedule.name in STEP_SCHEDULES
+    if not (by_step or schedule.warmup_epochs):
+        return np.full(n_steps, current)
     steps = np.arange(first_step, first_step + n_steps)
     if callable(schedule.name):
         rates = _rates_of_user(schedule.name, steps, schedule.max_iter)

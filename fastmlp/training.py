@@ -37,6 +37,7 @@ class DivergedError(ValueError):
 class Progress:
     """Where a training run stands: what scikit-learn keeps in its estimators' attributes.
 
+    ``history`` has one tuple of `HISTORY` per epoch, numbered on from ``n_earlier`` epochs.
     ``best_parameters`` are the parameters to go back to at the end of early stopping; None means
     those of the last epoch.  ``stop_reason`` says why training ended, None while it goes on.
     """
@@ -53,7 +54,8 @@ class Progress:
     best_parameters: np.ndarray | None = None
     loss_curve: list[float] = field(default_factory=list)
     validation_scores: list[float] | None = None
-    history: dict[str, list] = field(default_factory=lambda: {name: [] for name in HISTORY})
+    n_earlier: int = 0
+    history: list[tuple] = field(default_factory=list)
     plateau: tuple[float, int] = (np.inf, 0)
     stop_reason: str | None = None
 
@@ -154,6 +156,8 @@ def train(
     DivergedError
         When the parameters become non-finite, in the epoch where it happens.
     """
+    from fastmlp._random import shuffle  # needs Numba, which importing fastmlp does not load
+
     early_stopping = validation is not None and validation.early_stopping
     order = samples.copy()
     progress.n_iter = 0
@@ -162,7 +166,9 @@ def train(
         while progress.stop_reason is None:
             started = time.perf_counter()
             epoch = task.subtask("epoch")
-            rate = _run_epoch(engine, progress, settings, order, random_state)
+            if settings.shuffle:
+                shuffle(order, random_state)
+            rate = _run_epoch(engine, progress, settings, order)
             loss, score = validation.evaluate() if validation else (np.nan, np.nan)
             if early_stopping:
                 _compare_score(progress, settings, score, engine)
@@ -325,16 +331,10 @@ def _require_finite(progress: Progress) -> None:
     )
 
 
-def _run_epoch(
-    engine: Engine, progress: Progress, settings: Settings, order: np.ndarray, random_state
-) -> float:
+def _run_epoch(engine: Engine, progress: Progress, settings: Settings, order: np.ndarray) -> float:
     """One pass over the training data; returns the learning rate of the last step."""
-    from fastmlp._random import shuffle  # needs Numba, which importing fastmlp does not load
-
     n_samples = order.size
     n_steps = -(-n_samples // settings.batch_size)
-    if settings.shuffle:
-        shuffle(order, random_state)
     rates = schedules.learning_rates(
         settings.schedule, progress.learning_rate, progress.n_steps, n_steps
     )
@@ -351,10 +351,8 @@ def _run_epoch(
 def _record(progress: Progress, loss, score, learning_rate, started: float) -> None:
     """Write the epoch's line of history."""
     seconds = time.perf_counter() - started
-    epoch = len(progress.history["epoch"]) + 1
-    line = (epoch, progress.loss, loss, score, learning_rate, seconds)
-    for name, value in zip(HISTORY, line, strict=True):
-        progress.history[name].append(value)
+    epoch = progress.n_earlier + len(progress.history) + 1
+    progress.history.append((epoch, progress.loss, loss, score, learning_rate, seconds))
 
 
 def _end_of_epoch(
@@ -369,7 +367,9 @@ def _end_of_epoch(
             schedule.learning_rate_init, progress.n_samples_seen, schedule.power_t
         )
     if schedule.name == "plateau":
-        loss = -progress.history["validation_score"][-1] if early_stopping else progress.loss
+        loss = progress.loss
+        if early_stopping and progress.validation_scores:
+            loss = -progress.validation_scores[-1]
         progress.learning_rate, progress.plateau = schedules.plateau(
             schedule, progress.learning_rate, progress.plateau, loss, settings.tol
         )

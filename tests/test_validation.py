@@ -260,6 +260,8 @@ CLASSIFIER_ERRORS = [
     ({"X_val": X_VAL[:30], "y_val": LABELS_VAL}, "X_val, y_val.*inconsistent numbers of samples"),
     ({"X_val": X_VAL, "y_val": ["z"] * 40}, r"y_val has classes that y does not have: \['z'\]"),
     ({"X_val": X_VAL, "y_val": MULTILABEL[:40]}, "y_val must hold class labels"),
+    ({"X_val": X_VAL, "y_val": LABELS_VAL, "sample_weight_val": np.zeros(40)},
+     "X_val, y_val.*zero"),
     ({"X_val": X_VAL * np.nan, "y_val": LABELS_VAL}, "X_val, y_val.*Input X contains NaN"),
     ({"X_val": X_VAL, "y_val": LABELS_VAL, "sample_weight_val": [1.0]},
      r"X_val, y_val.*sample_weight\.shape"),
