@@ -378,7 +378,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self._random_state = check_random_state(self.random_state)
         states = self._restart_states()
         runs = [self._start(network, X.dtype, first_pass, state) for state in states]
-        data, validation = self._split(data, validation, incremental)
+        data, validation = self._split(data, validation)
         task = self._open_task(context, network, data)
         best = self._train_all(network, runs, states, data, validation, task, incremental)
         self._finish(network, best)
@@ -391,14 +391,14 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Refuse parameters that could not do what they say."""
         stochastic = self.solver in _STOCHASTIC_SOLVERS
         X_val, y_val, weight_val = held_out
-        if self.early_stopping and incremental and stochastic:
+        if incremental and self._stops_early():
             raise ValueError("partial_fit does not support early_stopping=True")
         if (X_val is None) != (y_val is None):
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(f"X_val and y_val belong together: {missing} is missing.")
         if weight_val is not None and X_val is None:
             raise ValueError("sample_weight_val needs X_val and y_val.")
-        if self.scoring is not None and X_val is None and not (self.early_stopping and stochastic):
+        if self.scoring is not None and X_val is None and not self._stops_early():
             raise ValueError(
                 f"scoring={self.scoring!r} needs validation data: give X_val and y_val to fit, or "
                 "set early_stopping=True with a stochastic solver."
@@ -482,10 +482,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError(f"The validation set X_val, y_val is invalid. {error}") from error
         return _Data(X, encoded, weight, held_out)
 
-    def _split(self, data: _Data, validation: _Data | None, incremental):
+    def _split(self, data: _Data, validation: _Data | None):
         """Rows to train on set apart from rows to validate with, if early stopping needs them."""
-        stochastic = self.solver in _STOCHASTIC_SOLVERS
-        if validation is not None or not (self.early_stopping and stochastic):
+        if validation is not None or not self._stops_early():
             return data, validation
         samples, held_out = train_test_split(
             np.arange(data.X.shape[0]),
