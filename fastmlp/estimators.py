@@ -594,20 +594,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> dict | None:
         """One training run; returns the state of the optimizer, if there is one."""
         if self.solver == "lbfgs":
-            engine = get_engine(
-                "cpu", network, dtype=np.float64, alpha=self.alpha, n_threads=self.n_threads
-            )
-            engine.load(data.X, data.y, data.sample_weight)
-            minimise(
-                engine,
-                progress,
-                limit,
-                max_iter=self.max_iter,
-                max_fun=self.max_fun,
-                tol=self.tol,
-                validation=self._validation(network, engine, progress, held_out),
-                task=task,
-            )
+            self._train_lbfgs(network, progress, data, held_out, limit, task)
             return None
         samples = np.arange(data.X.shape[0]) if data.rows is None else data.rows
         state = getattr(self, "_optimizer_state", None) if incremental else None
@@ -636,6 +623,22 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "slots": slots,
             "step": step,
         }
+
+    def _train_lbfgs(self, network, progress, data: _Data, held_out, limit, task) -> None:
+        engine = get_engine(
+            "cpu", network, dtype=np.float64, alpha=self.alpha, n_threads=self.n_threads
+        )
+        engine.load(data.X, data.y, data.sample_weight)
+        minimise(
+            engine,
+            progress,
+            limit,
+            max_iter=self.max_iter,
+            max_fun=self.max_fun,
+            tol=self.tol,
+            validation=self._validation(network, engine, progress, held_out),
+            task=task,
+        )
 
     def _stochastic_engine(self, network, progress, data: _Data, state, batch_size) -> Engine:
         engine = get_engine(
