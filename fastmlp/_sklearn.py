@@ -3,7 +3,12 @@
 Third-party estimators need a few names that scikit-learn does not promise to keep: the decorator
 that validates parameters against ``_parameter_constraints``, the constraint classes, the check of
 the first ``partial_fit`` call, and the report on an L-BFGS result.
+
+`sklearn.callback` came with version 1.9 and is experimental; `Task` is all that the rest of
+fastmlp sees of it, and without it or without callbacks a fit gets `NO_TASK`.
 """
+
+from collections.abc import Callable
 
 from sklearn import get_config
 from sklearn.base import (
@@ -13,10 +18,13 @@ from sklearn.base import (
 )
 from sklearn.base import _fit_context as fit_context
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
@@ -26,8 +34,18 @@ from sklearn.utils.optimize import _check_optimize_result as check_optimize_resu
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+try:
+    from sklearn.callback import CallbackSupportMixin
+except ImportError:  # before scikit-learn 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing: estimators have no ``set_callbacks``."""
+
+
 __all__ = [
+    "NO_TASK",
     "BaseEstimator",
+    "CallbackSupportMixin",
     "ClassifierMixin",
     "ConvergenceWarning",
     "Interval",
@@ -35,17 +53,80 @@ __all__ = [
     "Options",
     "RegressorMixin",
     "StrOptions",
+    "Task",
     "available_if",
     "check_is_fitted",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_random_state",
     "check_sample_weight",
+    "check_scoring",
     "column_or_1d",
+    "compute_class_weight",
     "fit_context",
     "get_config",
+    "open_callbacks",
+    "safe_indexing",
     "train_test_split",
     "type_of_target",
     "unique_labels",
     "validate_data",
 ]
+
+
+def open_callbacks(estimator, **options):
+    """The root context of an estimator's callbacks; None if it has none.
+
+    Parameters
+    ----------
+    options : dict
+        See ``sklearn.callback.CallbackSupportMixin._init_callback_context``.
+    """
+    if not getattr(estimator, "_skl_callbacks", None):
+        return None
+    return estimator._init_callback_context(**options)
+
+
+class Task:
+    """A task that callbacks hear of: a fit, one of its restarts, or an epoch.
+
+    Parameters
+    ----------
+    context : sklearn.callback.CallbackContext or None
+        None: nobody listens.
+    estimator : estimator
+    data : dict
+        ``X``, ``y``, ``metadata`` for the callbacks, or functions that return them.
+    fitted_attributes : callable
+        ``(progress, parameters) -> dict`` of what the estimator would have been fitted to.
+    """
+
+    def __init__(self, context=None, estimator=None, data=None, fitted_attributes=None):
+        self._context = context
+        self._estimator = estimator
+        self._data = data
+        self._fitted_attributes = fitted_attributes
+        if context is not None:
+            context.call_on_fit_task_begin(estimator=estimator, **data)
+
+    def subtask(self, name: str, **options) -> "Task":
+        """Begin a task that is part of this one."""
+        if self._context is None:
+            return self
+        context = self._context.subcontext(task_name=name, **options)
+        return Task(context, self._estimator, self._data, self._fitted_attributes)
+
+    def end(self, progress=None, get_parameters: Callable | None = None) -> bool:
+        """End the task; True if a callback wants training to end."""
+        if self._context is None:
+            return False
+
+        attributes = None
+        if get_parameters is not None:
+            attributes = lambda: self._fitted_attributes(progress, get_parameters())  # noqa: E731
+        return self._context.call_on_fit_task_end(
+            estimator=self._estimator, reconstruction_attributes=attributes, **self._data
+        )
+
+
+NO_TASK = Task()

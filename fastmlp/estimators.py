@@ -9,11 +9,14 @@ on every call, so a user may assign or edit them.
 The parameter documentation is kept once (`_PARAMETERS`) and inserted in both classes.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from functools import cache, partial
 from importlib import import_module
 from numbers import Integral, Real
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 from warnings import warn
 from weakref import WeakKeyDictionary
 
@@ -22,21 +25,28 @@ from scipy import sparse
 
 from fastmlp._arrays import GpuArray, on_gpu
 from fastmlp._sklearn import (
+    NO_TASK,
     BaseEstimator,
+    CallbackSupportMixin,
     ClassifierMixin,
     Interval,
     LabelBinarizer,
     Options,
     RegressorMixin,
     StrOptions,
+    Task,
     available_if,
     check_is_fitted,
     check_partial_fit_first_call,
     check_random_state,
     check_sample_weight,
+    check_scoring,
     column_or_1d,
+    compute_class_weight,
     fit_context,
     get_config,
+    open_callbacks,
+    safe_indexing,
     train_test_split,
     type_of_target,
     unique_labels,
@@ -51,11 +61,34 @@ from fastmlp.engine import (
     to_host,
 )
 from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation
-from fastmlp.network import Network
+from fastmlp.network import INITIALISERS, Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
-from fastmlp.training import Progress, Settings, minimise, train
+from fastmlp.schedules import STEP_SCHEDULES, Schedule
+from fastmlp.training import (
+    HISTORY,
+    DivergedError,
+    Limit,
+    Progress,
+    Settings,
+    Validation,
+    minimise,
+    side_by_side,
+    train,
+)
 
 _STOCHASTIC_SOLVERS = ("sgd", "adam", "rmsprop", "nadam", "lion")
+_SGD_SCHEDULES = (
+    "constant",
+    "invscaling",
+    "adaptive",
+)  # scikit-learn's; others than 'sgd' ignore them
+_STOCHASTIC_ATTRIBUTES = {
+    "loss_curve_": "loss_curve",
+    "best_loss_": "best_loss",
+    "validation_scores_": "validation_scores",
+    "best_validation_score_": "best_validation_score",
+    "_no_improvement_count": "no_improvement_count",
+}
 _FEW_ROWS = 8
 # beside the estimators, because predicting must not change an estimator's attributes
 _ROW_PREDICTORS: WeakKeyDictionary = WeakKeyDictionary()
@@ -81,9 +114,18 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         biases; the sum is over the batch's sample weights, its length without them.
     batch_size : int or 'auto', default='auto'
         Samples per step of the stochastic solvers; 'auto' is ``min(200, n_samples)``.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Schedule for ``solver='sgd'``: constant; ``learning_rate_init / (t + 1)^power_t`` after
-        ``t`` samples; or a fifth of the rate whenever training would have stopped.
+    learning_rate : str or callable, default='constant'
+        Schedule of the learning rate.  For ``solver='sgd'`` only, as in scikit-learn: 'constant';
+        'invscaling', ``learning_rate_init / (t + 1)^power_t`` after ``t`` samples; 'adaptive', a
+        fifth of the rate whenever training would have stopped.  For every stochastic solver, with
+        ``t`` the epochs up to the step, fractions included: 'exponential',
+        ``learning_rate_init decay_rate^(t / decay_epochs)``; 'step', the same with
+        ``t / decay_epochs`` rounded down; 'cosine',
+        ``learning_rate_init (1 + cos(pi t / max_iter)) / 2``; 'one_cycle', PyTorch's OneCycleLR
+        over ``max_iter`` epochs with ``learning_rate_init`` as its peak (the momentum stays);
+        'plateau', ``decay_rate`` times the rate whenever more than ``patience`` epochs in a row
+        were no better than the best by more than ``tol``.  A function
+        ``(step, steps_per_epoch, max_iter) -> rate`` is called for every step; steps count from 0.
     learning_rate_init : float, default=0.001
         Initial learning rate of the stochastic solvers.
     power_t : float, default=0.5
@@ -120,21 +162,47 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     max_fun : int, default=15000
         Most evaluations of the loss by 'lbfgs'.
     n_threads : int or None, default=None
-        Most threads to use; not in scikit-learn.  None means as many as pay, within the limits of
-        the process (affinity, container, joblib).  Any number gives the same bits.
+        Most threads to use; this and what follows is not in scikit-learn.  None means as many as
+        pay, within the limits of the process (affinity, container, joblib).  Any number gives the
+        same bits.
     device : {'cpu', 'cuda'}, default='cpu'
-        Where to train and predict; not in scikit-learn.  'cuda' is the current NVIDIA GPU and
+        Where to train and predict.  'cuda' is the current NVIDIA GPU and
         needs ``pip install "fastmlp[cuda]"``.  There, ``X`` may also be an array that is on the
         GPU already (CuPy, PyTorch, JAX, Numba; float32 or float64, contiguous in C order).
     matmul_precision : {'highest', 'high', 'medium'}, default='highest'
         Matrix products of float32 numbers on a GPU: in float32, in TF32, or of inputs rounded to
-        bfloat16; sums are float32.  Not in scikit-learn.
+        bfloat16; sums are float32.
     rho : float, default=0.9
-        Decay rate of the mean of squared gradients of 'rmsprop', in [0, 1); not in scikit-learn.
+        Decay rate of the mean of squared gradients of 'rmsprop', in [0, 1).
     weight_decay : float, default=0.0
         Decoupled weight decay of the stochastic solvers: before each update, weights (not biases)
         lose ``learning_rate * weight_decay`` of themselves.  With 'adam' it makes AdamW (Loshchilov
-        and Hutter, 2019; set ``alpha=0`` for theirs).  Not in scikit-learn."""
+        and Hutter, 2019; set ``alpha=0`` for theirs).
+    scoring : None, 'loss', str or callable, default=None
+        Validation score.  None is accuracy or R^2; 'loss' is minus the validation loss; else the
+        name of a scorer of scikit-learn's, or a function ``(estimator, X, y) -> score``, higher is
+        better.  It gets validation data in the form that `fit` got them, and the sample weights as
+        ``sample_weight`` if there are any.
+    decay_rate : float, default=0.1
+        Factor of the schedules 'exponential', 'step' and 'plateau', in (0, 1).
+    decay_epochs : int, default=30
+        Epochs in which 'exponential' and 'step' multiply the rate by ``decay_rate``.
+    patience : int, default=5
+        Epochs without improvement that 'plateau' tolerates; fewer than ``n_iter_no_change``, or
+        training stops first.
+    warmup_epochs : int, default=0
+        Multiply the rates of the first epochs, whatever the schedule, by a factor that grows
+        linearly from step to step and reaches 1 at their last step.
+    weight_init : str or callable, default='auto'
+        Initial weights.  'auto' is scikit-learn's: uniform, biases too.  With biases of 0:
+        'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_normal' (normal
+        distributions are not truncated), 'orthogonal', 'zeros', or a function
+        ``(fan_in, fan_out, random_state) -> array of shape (fan_in, fan_out)``.
+    n_restarts : int, default=1
+        Train from that many random initialisations, at once as far as there are processors, and
+        keep the best by ``restart_scores_``.  All share one validation split.
+    max_time : float or None, default=None
+        Seconds after which `fit` ends with what it has, once the current epoch is complete."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -147,8 +215,23 @@ coefs_ : list of ndarray of shape (fan_in, fan_out)
         Smallest loss of any epoch; None with early stopping.  Stochastic solvers only.
     loss_curve_ : list of float
         Loss of every epoch.  Stochastic solvers only.
+    history_ : dict of str to list
+        One entry per epoch (iteration of 'lbfgs') in each list: 'epoch', 'loss',
+        'validation_loss' and 'validation_score' (NaN without; see ``validation_loss_curve_``),
+        'learning_rate' (of the epoch's last step), 'seconds' (validation included).
+    validation_loss_curve_ : list of float or None
+        Validation loss of every epoch, without penalty.  Only if `fit` got ``X_val``, or with
+        ``scoring='loss'``: it takes a further pass over the validation data.
+    stop_reason_ : str
+        Why training ended: 'converged', 'max_iter' (or the one epoch of `partial_fit`),
+        'max_time', 'callback', 'interrupted', 'diverged' (the best epoch's parameters were kept),
+        or 'failed' (the line search of 'lbfgs').
+    restart_scores_ : ndarray of shape (n_restarts,)
+        Score of each restart's final parameters: the validation score if there is one, else minus
+        the loss.  NaN for a restart that diverged, or that ``max_time`` left no time for.
     validation_scores_ : list of float or None
-        Validation score of every epoch with early stopping.  Stochastic solvers only.
+        Validation score of every epoch with early stopping; higher is better, so with
+        ``scoring='loss'`` it is minus the validation loss.  Stochastic solvers only.
     best_validation_score_ : float or None
         The best of them.
     n_iter_ : int
@@ -169,8 +252,34 @@ coefs_ : list of ndarray of shape (fan_in, fan_out)
         and whether the samples were streamed because they do not fit in its memory."""
 
 
-class _BaseMLP(BaseEstimator, ABC):
+class _Data(NamedTuple):
+    """A data set in the form that an engine takes, and as the user gave it.
+
+    ``given`` are X, y and weights; ``rows`` says which rows of ``X`` and of these, None for all.
+    """
+
+    X: Any
+    y: np.ndarray
+    sample_weight: np.ndarray | None
+    given: tuple
+    rows: np.ndarray | None = None
+
+    def part(self, rows: np.ndarray) -> "_Data":
+        """Some rows, the targets and weights of which are set apart; of ``X`` there is no copy."""
+        weight = None if self.sample_weight is None else self.sample_weight[rows]
+        return _Data(self.X, self.y[rows], weight, self.given, rows)
+
+    def as_given(self) -> tuple:
+        """X, y and weights for scorers and callbacks, which expect the user's containers."""
+        if self.rows is None:
+            return self.given
+        return tuple(None if a is None else safe_indexing(a, self.rows) for a in self.given)
+
+
+class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """What the classifier and the regressor share."""
+
+    history_: dict[str, list]
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -178,7 +287,7 @@ class _BaseMLP(BaseEstimator, ABC):
         "solver": [StrOptions({"lbfgs", *_STOCHASTIC_SOLVERS})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions({*_SGD_SCHEDULES, *STEP_SCHEDULES, "plateau"}), callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -204,6 +313,14 @@ class _BaseMLP(BaseEstimator, ABC):
         "matmul_precision": [StrOptions(set(MATMUL_PRECISIONS))],
         "rho": [Interval(Real, 0, 1, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "scoring": [None, str, callable],
+        "decay_rate": [Interval(Real, 0, 1, closed="neither")],
+        "decay_epochs": [Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Integral, 0, None, closed="left")],
+        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
+        "weight_init": [StrOptions({"auto", *INITIALISERS}), callable],
+        "n_restarts": [Interval(Integral, 1, None, closed="left")],
+        "max_time": [None, Interval(Real, 0, None, closed="neither")],
     }
 
     # --- what the two estimators answer differently
@@ -211,6 +328,14 @@ class _BaseMLP(BaseEstimator, ABC):
     @abstractmethod
     def _validate_input(self, X, y, incremental, reset):
         """Checked ``X`` and encoded ``y`` (see `fastmlp.engine.Engine`), and the loss's name."""
+
+    @abstractmethod
+    def _validate_held_out(self, X, y):
+        """The same for a user's validation set, after the training data; no loss."""
+
+    def _class_weights(self, y):
+        """Weights of the classes for each column of encoded ``y``, or None."""
+        return None
 
     @abstractmethod
     def _scorer(self, engine: Engine, X, y, sample_weight):
@@ -241,7 +366,7 @@ class _BaseMLP(BaseEstimator, ABC):
     # --- fitting
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Fit the network.
 
         Parameters
@@ -252,6 +377,13 @@ class _BaseMLP(BaseEstimator, ABC):
             Class labels, a label indicator matrix, or target values.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Validation data for ``early_stopping``, which then sets none aside.  Without
+            ``early_stopping`` (and with 'lbfgs') they are for the record only: ``history_``.
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Their targets.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Their weights.
 
         Returns
         -------
@@ -264,8 +396,21 @@ class _BaseMLP(BaseEstimator, ABC):
             If an input or a parameter is invalid, or if the parameters of the network become
             non-finite.  The estimator is then as it was before the call.
         """
+        # before the attributes are noted down: scikit-learn looks for what this adds to them
+        context = open_callbacks(self, **self._task_sizes())
         with self._all_or_nothing():
-            return self._fit(X, y, sample_weight, incremental=False)
+            held_out = (X_val, y_val, sample_weight_val)
+            return self._fit(X, y, sample_weight, False, held_out, context)
+
+    def _task_sizes(self) -> dict:
+        """Size of a fit, for progress bars."""
+        if self.n_restarts > 1:
+            return {"max_subtasks": self.n_restarts, "sequential_subtasks": False}
+        return {"max_subtasks": self._max_epoch_tasks()}
+
+    def _max_epoch_tasks(self) -> int:
+        """Most epochs that callbacks hear of; the last that 'lbfgs' begins may come to nothing."""
+        return self.max_iter + (self.solver == "lbfgs")
 
     @contextmanager
     def _all_or_nothing(self):
@@ -278,34 +423,71 @@ class _BaseMLP(BaseEstimator, ABC):
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X, y, sample_weight, incremental):
+    def _fit(self, X, y, sample_weight, incremental, held_out=(None, None, None), context=None):
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
-        if self.weight_decay and self.solver == "lbfgs":
-            raise ValueError(
-                "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
-            )
-        if self.early_stopping and incremental and self.solver in _STOCHASTIC_SOLVERS:
-            raise ValueError("partial_fit does not support early_stopping=True")
+        self._refuse_combinations(incremental, held_out)
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
 
+        given = X, y, sample_weight
         X, y, loss = self._validate_input(X, y, incremental, reset=first_pass)
         if sample_weight is not None:
             sample_weight = check_sample_weight(_host(sample_weight), y)
-        n_outputs = self._n_outputs(y)
-        network = Network((X.shape[1], *hidden, n_outputs), activations, loss)
-        self._random_state = check_random_state(self.random_state)
-        progress = self._start(network, X.dtype, first_pass)
+        class_weights = self._class_weights(y)
+        data = _Data(X, y, _weigh(y, sample_weight, class_weights), given)
+        validation = self._given_validation(held_out, y, class_weights)
+        network = Network((X.shape[1], *hidden, self._n_outputs(y)), activations, loss)
 
-        if self.solver == "lbfgs":
-            engine = self._engine(network, np.float64, alpha=self.alpha)
-            engine.load(X, y, sample_weight)
-            minimise(engine, progress, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol)
-        else:
-            engine = self._fit_stochastic(network, progress, X, y, sample_weight, incremental)
-        self._finish(network, progress)
-        self.engine_info_ = engine.info()
+        self._random_state = check_random_state(self.random_state)
+        states = self._restart_states()
+        runs = [self._start(network, X.dtype, first_pass, state) for state in states]
+        data, validation = self._split(data, validation)
+        task = self._open_task(context, network, data)
+        best = self._train_all(network, runs, states, data, validation, task, incremental)
+        self._finish(network, best)
+        losses = self.history_["validation_loss"]
+        self.validation_loss_curve_ = list(losses) if self._asks_for_loss(validation) else None
+        task.end(best, lambda: best.parameters)
         return self
+
+    def _refuse_combinations(self, incremental, held_out) -> None:
+        """Refuse parameters that could not do what they say."""
+        stochastic = self.solver in _STOCHASTIC_SOLVERS
+        X_val, y_val, weight_val = held_out
+        if incremental and self._stops_early():
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if (X_val is None) != (y_val is None):
+            missing = "X_val" if X_val is None else "y_val"
+            raise ValueError(f"X_val and y_val belong together: {missing} is missing.")
+        if weight_val is not None and X_val is None:
+            raise ValueError("sample_weight_val needs X_val and y_val.")
+        if self.scoring is not None and X_val is None and not self._stops_early():
+            raise ValueError(
+                f"scoring={self.scoring!r} needs validation data: give X_val and y_val to fit, or "
+                "set early_stopping=True with a stochastic solver."
+            )
+        if self.weight_decay and not stochastic:
+            raise ValueError(
+                "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
+            )
+        if not stochastic and (self.learning_rate not in _SGD_SCHEDULES or self.warmup_epochs):
+            name = (
+                "warmup_epochs" if self.warmup_epochs else f"learning_rate={self.learning_rate!r}"
+            )
+            raise ValueError(f"{name} needs a stochastic solver, not solver={self.solver!r}.")
+        if self.n_restarts > 1 and (incremental or self.warm_start):
+            what = "partial_fit" if incremental else "warm_start=True"
+            raise ValueError(
+                f"{what} does not support n_restarts={self.n_restarts}: it goes on from one "
+                "solution; set n_restarts=1."
+            )
+
+    def _restart_states(self) -> list[np.random.RandomState]:
+        """One source of random numbers per restart; the only one is the estimator's own."""
+        if self.n_restarts == 1:
+            return [self._random_state]
+        seeds = self._random_state.randint(np.iinfo(np.int32).max, size=self.n_restarts)
+        return [np.random.RandomState(seed) for seed in seeds]
 
     def _engine(self, network: Network, dtype, **options) -> Engine:
         """An engine on the device that the user chose."""
@@ -337,10 +519,10 @@ class _BaseMLP(BaseEstimator, ABC):
             )
         return tuple(_user_activation(one) if _is_pair(one) else _known(one) for one in chosen)
 
-    def _start(self, network: Network, dtype, first_pass: bool) -> Progress:
+    def _start(self, network: Network, dtype, first_pass: bool, random_state) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
         if first_pass:
-            parameters = network.initialise(self._random_state, dtype)
+            parameters = network.initialise(random_state, dtype, self.weight_init)
             progress = Progress(parameters, self.learning_rate_init)
             progress.best_parameters = parameters.copy() if self.early_stopping else None
         else:
@@ -356,6 +538,7 @@ class _BaseMLP(BaseEstimator, ABC):
                 loss_curve=list(getattr(self, "loss_curve_", ())),
                 validation_scores=getattr(self, "validation_scores_", None),
             )
+            progress.n_earlier = len(getattr(self, "history_", {"epoch": ()})["epoch"])
         if self.early_stopping:
             progress.best_loss = None
             progress.validation_scores = list(progress.validation_scores or ())
@@ -367,32 +550,185 @@ class _BaseMLP(BaseEstimator, ABC):
                 progress.best_loss = np.inf
         return progress
 
-    def _fit_stochastic(self, network, progress, X, y, sample_weight, incremental):
-        n_samples = X.shape[0]
-        samples = np.arange(n_samples)
-        if self.early_stopping:
-            samples, held_out = train_test_split(
-                samples,
-                random_state=self._random_state,
-                test_size=self.validation_fraction,
-                stratify=self._stratify(y),
+    def _given_validation(self, held_out, y, class_weights) -> _Data | None:
+        """A user's validation set, checked and encoded."""
+        X_val, y_val, weight = held_out
+        if X_val is None:
+            return None
+        try:
+            X, encoded = self._validate_held_out(X_val, y_val)
+            if encoded.shape[1:] != y.shape[1:]:
+                raise ValueError(
+                    f"y_val must have as many outputs as y, {y.shape[1:]}, got {encoded.shape[1:]}."
+                )
+            if weight is not None:
+                weight = check_sample_weight(_host(weight), encoded)
+            weight = _weigh(encoded, weight, class_weights)
+            if weight is not None and not weight.any():
+                raise ValueError("All weights of its samples are zero; see sample_weight_val.")
+        except ValueError as error:
+            raise ValueError(f"The validation set X_val, y_val is invalid. {error}") from error
+        return _Data(X, encoded, weight, held_out)
+
+    def _split(self, data: _Data, validation: _Data | None):
+        """Rows to train on set apart from rows to validate with, if early stopping needs them."""
+        if validation is not None or not self._stops_early():
+            return data, validation
+        samples, held_out = train_test_split(
+            np.arange(data.X.shape[0]),
+            random_state=self._random_state,
+            test_size=self.validation_fraction,
+            stratify=self._stratify(data.y),
+        )
+        if held_out.size < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' "
+                "or the size of your dataset."
             )
-            if held_out.size < 2:
-                raise ValueError(
-                    "The validation set is too small. Increase 'validation_fraction' "
-                    "or the size of your dataset."
-                )
-            if sample_weight is not None and not sample_weight[held_out].any():
-                raise ValueError(
-                    "All samples that early_stopping set aside for validation have a "
-                    "sample_weight of zero; increase 'validation_fraction' or drop such samples."
-                )
+        if data.sample_weight is not None and not data.sample_weight[held_out].any():
+            raise ValueError(
+                "All samples that early_stopping set aside for validation have a "
+                "sample_weight of zero; increase 'validation_fraction' or drop such samples."
+            )
+        return data._replace(rows=samples), data.part(held_out)
+
+    def _open_task(self, context, network: Network, data: _Data) -> Task:
+        if context is None:
+            return NO_TASK
+        given = cache(data.as_given)
+        arguments = {
+            "X": lambda: given()[0],
+            "y": lambda: given()[1],
+            "metadata": lambda: None if given()[2] is None else {"sample_weight": given()[2]},
+        }
+        return Task(context, self, arguments, partial(self._fitted_attributes, network))
+
+    def _train_all(self, network, runs, states, data, validation, task, incremental) -> Progress:
+        """Train every restart; the best one's optimizer becomes the estimator's."""
+        limit = Limit(self.max_time)
+
+        def train_one(i):
+            part = task
+            if len(runs) > 1:
+                part = task.subtask("restart", task_id=i, max_subtasks=self._max_epoch_tasks())
+            optimizer = self._train(
+                network, runs[i], states[i], data, validation, limit, part, incremental
+            )
+            if part is not task:
+                part.end(runs[i], lambda: runs[i].parameters)
+            return optimizer
+
+        jobs = [partial(train_one, i) for i in range(len(runs))]
+        outcomes = side_by_side(jobs, limit, self.n_threads)
+        failed = [isinstance(outcome, DivergedError) for outcome in outcomes]
+        if all(failed):
+            raise outcomes[0]
+        self.restart_scores_ = np.array([
+            np.nan if bad else self._final_score(run, validation)
+            for run, bad in zip(runs, failed, strict=True)
+        ])  # fmt: skip
+        best = np.argmax(np.where(failed, -np.inf, np.nan_to_num(self.restart_scores_, nan=-1e300)))
+        if outcomes[best] is not None:
+            self._optimizer_state = outcomes[best]
+        return runs[best]
+
+    def _stops_early(self) -> bool:
+        return self.early_stopping and self.solver in _STOCHASTIC_SOLVERS
+
+    def _final_score(self, run: Progress, validation: _Data | None) -> float | None:
+        """Score of the parameters that a training run ended with."""
+        if self._stops_early():
+            return run.best_validation_score
+        if validation is None:
+            return -run.loss
+        return run.history[-1][HISTORY.index("validation_score")] if run.n_iter else np.nan
+
+    def _asks_for_loss(self, validation: _Data | None) -> bool:
+        """Whether to spend a pass over the validation data on their loss."""
+        return validation is not None and (self.scoring == "loss" or validation.rows is None)
+
+    def _validation(self, network, engine, progress, held_out: _Data | None) -> Validation | None:
+        if held_out is None:
+            return None
+        X = engine.place(held_out.X, held_out.rows)
+        encoded = X, held_out.y, held_out.sample_weight
+        loss = partial(engine.evaluate, *encoded) if self._asks_for_loss(held_out) else None
+        score = None
+        if self.scoring is None:
+            score = self._scorer(engine, *encoded)
+        elif self.scoring != "loss":
+            score = self._user_scorer(network, engine, progress, held_out)
+        return Validation(score, loss, self._stops_early())
+
+    def _user_scorer(self, network, engine, progress, held_out: _Data):
+        """A function that calls ``scoring`` on a copy with the engine's current parameters."""
+        scorer = check_scoring(self, scoring=self.scoring)
+        X, y, _ = held_out.as_given()
+        weight = held_out.sample_weight
+        metadata = {} if weight is None else {"sample_weight": weight}
+
+        def score():
+            model = copy.copy(self)
+            attributes = self._fitted_attributes(network, progress, engine.get_parameters())
+            model.__dict__.update(attributes)
+            value = scorer(model, X, y, **metadata)
+            if not isinstance(value, Real):
+                raise ValueError(f"scoring must return one number, got {value!r}.")
+            return float(value)
+
+        return score
+
+    def _train(
+        self, network, progress, random_state, data, held_out, limit, task, incremental
+    ) -> dict | None:
+        """One training run; returns the state of the optimizer, if there is one."""
+        if self.solver == "lbfgs":
+            self._train_lbfgs(network, progress, data, held_out, limit, task)
+            return None
+        samples = np.arange(data.X.shape[0]) if data.rows is None else data.rows
         state = getattr(self, "_optimizer_state", None) if incremental else None
         if state is None:
             state = self._new_optimizer_state(progress.parameters)
         progress.learning_rate = state["learning_rate"]
+        progress.n_steps = state["step"]
+        progress.plateau = state["plateau"]
+        settings = self._settings(samples.size, Schedule(**state["schedule"]))
+        engine = self._stochastic_engine(network, progress, data, state, settings.batch_size)
+        train(
+            engine,
+            progress,
+            settings,
+            samples,
+            random_state,
+            limit,
+            validation=self._validation(network, engine, progress, held_out),
+            task=task,
+            single_epoch=incremental,
+        )
+        slots, step = engine.get_state()
+        return state | {
+            "learning_rate": progress.learning_rate,
+            "plateau": progress.plateau,
+            "slots": slots,
+            "step": step,
+        }
 
-        batch_size = self._batch_size(samples.size)
+    def _train_lbfgs(self, network, progress, data: _Data, held_out, limit, task) -> None:
+        engine = self._engine(network, np.float64, alpha=self.alpha)
+        engine.load(data.X, data.y, data.sample_weight)
+        minimise(
+            engine,
+            progress,
+            limit,
+            max_iter=self.max_iter,
+            max_fun=self.max_fun,
+            tol=self.tol,
+            validation=self._validation(network, engine, progress, held_out),
+            task=task,
+        )
+        progress.engine_info = engine.info()
+
+    def _stochastic_engine(self, network, progress, data: _Data, state, batch_size) -> Engine:
         engine = self._engine(
             network,
             progress.parameters.dtype,
@@ -400,61 +736,50 @@ class _BaseMLP(BaseEstimator, ABC):
             optimizer=Optimizer(state["rule"], tuple(state["constants"]), state["weight_decay"]),
             batch_size=batch_size,
         )
-        engine.load(X, y, sample_weight)
+        engine.load(data.X, data.y, data.sample_weight)
         engine.set_parameters(progress.parameters)
         engine.set_state(state["slots"], state["step"])
-        score = None
-        if self.early_stopping:
-            score = self._scorer(
-                engine,
-                engine.place(X, held_out),
-                y[held_out],
-                None if sample_weight is None else sample_weight[held_out],
-            )
-        settings = Settings(
+        progress.engine_info = engine.info()
+        return engine
+
+    def _settings(self, n_samples: int, schedule: Schedule) -> Settings:
+        return Settings(
             max_iter=self.max_iter,
-            batch_size=batch_size,
+            batch_size=self._batch_size(n_samples),
             shuffle=self.shuffle,
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
-            learning_rate_init=state["learning_rate_init"],
-            schedule=state["schedule"],
-            power_t=state["power_t"],
+            schedule=schedule,
             verbose=bool(self.verbose),
         )
-        train(
-            engine,
-            progress,
-            settings,
-            samples,
-            self._random_state,
-            score=score,
-            single_epoch=incremental,
-        )
-        slots, step = engine.get_state()
-        self._optimizer_state = state | {
-            "learning_rate": progress.learning_rate,
-            "slots": slots,
-            "step": step,
-        }
-        return engine
 
     def _new_optimizer_state(self, parameters: np.ndarray) -> dict:
         """The optimizer's settings, frozen until the next `fit` as in scikit-learn, and slots."""
+        schedule = self.learning_rate
         rule, constants = self.solver, [self.beta_1, self.beta_2, self.epsilon]
         if self.solver == "sgd":
             rule = "nesterov" if self.nesterovs_momentum else "sgd"
             constants = [self.momentum, 0.0, 0.0]
         elif self.solver == "rmsprop":
             constants = [self.rho, self.epsilon, 0.0]
+        if self.solver != "sgd" and schedule in _SGD_SCHEDULES:
+            schedule = "constant"
         return {
             "rule": rule,
             "constants": [float(constant) for constant in constants],
             "weight_decay": float(self.weight_decay),
-            "schedule": self.learning_rate if self.solver == "sgd" else "constant",
-            "power_t": float(self.power_t),
-            "learning_rate_init": float(self.learning_rate_init),
+            "schedule": {
+                "name": schedule,
+                "learning_rate_init": float(self.learning_rate_init),
+                "max_iter": self.max_iter,
+                "power_t": float(self.power_t),
+                "decay_rate": float(self.decay_rate),
+                "decay_epochs": self.decay_epochs,
+                "patience": self.patience,
+                "warmup_epochs": self.warmup_epochs,
+            },
             "learning_rate": float(self.learning_rate_init),
+            "plateau": (np.inf, 0),
             "slots": np.zeros((N_SLOTS, parameters.size), parameters.dtype),
             "step": 0,
         }
@@ -470,32 +795,44 @@ class _BaseMLP(BaseEstimator, ABC):
 
     def _finish(self, network: Network, progress: Progress) -> None:
         """Write the outcome to scikit-learn's attributes."""
-        self.coefs_, self.intercepts_ = network.unflatten(progress.parameters)
-        self.n_iter_ = progress.n_iter
-        self.t_ = progress.n_samples_seen
-        self.loss_ = progress.loss
-        self.n_layers_ = len(network.widths)
-        self.n_outputs_ = network.n_outputs
-        self.out_activation_ = network.out_activation
-        stochastic = {
-            "loss_curve_": progress.loss_curve,
-            "best_loss_": progress.best_loss,
-            "validation_scores_": progress.validation_scores,
-            "best_validation_score_": progress.best_validation_score,
-            "_no_improvement_count": progress.no_improvement_count,
+        self.__dict__.update(self._fitted_attributes(network, progress, progress.parameters))
+        earlier = self.history_ if progress.n_earlier else {}
+        self.history_ = {
+            name: earlier.get(name, []) + [line[i] for line in progress.history]
+            for i, name in enumerate(HISTORY)
+        }
+        self.stop_reason_ = progress.stop_reason
+        self.engine_info_ = progress.engine_info
+        if self.solver not in _STOCHASTIC_SOLVERS:
+            for name in (*_STOCHASTIC_ATTRIBUTES, "_optimizer_state"):
+                self.__dict__.pop(name, None)
+
+    def _fitted_attributes(self, network: Network, progress: Progress, parameters) -> dict:
+        """The attributes of an estimator that stands where ``progress`` does."""
+        coefs, intercepts = network.unflatten(parameters)
+        attributes = {
+            "coefs_": coefs,
+            "intercepts_": intercepts,
+            "n_iter_": progress.n_iter,
+            "t_": progress.n_samples_seen,
+            "loss_": progress.loss,
+            "n_layers_": len(network.widths),
+            "n_outputs_": network.n_outputs,
+            "out_activation_": network.out_activation,
         }
         if self.solver in _STOCHASTIC_SOLVERS:
-            self.__dict__.update(stochastic)
-        else:
-            for name in (*stochastic, "_optimizer_state"):
-                self.__dict__.pop(name, None)
+            attributes |= {
+                name: getattr(progress, field) for name, field in _STOCHASTIC_ATTRIBUTES.items()
+            }
+        return attributes
 
     @property
     def _optimizer(self) -> SimpleNamespace:
         """Read-only view of the optimizer's state, under scikit-learn's private name."""
-        if "_optimizer_state" not in self.__dict__:
+        state = self.__dict__.get("_optimizer_state")
+        if state is None:
             raise AttributeError(f"{type(self).__name__} has no optimizer state yet.")
-        return SimpleNamespace(**self._optimizer_state)
+        return SimpleNamespace(**state)
 
     def _loss_grad_lbfgs(self, packed, X, y, sample_weight, *_buffers):
         """Loss and gradient in scikit-learn's packing: all ``coefs_``, then all ``intercepts_``."""
@@ -641,6 +978,29 @@ def _where_it_belongs(result: np.ndarray, X):
     return namespace.asarray(result, device=X.device)
 
 
+def _columns(y: np.ndarray) -> list[np.ndarray]:
+    """Columns of class numbers of encoded ``y``."""
+    return [y] if y.ndim == 1 else list(y.T.astype(np.int64))
+
+
+def _balanced(y: np.ndarray, n_classes: int) -> np.ndarray:
+    """Weights of the classes, 1 for a class that does not occur; shape (n_classes,)."""
+    seen = np.unique(y)
+    weights = np.ones(n_classes)
+    weights[seen] = compute_class_weight("balanced", classes=seen, y=y)
+    return weights
+
+
+def _weigh(y: np.ndarray, sample_weight, class_weights):
+    """Sample weights times the weights of the samples' classes."""
+    if class_weights is None:
+        return sample_weight
+    weight = np.ones(len(y)) if sample_weight is None else sample_weight
+    for column, weights in zip(_columns(y), class_weights, strict=True):
+        weight = weight * weights[column]
+    return weight
+
+
 def _accuracy(matches: np.ndarray, sample_weight) -> float:
     return float(np.average(matches, weights=sample_weight))
 
@@ -673,6 +1033,11 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
     Parameters
     ----------
     {_PARAMETERS}
+    class_weight : dict, 'balanced', list of dict or None, default=None
+        Weights of the classes, by which the sample weights are multiplied, those of validation
+        data too.  'balanced' is ``n_samples / (n_classes count_of_the_class)`` in the training
+        data of `fit`; `partial_fit` takes a dict only.  For multilabel targets a list of one dict
+        per label, or 'balanced', and a sample's weight is the product over the labels.
 
     Attributes
     ----------
@@ -697,6 +1062,11 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
     >>> clf.predict(X_test[:5]).tolist()
     [1, 0, 1, 0, 1]
     """
+
+    _parameter_constraints: dict = {
+        **_BaseMLP._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
 
     def __init__(
         self,
@@ -729,6 +1099,15 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         matmul_precision="highest",
         rho=0.9,
         weight_decay=0.0,
+        scoring=None,
+        decay_rate=0.1,
+        decay_epochs=30,
+        patience=5,
+        warmup_epochs=0,
+        weight_init="auto",
+        n_restarts=1,
+        max_time=None,
+        class_weight=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -758,6 +1137,15 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.matmul_precision = matmul_precision
         self.rho = rho
         self.weight_decay = weight_decay
+        self.scoring = scoring
+        self.decay_rate = decay_rate
+        self.decay_epochs = decay_epochs
+        self.patience = patience
+        self.warmup_epochs = warmup_epochs
+        self.weight_init = weight_init
+        self.n_restarts = n_restarts
+        self.max_time = max_time
+        self.class_weight = class_weight
 
     def _check_solver(self):
         if self.solver not in _STOCHASTIC_SOLVERS:
@@ -788,6 +1176,12 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self : object
             The estimator.
         """
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not supported by partial_fit, which does "
+                "not see all data; use sklearn.utils.class_weight.compute_class_weight on a large "
+                "enough sample, and pass its weights as a dict."
+            )
         with self._all_or_nothing():
             if check_partial_fit_first_call(self, classes):
                 self._label_binarizer = LabelBinarizer()
@@ -799,22 +1193,69 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _validate_input(self, X, y, incremental, reset):
-        X, y = self._validate(X, y, multi_output=True, dtype=(np.float64, np.float32), reset=reset)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        X, y = self._check_data(X, y, reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(unique_labels(y))
+        per_row = self._label_binarizer.y_type_ == "multiclass"
+        return (
+            _row_access(X),
+            self._encode(y, X.dtype),
+            "log_loss" if per_row else "binary_log_loss",
+        )
+
+    def _check_data(self, X, y, reset):
+        X, y = self._validate(X, y, multi_output=True, dtype=(np.float64, np.float32), reset=reset)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _encode(self, y, dtype) -> np.ndarray:
         kind = self._label_binarizer.y_type_
-        X = _row_access(X)
         if kind == "multiclass":
-            return X, np.searchsorted(self.classes_, y), "log_loss"
+            return np.searchsorted(self.classes_, y)
         if kind == "binary":
             positive = y == self.classes_[-1] if len(self.classes_) == 2 else np.zeros(len(y))
-            return X, positive.astype(X.dtype)[:, None], "binary_log_loss"
-        return X, self._label_binarizer.transform(y).astype(X.dtype), "binary_log_loss"
+            return positive.astype(dtype)[:, None]
+        return self._label_binarizer.transform(y).astype(dtype)
+
+    def _validate_held_out(self, X, y):
+        X, y = self._check_data(X, y, reset=False)
+        if (y.ndim == 2) != self._is_multilabel():
+            raise ValueError(
+                "y_val must hold class labels, or an indicator matrix, just as y does."
+            )
+        unknown = np.setdiff1d(unique_labels(y), self.classes_)
+        if unknown.size:
+            raise ValueError(f"y_val has classes that y does not have: {unknown}.")
+        return _row_access(X), self._encode(y, X.dtype)
+
+    def _is_multilabel(self) -> bool:
+        return self._label_binarizer.y_type_.startswith("multilabel")
+
+    def _class_weights(self, y):
+        weights = self.class_weight
+        if weights is None:
+            return None
+        columns = _columns(y)
+        if isinstance(weights, str):
+            n_classes = 2 if self._is_multilabel() else len(self.classes_)
+            return [_balanced(column, n_classes) for column in columns]
+        if not self._is_multilabel():
+            if isinstance(weights, list):
+                raise ValueError(
+                    "class_weight may be a list for multilabel targets only; use a dict."
+                )
+            return [compute_class_weight(weights, classes=self.classes_, y=self.classes_)]
+        if not isinstance(weights, list) or len(weights) != len(columns):
+            raise ValueError(
+                "class_weight must be 'balanced' or a list of one dict per label for multilabel "
+                f"targets, here of {len(columns)} dicts, got {weights!r}."
+            )
+        labels = np.array([0, 1])
+        return [compute_class_weight(weight, classes=labels, y=labels) for weight in weights]
 
     def _check_classes(self, classes):
         if self.warm_start:
@@ -977,6 +1418,14 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         matmul_precision="highest",
         rho=0.9,
         weight_decay=0.0,
+        scoring=None,
+        decay_rate=0.1,
+        decay_epochs=30,
+        patience=5,
+        warmup_epochs=0,
+        weight_init="auto",
+        n_restarts=1,
+        max_time=None,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -1007,6 +1456,14 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.matmul_precision = matmul_precision
         self.rho = rho
         self.weight_decay = weight_decay
+        self.scoring = scoring
+        self.decay_rate = decay_rate
+        self.decay_epochs = decay_epochs
+        self.patience = patience
+        self.warmup_epochs = warmup_epochs
+        self.weight_init = weight_init
+        self.n_restarts = n_restarts
+        self.max_time = max_time
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):
@@ -1030,6 +1487,12 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _validate_input(self, X, y, incremental, reset):
+        return *self._check_data(X, y, reset), self.loss
+
+    def _validate_held_out(self, X, y):
+        return self._check_data(X, y, reset=False)
+
+    def _check_data(self, X, y, reset):
         X, y = self._validate(
             X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), reset=reset
         )
@@ -1040,7 +1503,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
                 "Some value(s) of y are out of the valid range of the loss 'poisson': "
                 "y must be >= 0."
             )
-        return _row_access(X), y.reshape(len(y), -1), self.loss
+        return _row_access(X), y.reshape(len(y), -1)
 
     def _scorer(self, engine, X, y, sample_weight):
         return lambda: _r2(y, engine.predict(X), sample_weight)

@@ -6,6 +6,7 @@ vector.  That vector is the only form in which parameters cross an interface: la
 ``W`` of shape (fan_in, fan_out) in row-major order, then ``b`` of shape (fan_out,).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -13,6 +14,60 @@ from itertools import pairwise
 import numpy as np
 
 from fastmlp.functions import ACTIVATIONS, LOSSES, Activation
+
+
+def _uniform(bound: float, fan_in: int, fan_out: int, random_state) -> np.ndarray:
+    return random_state.uniform(-bound, bound, (fan_in, fan_out))
+
+
+def _normal(scale: float, fan_in: int, fan_out: int, random_state) -> np.ndarray:
+    return random_state.normal(0.0, scale, (fan_in, fan_out))
+
+
+def glorot_uniform(fan_in, fan_out, random_state):
+    """Uniform with variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
+    return _uniform(np.sqrt(6 / (fan_in + fan_out)), fan_in, fan_out, random_state)
+
+
+def glorot_normal(fan_in, fan_out, random_state):
+    """Normal with variance ``2 / (fan_in + fan_out)``."""
+    return _normal(np.sqrt(2 / (fan_in + fan_out)), fan_in, fan_out, random_state)
+
+
+def he_uniform(fan_in, fan_out, random_state):
+    """Uniform with variance ``2 / fan_in`` (He et al., 2015), for relu."""
+    return _uniform(np.sqrt(6 / fan_in), fan_in, fan_out, random_state)
+
+
+def he_normal(fan_in, fan_out, random_state):
+    """Normal with variance ``2 / fan_in``."""
+    return _normal(np.sqrt(2 / fan_in), fan_in, fan_out, random_state)
+
+
+def lecun_normal(fan_in, fan_out, random_state):
+    """Normal with variance ``1 / fan_in`` (LeCun et al., 1998)."""
+    return _normal(np.sqrt(1 / fan_in), fan_in, fan_out, random_state)
+
+
+def orthogonal(fan_in, fan_out, random_state):
+    """Orthonormal columns, or rows if there are more columns (Saxe et al., 2014)."""
+    normal = random_state.normal(size=(max(fan_in, fan_out), min(fan_in, fan_out)))
+    q, r = np.linalg.qr(normal)
+    q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # otherwise not every rotation is equally likely
+    return q if fan_in >= fan_out else q.T
+
+
+def zeros(fan_in, fan_out, random_state):
+    """Zeros: a start for networks without hidden layer, a dead end for others."""
+    return np.zeros((fan_in, fan_out))
+
+
+INITIALISERS: dict[str, Callable] = {
+    function.__name__: function
+    for function in (
+        glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_normal, orthogonal, zeros
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,11 +120,41 @@ class Network:
     def n_parameters(self) -> int:
         return self.offsets[-1]
 
-    def initialise(self, random_state: np.random.RandomState, dtype) -> np.ndarray:
-        """Flat vector of Glorot-uniform weights and biases, drawn in scikit-learn's order.
+    def initialise(
+        self, random_state: np.random.RandomState, dtype, weight_init: str | Callable = "auto"
+    ) -> np.ndarray:
+        """Flat vector of initial parameters.
 
-        The output layer goes by the activation of the layer before it, as in scikit-learn.
+        Parameters
+        ----------
+        random_state : RandomState
+        dtype : numpy dtype
+        weight_init : str or callable
+            'auto' draws Glorot-uniform weights and biases in scikit-learn's order.  A key of
+            `INITIALISERS`, or a user's function of the same kind: biases are 0.
+
+        Raises
+        ------
+        ValueError
+            If a user's function returns an array of a wrong shape, or one that is not finite.
         """
+        if weight_init == "auto":
+            return self._initialise_as_scikit_learn(random_state, dtype)
+        initialise = weight_init if callable(weight_init) else INITIALISERS[weight_init]
+        flat = np.zeros(self.n_parameters, dtype)
+        for coef, _ in self._layers(flat):
+            fan_in, fan_out = coef.shape
+            weights = np.asarray(initialise(fan_in, fan_out, random_state), np.float64)
+            if weights.shape != coef.shape or not np.isfinite(weights).all():
+                raise ValueError(
+                    f"weight_init must return finite numbers of shape (fan_in, fan_out) = "
+                    f"{coef.shape}, got an array of shape {weights.shape}."
+                )
+            coef[:] = weights
+        return flat
+
+    def _initialise_as_scikit_learn(self, random_state, dtype) -> np.ndarray:
+        """The output layer goes by the activation of the layer before it."""
         rows = self._rows or (ACTIVATIONS["identity"],)
         factors = [row.init_factor for row in (*self.hidden, rows[-1])]
         flat = np.empty(self.n_parameters, dtype)

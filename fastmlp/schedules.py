@@ -1,8 +1,127 @@
 """Learning-rate schedules: plain functions on the host.
 
-scikit-learn's ``adaptive`` schedule reacts to the loss instead of the step; its one rule (divide
-when there was no improvement) is `shrink`, called by the training loop.
+`learning_rates` gives the rates of an epoch's steps.  A schedule in `STEP_SCHEDULES`, or a user's
+function, knows them from the number of the step alone.  scikit-learn's ``invscaling`` and
+``adaptive``, and ``plateau``, carry one rate from epoch to epoch instead, which the training loop
+changes by `invscaling`, `shrink` and `plateau`.  A warm-up multiplies whatever comes out.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+_PEAK_AT = 0.3  # the defaults of PyTorch's OneCycleLR
+_INITIAL_DIVISOR = 25.0
+_FINAL_DIVISOR = 1e4
+
+
+class Schedule(NamedTuple):
+    """What the rate of a step depends on, beside the step.
+
+    Parameters
+    ----------
+    name : str or callable
+        One of scikit-learn's schedules, 'plateau', a key of `STEP_SCHEDULES`, or a function
+        ``(step, steps_per_epoch, max_iter) -> rate``.
+    learning_rate_init, power_t, decay_rate, decay_epochs, patience, warmup_epochs, max_iter
+        The estimators' parameters.
+    """
+
+    name: str | Callable[[int, int, int], float]
+    learning_rate_init: float
+    max_iter: int
+    power_t: float = 0.5
+    decay_rate: float = 0.1
+    decay_epochs: int = 30
+    patience: int = 5
+    warmup_epochs: int = 0
+
+
+def exponential(step: np.ndarray, steps_per_epoch: int, schedule: Schedule) -> np.ndarray:
+    """``decay_rate^(epochs / decay_epochs)``."""
+    return schedule.decay_rate ** (step / (steps_per_epoch * schedule.decay_epochs))
+
+
+def staircase(step: np.ndarray, steps_per_epoch: int, schedule: Schedule) -> np.ndarray:
+    """``decay_rate^floor(epochs / decay_epochs)``."""
+    return schedule.decay_rate ** (step // (steps_per_epoch * schedule.decay_epochs))
+
+
+def cosine(step: np.ndarray, steps_per_epoch: int, schedule: Schedule) -> np.ndarray:
+    """Half a cosine, from 1 at the first step to 0 after ``max_iter`` epochs."""
+    return _cosine_between(1.0, 0.0, step / (steps_per_epoch * schedule.max_iter))
+
+
+def one_cycle(step: np.ndarray, steps_per_epoch: int, schedule: Schedule) -> np.ndarray:
+    """Smith's (2017): from 1 / 25 up to 1 in the first 30 % of the steps, then down to 4e-6."""
+    n_steps = steps_per_epoch * schedule.max_iter
+    peak = _PEAK_AT * n_steps - 1
+    first, last = 1 / _INITIAL_DIVISOR, 1 / (_INITIAL_DIVISOR * _FINAL_DIVISOR)
+    rise = _cosine_between(first, 1.0, step / peak)
+    fall = _cosine_between(1.0, last, (step - peak) / (n_steps - 1 - peak))
+    return np.where(step <= peak, rise, fall)
+
+
+STEP_SCHEDULES = {
+    "exponential": exponential,
+    "step": staircase,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+
+
+def _cosine_between(start: float, end: float, fraction: np.ndarray) -> np.ndarray:
+    return end + (start - end) / 2 * (1 + np.cos(np.pi * np.clip(fraction, 0, 1)))
+
+
+def learning_rates(schedule: Schedule, current: float, first_step: int, n_steps: int) -> np.ndarray:
+    """Rates of one epoch's steps.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    current : float
+        The rate of a schedule that goes from epoch to epoch.
+    first_step : int
+        Steps taken before this epoch.
+    n_steps : int
+        Steps of this epoch.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), float64
+
+    Raises
+    ------
+    ValueError
+        If a user's function returns anything but finite numbers that are not negative.
+    """
+    by_step = callable(schedule.name) or schedule.name in STEP_SCHEDULES
+    if not (by_step or schedule.warmup_epochs):
+        return np.full(n_steps, current)
+    steps = np.arange(first_step, first_step + n_steps)
+    if callable(schedule.name):
+        rates = _rates_of_user(schedule.name, steps, schedule.max_iter)
+    elif schedule.name in STEP_SCHEDULES:
+        factors = STEP_SCHEDULES[schedule.name](steps, n_steps, schedule)
+        rates = schedule.learning_rate_init * factors
+    else:
+        rates = np.full(n_steps, current)
+    if schedule.warmup_epochs:
+        rates = rates * np.minimum(1.0, (steps + 1) / (schedule.warmup_epochs * n_steps))
+    return rates
+
+
+def _rates_of_user(function, steps: np.ndarray, max_iter: int) -> np.ndarray:
+    rates = np.empty(steps.size)
+    for i, step in enumerate(steps.tolist()):
+        rates[i] = function(step, steps.size, max_iter)
+        if not 0 <= rates[i] < np.inf:
+            raise ValueError(
+                f"learning_rate must return a finite number >= 0, got {rates[i]} for step {step}."
+            )
+    return rates
 
 
 def invscaling(learning_rate_init: float, t: int, power_t: float) -> float:
@@ -13,3 +132,28 @@ def invscaling(learning_rate_init: float, t: int, power_t: float) -> float:
 def shrink(learning_rate: float) -> float | None:
     """A fifth of the rate, or None when it is already at or below 1e-6 and training should end."""
     return None if learning_rate <= 1e-6 else learning_rate / 5.0
+
+
+def plateau(
+    schedule: Schedule, learning_rate: float, state: tuple[float, int], loss: float, tol: float
+) -> tuple[float, tuple[float, int]]:
+    """PyTorch's ReduceLROnPlateau, with ``tol`` as its absolute threshold.
+
+    Parameters
+    ----------
+    state : (float, int)
+        The best loss, and the epochs since; (inf, 0) at first.
+    loss : float
+        Of the last epoch: training loss, or minus the validation score.
+
+    Returns
+    -------
+    learning_rate : float
+    state : (float, int)
+    """
+    best, n_bad = state
+    if loss < best - tol:
+        return learning_rate, (loss, 0)
+    if n_bad < schedule.patience:
+        return learning_rate, (best, n_bad + 1)
+    return learning_rate * schedule.decay_rate, (best, 0)

@@ -1,37 +1,52 @@
-"""The training loops: epochs, shuffling, validation, stopping.  They know no target.
+"""The training loops: epochs, shuffling, validation, stopping, history.  They know no target.
 
 `train` is scikit-learn's stochastic loop with the batches taken out: per epoch it draws the sample
 order and the learning rates, and makes one engine call.  Everything that decides when to stop
 happens here, on the host, in scikit-learn's order and with its messages.  `minimise` hands the
-engine's loss and gradient to SciPy's L-BFGS-B.
+engine's loss and gradient to SciPy's L-BFGS-B.  `side_by_side` runs several trainings at once.
 
 All state is in a `Progress`, which callers build and read; nothing else is touched, so a fit that
 fails leaves its estimator as it was.
 """
 
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any
 
+import joblib
 import numpy as np
 import scipy.optimize
+from joblib.parallel import get_active_backend
 
 from fastmlp import schedules
-from fastmlp._sklearn import ConvergenceWarning, check_optimize_result
+from fastmlp._sklearn import NO_TASK, ConvergenceWarning, Task, check_optimize_result
 from fastmlp.engine import Engine
+from fastmlp.schedules import Schedule
+
+HISTORY = ("epoch", "loss", "validation_loss", "validation_score", "learning_rate", "seconds")
+
+
+class DivergedError(ValueError):
+    """The parameters became non-finite."""
 
 
 @dataclass
 class Progress:
     """Where a training run stands: what scikit-learn keeps in its estimators' attributes.
 
+    ``history`` has one tuple of `HISTORY` per epoch, numbered on from ``n_earlier`` epochs.
     ``best_parameters`` are the parameters to go back to at the end of early stopping; None means
-    those of the last epoch.
+    those of the last epoch.  ``stop_reason`` says why training ended, None while it goes on;
+    ``engine_info`` where and how it runs.
     """
 
     parameters: np.ndarray
     learning_rate: float
     n_iter: int = 0
+    n_steps: int = 0
     n_samples_seen: int = 0
     no_improvement_count: int = 0
     loss: float = np.nan
@@ -40,6 +55,11 @@ class Progress:
     best_parameters: np.ndarray | None = None
     loss_curve: list[float] = field(default_factory=list)
     validation_scores: list[float] | None = None
+    n_earlier: int = 0
+    history: list[tuple] = field(default_factory=list)
+    plateau: tuple[float, int] = (np.inf, 0)
+    stop_reason: str | None = None
+    engine_info: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,10 +71,52 @@ class Settings:
     shuffle: bool
     tol: float
     n_iter_no_change: float
-    learning_rate_init: float
-    schedule: str
-    power_t: float
+    schedule: Schedule
     verbose: bool
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How to judge the engine's current parameters by data that it does not train on.
+
+    Parameters
+    ----------
+    score : callable or None
+        Higher is better; None means minus the loss.
+    loss : callable or None
+        Mean loss without penalty; None means that nobody asked for it.
+    early_stopping : bool
+        Whether the score decides when to stop and which parameters to keep.
+    """
+
+    score: Callable[[], float] | None
+    loss: Callable[[], float] | None
+    early_stopping: bool
+
+    def evaluate(self) -> tuple[float, float]:
+        """Loss, NaN if nobody asked for it, and score."""
+        loss = np.nan if self.loss is None else self.loss()
+        return loss, -loss if self.score is None else self.score()
+
+
+class Limit:
+    """What ends training whatever the loss: time, and Ctrl-C while other threads train.
+
+    Parameters
+    ----------
+    max_time : float or None
+        Seconds from now.
+    """
+
+    def __init__(self, max_time: float | None = None):
+        self._end = np.inf if max_time is None else time.perf_counter() + max_time
+        self.interrupted = False
+
+    def reason(self) -> str | None:
+        """Why to stop now, or None."""
+        if self.interrupted:
+            return "interrupted"
+        return "max_time" if time.perf_counter() >= self._end else None
 
 
 def train(
@@ -63,11 +125,13 @@ def train(
     settings: Settings,
     samples: np.ndarray,
     random_state: np.random.RandomState,
+    limit: Limit,
     *,
-    score: Callable[[], float] | None = None,
+    validation: Validation | None = None,
+    task: Task = NO_TASK,
     single_epoch: bool = False,
 ) -> None:
-    """Train by stochastic gradient descent until a stopping rule of scikit-learn's ends it.
+    """Train by stochastic gradient descent until something ends it: see `Progress.stop_reason`.
 
     Parameters
     ----------
@@ -80,65 +144,71 @@ def train(
         The rows of the loaded data to train on.
     random_state : RandomState
         Draws one permutation per epoch.
-    score : callable, optional
-        Validation score of the engine's current parameters: early stopping.
+    limit : Limit
+        Asked after every epoch.
+    validation : Validation, optional
+        Asked after every epoch.
+    task : Task
+        Hears of every epoch, and may end training.
     single_epoch : bool
         Stop after one epoch, without a word about convergence (``partial_fit``).
 
     Raises
     ------
-    ValueError
+    DivergedError
         When the parameters become non-finite, in the epoch where it happens.
     """
     from fastmlp._random import shuffle  # needs Numba, which importing fastmlp does not load
 
-    n_samples = samples.size
-    n_steps = -(-n_samples // settings.batch_size)
+    early_stopping = validation is not None and validation.early_stopping
     order = samples.copy()
     progress.n_iter = 0
+    progress.stop_reason = None
     try:
-        while progress.n_iter < settings.max_iter:
+        while progress.stop_reason is None:
+            started = time.perf_counter()
+            epoch = task.subtask("epoch")
             if settings.shuffle:
                 shuffle(order, random_state)
-            rates = np.full(n_steps, progress.learning_rate)
-            progress.loss = engine.run_epoch(order, rates) / n_samples
-            progress.n_iter += 1
-            progress.n_samples_seen += n_samples
-            progress.loss_curve.append(progress.loss)
-            if settings.verbose:
-                print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
-            if score is None:
-                _compare_loss(progress, settings)
+            rate = _run_epoch(engine, progress, settings, order)
+            loss, score = validation.evaluate() if validation else (np.nan, np.nan)
+            if early_stopping:
+                _compare_score(progress, settings, score, engine)
             else:
-                _compare_score(progress, settings, score(), engine)
-            if not np.isfinite(progress.loss) and _diverged(engine, progress, score):
-                break
-            if settings.schedule == "invscaling":
-                progress.learning_rate = schedules.invscaling(
-                    settings.learning_rate_init, progress.n_samples_seen, settings.power_t
-                )
-            if progress.no_improvement_count > settings.n_iter_no_change:
-                if _trigger_stopping(progress, settings, early_stopping=score is not None):
-                    break
-                progress.no_improvement_count = 0
-            if single_epoch:
-                break
-            if progress.n_iter == settings.max_iter:
-                warnings.warn(
-                    f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) "
-                    "reached and the optimization hasn't converged yet.",
-                    ConvergenceWarning,
-                )
+                _compare_loss(progress, settings)
+            _record(progress, loss, score, rate, started)
+            reason = _end_of_epoch(engine, progress, settings, early_stopping)
+            if epoch.end(progress, engine.get_parameters):
+                reason = reason or "callback"
+            if reason is None and (single_epoch or progress.n_iter == settings.max_iter):
+                reason = "max_iter"
+            progress.stop_reason = reason or limit.reason()
+        if progress.stop_reason == "max_iter" and not single_epoch:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) "
+                "reached and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+            )
     except KeyboardInterrupt:
+        progress.stop_reason = "interrupted"
+        limit.interrupted = True
         warnings.warn("Training interrupted by user.")
     progress.parameters = engine.get_parameters()
-    if score is not None and progress.best_parameters is not None:
+    if early_stopping and progress.best_parameters is not None:
         progress.parameters = progress.best_parameters
     _require_finite(progress)
 
 
 def minimise(
-    engine: Engine, progress: Progress, *, max_iter: int, max_fun: int, tol: float
+    engine: Engine,
+    progress: Progress,
+    limit: Limit,
+    *,
+    max_iter: int,
+    max_fun: int,
+    tol: float,
+    validation: Validation | None = None,
+    task: Task = NO_TASK,
 ) -> None:
     """Train on all loaded data with SciPy's L-BFGS-B.
 
@@ -148,27 +218,45 @@ def minimise(
         Loaded with data and parameters.
     progress : Progress
         Updated in place, parameters included.
+    limit : Limit
+        Asked after every iteration.
     max_iter, max_fun : int
         Limits on iterations and on evaluations of the loss.
     tol : float
         Tolerance on the largest component of the projected gradient.
+    validation : Validation, optional
+        Asked after every iteration, for the record.
+    task : Task
+        Hears of every iteration, and may end training.
 
     Raises
     ------
-    ValueError
+    DivergedError
         When the parameters become non-finite.
     """
+    started = time.perf_counter()
+    iteration = task.subtask("iteration")
 
     def objective(flat):
         engine.set_parameters(flat)
         return engine.loss_and_gradient()
 
     def accept(intermediate_result):
+        nonlocal started, iteration
         progress.parameters = intermediate_result.x.copy()
         progress.loss = float(intermediate_result.fun)
         progress.n_iter += 1
+        engine.set_parameters(progress.parameters)
+        loss, score = validation.evaluate() if validation else (np.nan, np.nan)
+        _record(progress, loss, score, np.nan, started)
+        stop = iteration.end(progress, engine.get_parameters)
+        progress.stop_reason = "callback" if stop else limit.reason()
+        if progress.stop_reason is not None:
+            raise StopIteration
+        started, iteration = time.perf_counter(), task.subtask("iteration")
 
     progress.n_iter = 0
+    progress.stop_reason = None
     try:
         result = scipy.optimize.minimize(
             objective,
@@ -178,18 +266,66 @@ def minimise(
             callback=accept,
             options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
         )
-        progress.n_iter = check_optimize_result("lbfgs", result, max_iter)
         progress.loss = result.fun
         progress.parameters = result.x
+        if progress.stop_reason is None:
+            iteration.end(progress, None)  # begun, but SciPy found nothing left to do
+            progress.n_iter = check_optimize_result("lbfgs", result, max_iter)
+            progress.stop_reason = {0: "converged", 1: "max_iter"}.get(result.status, "failed")
     except KeyboardInterrupt:
+        progress.stop_reason = "interrupted"
+        limit.interrupted = True
         warnings.warn("Training interrupted by user.")
     _require_finite(progress)
+
+
+def side_by_side(
+    jobs: Sequence[Callable[[], Any]], limit: Limit, n_threads: int | None
+) -> list[Any]:
+    """Run trainings, at once as far as there are processors for them.
+
+    The first runs in any case; another that the limit leaves no time for is not started.
+
+    Parameters
+    ----------
+    jobs : sequence of callable
+    limit : Limit
+        The one that the jobs obey: Ctrl-C makes it end them all.
+    n_threads : int or None
+        Most jobs at once; None means as many as there are processors, one inside a joblib worker.
+
+    Returns
+    -------
+    list
+        What each job returned, or the DivergedError that it raised.
+    """
+
+    def run(job):
+        if job is not jobs[0] and limit.reason():
+            return DivergedError("There was no time left for it.")
+        try:
+            return job()
+        except DivergedError as error:
+            return error
+
+    if n_threads is None:
+        n_threads = 1 if get_active_backend()[0].nesting_level else joblib.effective_n_jobs(-1)
+    if min(n_threads, len(jobs)) == 1:
+        return [run(job) for job in jobs]
+    with ThreadPoolExecutor(min(n_threads, len(jobs))) as pool:
+        futures = [pool.submit(run, job) for job in jobs]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            limit.interrupted = True
+            warnings.warn("Training interrupted by user.")
+        return [future.result() for future in futures]
 
 
 def _require_finite(progress: Progress) -> None:
     if np.isfinite(progress.parameters).all():
         return
-    raise ValueError(
+    raise DivergedError(
         "Solver produced non-finite parameter weights. The input data may contain large values "
         f"and need to be preprocessed. It happened in epoch {max(progress.n_iter, 1)}: scale X "
         "(for instance with StandardScaler), and y for a regression, or lower "
@@ -197,11 +333,60 @@ def _require_finite(progress: Progress) -> None:
     )
 
 
-def _diverged(engine: Engine, progress: Progress, score) -> bool:
+def _run_epoch(engine: Engine, progress: Progress, settings: Settings, order: np.ndarray) -> float:
+    """One pass over the training data; returns the learning rate of the last step."""
+    n_samples = order.size
+    n_steps = -(-n_samples // settings.batch_size)
+    rates = schedules.learning_rates(
+        settings.schedule, progress.learning_rate, progress.n_steps, n_steps
+    )
+    progress.loss = engine.run_epoch(order, rates) / n_samples
+    progress.n_iter += 1
+    progress.n_steps += n_steps
+    progress.n_samples_seen += n_samples
+    progress.loss_curve.append(progress.loss)
+    if settings.verbose:
+        print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
+    return float(rates[-1])
+
+
+def _record(progress: Progress, loss, score, learning_rate, started: float) -> None:
+    """Write the epoch's line of history."""
+    seconds = time.perf_counter() - started
+    epoch = progress.n_earlier + len(progress.history) + 1
+    progress.history.append((epoch, progress.loss, loss, score, learning_rate, seconds))
+
+
+def _end_of_epoch(
+    engine: Engine, progress: Progress, settings: Settings, early_stopping: bool
+) -> str | None:
+    """Set the next epoch's rate; the reason to stop, or None."""
+    if not np.isfinite(progress.loss) and _diverged(engine, progress, early_stopping):
+        return "diverged"
+    schedule = settings.schedule
+    if schedule.name == "invscaling":
+        progress.learning_rate = schedules.invscaling(
+            schedule.learning_rate_init, progress.n_samples_seen, schedule.power_t
+        )
+    if schedule.name == "plateau":
+        loss = progress.loss
+        if early_stopping and progress.validation_scores:
+            loss = -progress.validation_scores[-1]
+        progress.learning_rate, progress.plateau = schedules.plateau(
+            schedule, progress.learning_rate, progress.plateau, loss, settings.tol
+        )
+    if progress.no_improvement_count > settings.n_iter_no_change:
+        if _trigger_stopping(progress, settings, early_stopping):
+            return "converged"
+        progress.no_improvement_count = 0
+    return None
+
+
+def _diverged(engine: Engine, progress: Progress, early_stopping: bool) -> bool:
     """Whether a non-finite loss means that the parameters are lost."""
     if np.isfinite(engine.get_parameters()).all():
         return False
-    if score is not None and progress.best_parameters is not None:
+    if early_stopping and progress.best_parameters is not None:
         warnings.warn(
             f"Training diverged in epoch {progress.n_iter}: the loss is {progress.loss}. The "
             "parameters with the best validation score so far are kept; scale X (for instance "
@@ -241,7 +426,7 @@ def _trigger_stopping(progress: Progress, settings: Settings, early_stopping: bo
         f"{what} did not improve more than tol={settings.tol:f} for "
         f"{settings.n_iter_no_change:.0f} consecutive epochs."
     )
-    if settings.schedule != "adaptive":
+    if settings.schedule.name != "adaptive":
         outcome = "Stopping."
         rate = None
     else:

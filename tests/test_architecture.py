@@ -20,6 +20,7 @@ ALLOWED = {
         "functions",
         "network",
         "optimizers",
+        "schedules",
         "training",
     },
     "training": {"_random", "_sklearn", "engine", "schedules"},

@@ -273,7 +273,7 @@ BAD_PARAMETERS = [
     ({"alpha": np.nan}, "'alpha' parameter"),
     ({"batch_size": 0}, "'batch_size' parameter"),
     ({"batch_size": "all"}, "'batch_size' parameter"),
-    ({"learning_rate": "cosine"}, "'learning_rate' parameter"),
+    ({"learning_rate": "cosinus"}, "'learning_rate' parameter"),
     ({"learning_rate_init": 0.0}, "'learning_rate_init' parameter"),
     ({"max_iter": 0}, "'max_iter' parameter"),
     ({"max_iter": 10.0}, "'max_iter' parameter"),

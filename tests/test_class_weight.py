@@ -1,0 +1,102 @@
+"""class_weight: the same fit as with the sample weights that it stands for."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.class_weight import compute_sample_weight
+
+from fastmlp import MLPClassifier
+
+rng = np.random.RandomState(0)
+X = rng.normal(size=(90, 4))
+WEIGHT = rng.uniform(0.5, 2, 90)
+TARGETS = {
+    "binary": np.where(X[:, 0] > 0.5, "yes", "no"),
+    "multiclass": np.digitize(X[:, 0], [-0.3, 1.0]) * 2 - 1,
+    "multilabel": (X[:, :2] > [0.8, -0.2]).astype(int),
+    "one label always": np.column_stack([X[:, 0] > 0, np.ones(90)]).astype(int),
+}
+DICTS = {
+    "binary": {"yes": 3.0, "no": 0.5},
+    "multiclass": {-1: 0.2, 1: 2.0, 3: 5.0},
+    "multilabel": [{0: 1.0, 1: 4.0}, {0: 0.5}],
+    "one label always": [{1: 4.0}, {0: 0.5, 1: 2.0}],
+}
+QUICK = {"hidden_layer_sizes": (5,), "max_iter": 8, "random_state": 0}
+
+
+def fit(model, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(*args, **kwargs)
+
+
+def by_hand(weights, y):
+    """Weights of the samples, sample by sample."""
+    if isinstance(weights, str):
+        return compute_sample_weight(weights, y)
+    if isinstance(weights, dict):
+        return np.array([weights.get(label, 1.0) for label in y.tolist()])
+    return np.prod([by_hand(w, column) for w, column in zip(weights, y.T, strict=True)], axis=0)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("sample_weight", [None, WEIGHT], ids=["", "weights"])
+@pytest.mark.parametrize("kind", ["balanced", "dict"])
+@pytest.mark.parametrize("task", TARGETS)
+def test_multiplies_sample_weight(task, kind, sample_weight, solver):
+    y = TARGETS[task]
+    weights = DICTS[task] if kind == "dict" else "balanced"
+    expected = by_hand(weights, y) * (1 if sample_weight is None else sample_weight)
+    model = fit(MLPClassifier(class_weight=weights, solver=solver, **QUICK), X, y, sample_weight)
+    same = fit(MLPClassifier(solver=solver, **QUICK), X, y, expected)
+    for mine, other in zip(model.coefs_, same.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9)
+    assert model.loss_ == pytest.approx(same.loss_)
+
+
+def test_validation_data_are_weighted_likewise():
+    y = TARGETS["multiclass"]
+    for weights in ("balanced", DICTS["multiclass"]):
+        expected = by_hand(weights, y)
+        model = MLPClassifier(class_weight=weights, early_stopping=True, **QUICK)
+        same = MLPClassifier(early_stopping=True, **QUICK)
+        fit(model, X, y)
+        assert model.validation_scores_ == fit(same, X, y, expected).validation_scores_
+        fit(model, X, y, X_val=X[:30], y_val=y[:30])
+        fit(same, X, y, expected, X_val=X[:30], y_val=y[:30], sample_weight_val=expected[:30])
+        np.testing.assert_allclose(model.validation_loss_curve_, same.validation_loss_curve_)
+
+
+def test_partial_fit_takes_a_dict_also_for_batches_without_some_class():
+    y = TARGETS["multiclass"]
+    few = y != 3
+    model = MLPClassifier(class_weight={-1: 0.2, 3: 5.0}, random_state=0)
+    same = MLPClassifier(random_state=0)
+    for rows in (slice(None), few):
+        model.partial_fit(X[rows], y[rows], classes=[-1, 1, 3])
+        weight = np.where(y == -1, 0.2, np.where(y == 3, 5.0, 1.0))
+        same.partial_fit(X[rows], y[rows], weight[rows], classes=[-1, 1, 3])
+    np.testing.assert_allclose(model.coefs_[0], same.coefs_[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("task", "weights", "message"),
+    [
+        ("binary", [{"no": 1}], "class_weight may be a list for multilabel targets only"),
+        ("multilabel", {0: 1.0}, "class_weight must be 'balanced' or a list of one dict per label"),
+        ("multilabel", [{0: 1.0}], "here of 2 dicts"),
+        ("binary", {"maybe": 2.0}, "class_weight"),
+        ("binary", "even", "'class_weight' parameter of MLPClassifier"),
+    ],
+)
+def test_wrong_class_weight(task, weights, message):
+    with pytest.raises(ValueError, match=message):
+        MLPClassifier(class_weight=weights).fit(X, TARGETS[task])
+
+
+def test_partial_fit_refuses_balanced():
+    with pytest.raises(ValueError, match="class_weight='balanced' is not supported by partial_fit"):
+        MLPClassifier(class_weight="balanced").partial_fit(X, TARGETS["binary"], classes=["no"])

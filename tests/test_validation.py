@@ -1,0 +1,304 @@
+"""Validation in the user's hands: X_val, scoring, history_, and why training stopped."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    get_scorer,
+    log_loss,
+    mean_squared_error,
+    r2_score,
+)
+from sklearn.model_selection import train_test_split
+
+from fastmlp import MLPClassifier, MLPRegressor
+
+rng = np.random.RandomState(0)
+X = rng.normal(size=(120, 5))
+LABELS = np.array(["a", "b", "c"])[np.argmax(X[:, :3] + rng.normal(size=(120, 3)), axis=1)]
+BINARY = X[:, 0] + rng.normal(size=120) > 0
+MULTILABEL = (X[:, :2] > rng.normal(size=(120, 2))).astype(int)
+TARGET = X[:, 0] - X[:, 1] ** 2 + rng.normal(size=120)
+X_VAL = rng.normal(size=(40, 5))
+LABELS_VAL = np.array(["a", "b", "c"])[np.argmax(X_VAL[:, :3], axis=1)]
+TARGET_VAL = X_VAL[:, 0]
+WEIGHT_VAL = rng.uniform(0.1, 2, 40)
+QUICK = {"hidden_layer_sizes": (6,), "random_state": 0, "learning_rate_init": 0.02, "max_iter": 12}
+HISTORY = ["epoch", "loss", "validation_loss", "validation_score", "learning_rate", "seconds"]
+
+
+def fit(model, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(*args, **kwargs)
+
+
+def after_each_epoch(make, *args, **kwargs):
+    """The models that fits of 1, 2, ... epochs give: an epoch's parameters, seen from outside."""
+    return [fit(make().set_params(max_iter=n), *args, **kwargs) for n in range(1, 13)]
+
+
+# --- the user's own validation data
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT_VAL], ids=["", "weights"])
+def test_recorded_losses_and_scores_are_scikit_learns(weight):
+    def classifier():
+        return MLPClassifier(**QUICK)
+
+    held_out = {"X_val": X_VAL, "y_val": LABELS_VAL, "sample_weight_val": weight}
+    model = fit(classifier(), X, LABELS, **held_out)
+    steps = after_each_epoch(classifier, X, LABELS)
+    losses = [log_loss(LABELS_VAL, m.predict_proba(X_VAL), sample_weight=weight) for m in steps]
+    scores = [accuracy_score(LABELS_VAL, m.predict(X_VAL), sample_weight=weight) for m in steps]
+    np.testing.assert_allclose(model.validation_loss_curve_, losses, rtol=1e-7)
+    np.testing.assert_allclose(model.history_["validation_loss"], losses, rtol=1e-7)
+    np.testing.assert_allclose(model.history_["validation_score"], scores)
+    assert model.validation_scores_ is None
+    np.testing.assert_array_equal(model.coefs_[0], steps[-1].coefs_[0])  # it did not train on them
+
+
+def test_regressor_with_frames_and_alpha():
+    """The validation loss has no penalty."""
+    names = [f"f{i}" for i in range(5)]
+    frame, frame_val = pd.DataFrame(X, columns=names), pd.DataFrame(X_VAL, columns=names)
+    make = lambda: MLPRegressor(alpha=10.0, **QUICK)  # noqa: E731
+    model = fit(make(), frame, TARGET, X_val=frame_val, y_val=TARGET_VAL)
+    steps = after_each_epoch(make, X, TARGET)
+    losses = [mean_squared_error(TARGET_VAL, m.predict(X_VAL)) / 2 for m in steps]
+    scores = [r2_score(TARGET_VAL, m.predict(X_VAL)) for m in steps]
+    np.testing.assert_allclose(model.validation_loss_curve_, losses, rtol=1e-7)
+    np.testing.assert_allclose(model.history_["validation_score"], scores, rtol=1e-7)
+
+
+@pytest.mark.parametrize("target", [LABELS, BINARY, MULTILABEL], ids=["multi", "binary", "labels"])
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_matrix, sparse.csc_array])
+def test_early_stopping_on_x_val_equals_the_split_that_gave_it(target, container):
+    """With the rows that the split sets aside, and no shuffling, both ways are one."""
+    params = {"early_stopping": True, "shuffle": False, "validation_fraction": 0.25}
+    params |= QUICK | {"max_iter": 40, "n_iter_no_change": 2}
+    model = fit(MLPClassifier(**params), container(X), target)
+    state = np.random.RandomState(0)
+    fit(MLPClassifier(**params | {"random_state": state, "max_iter": 1, "early_stopping": False}),
+        container(X), target)  # fmt: skip
+    stratify = target if target is BINARY else None
+    rows = train_test_split(np.arange(120), random_state=state, test_size=0.25, stratify=stratify)
+    train, held_out = rows
+    own = fit(MLPClassifier(**params), container(X[train]), target[train],
+              X_val=container(X[held_out]), y_val=target[held_out])  # fmt: skip
+    assert own.validation_scores_ == model.validation_scores_
+    assert own.n_iter_ == model.n_iter_ < 40
+    for mine, other in zip(own.coefs_, model.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9)
+
+
+def test_early_stopping_keeps_the_best_epoch():
+    make = lambda **more: MLPRegressor(**QUICK, **more)  # noqa: E731
+    held_out = {"X_val": X_VAL, "y_val": TARGET_VAL}
+    model = fit(make(early_stopping=True, tol=1.0), X, TARGET, **held_out)
+    steps = after_each_epoch(make, X, TARGET)
+    scores = [m.score(X_VAL, TARGET_VAL) for m in steps]
+    best = int(np.argmax(scores[: model.n_iter_]))
+    np.testing.assert_array_equal(model.coefs_[0], steps[best].coefs_[0])
+    assert model.best_validation_score_ == pytest.approx(scores[best])
+
+
+def test_lbfgs_records_its_iterations():
+    make = lambda: MLPClassifier(solver="lbfgs", **QUICK)  # noqa: E731
+    model = fit(make(), X, LABELS, X_val=X_VAL, y_val=LABELS_VAL)
+    losses = [
+        log_loss(LABELS_VAL, m.predict_proba(X_VAL)) for m in after_each_epoch(make, X, LABELS)
+    ]
+    np.testing.assert_allclose(model.validation_loss_curve_, losses, rtol=1e-7)
+    assert model.history_["epoch"] == list(range(1, model.n_iter_ + 1))
+    assert model.history_["loss"][-1] == model.loss_
+    np.testing.assert_array_equal(model.coefs_[0], fit(make(), X, LABELS).coefs_[0])
+
+
+# --- scoring
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("own", [True, False], ids=["X_val", "split"])
+def test_scoring_loss_is_minus_the_validation_loss(early, own):
+    if not early and not own:
+        return
+    held_out = {"X_val": X_VAL, "y_val": LABELS_VAL} if own else {}
+    model = fit(MLPClassifier(scoring="loss", early_stopping=early, **QUICK), X, LABELS, **held_out)
+    losses = model.validation_loss_curve_
+    np.testing.assert_array_equal(model.history_["validation_score"], np.negative(losses))
+    if early:
+        assert model.validation_scores_ == [-loss for loss in losses]
+        assert model.best_validation_score_ == -min(losses)
+        if own:
+            proba = model.predict_proba(X_VAL)
+            assert log_loss(LABELS_VAL, proba) == pytest.approx(min(losses))
+
+
+def f1_of_frames(estimator, data, target):
+    assert isinstance(data, pd.DataFrame)
+    assert isinstance(target, pd.Series)
+    return f1_score(target, estimator.predict(data), average="macro")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["X_val", "split"])
+@pytest.mark.parametrize("scoring", ["f1_macro", get_scorer("f1_macro"), f1_of_frames], ids=str)
+def test_scorers_get_a_fitted_copy_and_the_users_data(scoring, own):
+    names = [f"f{i}" for i in range(5)]
+    frame, frame_val = pd.DataFrame(X, columns=names), pd.DataFrame(X_VAL, columns=names)
+    held_out = {"X_val": frame_val, "y_val": pd.Series(LABELS_VAL)} if own else {}
+    make = lambda: MLPClassifier(scoring=scoring, early_stopping=True, **QUICK)  # noqa: E731
+    model = fit(make(), frame, pd.Series(LABELS), **held_out)
+    if own:
+        plain = lambda: MLPClassifier(**QUICK)  # noqa: E731
+        expected = [
+            f1_score(LABELS_VAL, m.predict(X_VAL), average="macro")
+            for m in after_each_epoch(plain, X, LABELS)
+        ]
+        np.testing.assert_allclose(model.validation_scores_, expected[: model.n_iter_])
+    else:
+        same = fit(MLPClassifier(scoring="f1_macro", early_stopping=True, **QUICK), X, LABELS)
+        assert model.validation_scores_ == same.validation_scores_
+        assert model.validation_loss_curve_ is None
+        assert np.isnan(model.history_["validation_loss"]).all()
+
+
+def test_accuracy_and_r2_by_name_are_the_default():
+    for estimator, name, y in (
+        (MLPClassifier, "accuracy", MULTILABEL), (MLPClassifier, "accuracy", BINARY),
+        (MLPRegressor, "r2", TARGET),
+    ):  # fmt: skip
+        weight = np.linspace(0.1, 2, 120)
+        default = fit(estimator(early_stopping=True, **QUICK), X, y, weight)
+        named = fit(estimator(early_stopping=True, scoring=name, **QUICK), X, y, weight)
+        np.testing.assert_allclose(named.validation_scores_, default.validation_scores_, rtol=1e-9)
+
+
+# --- history_
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_history_is_a_table(solver):
+    model = fit(MLPRegressor(solver=solver, **QUICK), X, TARGET)
+    table = pd.DataFrame(model.history_)
+    assert table.columns.tolist() == HISTORY
+    assert len(table) == model.n_iter_
+    assert table["validation_loss"].isna().all()
+    assert (table["seconds"] > 0).all()
+    if solver != "lbfgs":
+        assert table["loss"].tolist() == model.loss_curve_
+        assert (table["learning_rate"] == 0.02).all()
+
+
+def test_history_goes_on_with_warm_start_and_partial_fit():
+    model = fit(MLPRegressor(warm_start=True, **QUICK), X, TARGET)
+    first = model.history_
+    fit(model, X, TARGET, X_val=X_VAL, y_val=TARGET_VAL)
+    model.partial_fit(X, TARGET)
+    assert len(first["epoch"]) == 12
+    assert model.history_["epoch"] == list(range(1, 26))
+    assert model.history_["loss"] == model.loss_curve_
+    has_loss = ~np.isnan(model.history_["validation_loss"])
+    assert has_loss.tolist() == [False] * 12 + [True] * 12 + [False]
+    assert model.validation_loss_curve_ is None
+
+
+def test_defaults_make_no_further_pass_over_validation_data(monkeypatch):
+    from fastmlp.engine.cpu import CpuEngine
+
+    calls = []
+    original = CpuEngine.predict
+    monkeypatch.setattr(CpuEngine, "predict", lambda self, X: calls.append(1) or original(self, X))
+    monkeypatch.setattr(CpuEngine, "evaluate", None)
+    model = fit(MLPClassifier(early_stopping=True, **QUICK), X, LABELS)
+    assert len(calls) == model.n_iter_
+
+
+# --- why training stopped
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_stop_reason(solver):
+    model = fit(MLPRegressor(solver=solver, **QUICK | {"max_iter": 2}), X, TARGET)
+    assert model.stop_reason_ == "max_iter"
+    fit(model.set_params(max_iter=4000, tol=0.1), X, TARGET)
+    assert model.stop_reason_ == "converged"
+    long = {"max_iter": 10**7, "tol": 0.0, "max_fun": 10**8}
+    if solver == "adam":
+        assert MLPRegressor().partial_fit(X, TARGET).stop_reason_ == "max_iter"
+        long["n_iter_no_change"] = np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_params(max_time=1e-9, **long).fit(X, TARGET)
+    assert (model.stop_reason_, model.n_iter_) == ("max_time", 1)
+    assert len(model.history_["loss"]) == 1
+    assert np.isfinite(model.score(X, TARGET))
+
+
+def test_max_time_ends_a_long_fit():
+    data = np.random.RandomState(0).normal(size=(500, 20))
+    model = MLPRegressor(max_iter=10**7, n_iter_no_change=np.inf, max_time=0.3, random_state=0)
+    model.fit(data, data[:, 0])
+    seconds = model.history_["seconds"]
+    assert sum(seconds) - seconds[-1] < 0.3 < sum(seconds) + 0.2
+    assert model.stop_reason_ == "max_time"
+
+
+# --- wrong use
+
+CLASSIFIER_ERRORS = [
+    ({"X_val": X_VAL}, "y_val is missing"),
+    ({"y_val": LABELS_VAL}, "X_val is missing"),
+    ({"sample_weight_val": WEIGHT_VAL}, "sample_weight_val needs X_val"),
+    ({"X_val": X_VAL[:, :4], "y_val": LABELS_VAL}, "X_val, y_val.*X has 4 features"),
+    ({"X_val": X_VAL[:30], "y_val": LABELS_VAL}, "X_val, y_val.*inconsistent numbers of samples"),
+    ({"X_val": X_VAL, "y_val": ["z"] * 40}, r"y_val has classes that y does not have: \['z'\]"),
+    ({"X_val": X_VAL, "y_val": MULTILABEL[:40]}, "y_val must hold class labels"),
+    ({"X_val": X_VAL, "y_val": LABELS_VAL, "sample_weight_val": np.zeros(40)},
+     "X_val, y_val.*zero"),
+    ({"X_val": X_VAL * np.nan, "y_val": LABELS_VAL}, "X_val, y_val.*Input X contains NaN"),
+    ({"X_val": X_VAL, "y_val": LABELS_VAL, "sample_weight_val": [1.0]},
+     r"X_val, y_val.*sample_weight\.shape"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("held_out", "message"), CLASSIFIER_ERRORS, ids=[r[1] for r in CLASSIFIER_ERRORS]
+)
+def test_wrong_validation_set(held_out, message):
+    model = MLPClassifier(**QUICK)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, LABELS, **held_out)
+    assert not hasattr(model, "n_features_in_")
+
+
+def test_wrong_validation_names_and_outputs():
+    names = [f"f{i}" for i in range(5)]
+    frame, other = pd.DataFrame(X, columns=names), pd.DataFrame(X_VAL, columns=names[::-1])
+    with pytest.raises(ValueError, match=r"X_val, y_val.*feature names should match"):
+        MLPRegressor().fit(frame, TARGET, X_val=other, y_val=TARGET_VAL)
+    with pytest.raises(ValueError, match="y_val must have as many outputs as y"):
+        MLPRegressor().fit(X, TARGET, X_val=X_VAL, y_val=X_VAL)
+    with pytest.raises(ValueError, match=r"y_val must hold class labels, or an indicator matrix"):
+        MLPClassifier().fit(X, MULTILABEL, X_val=X_VAL, y_val=X_VAL[:, 0] > 0)
+    with pytest.raises(ValueError, match=r"X_val, y_val.*y must be >= 0"):
+        MLPRegressor("poisson").fit(X, TARGET**2, X_val=X_VAL, y_val=TARGET_VAL)
+
+
+def test_wrong_scoring():
+    with pytest.raises(ValueError, match=r"scoring='f1' needs validation data"):
+        MLPClassifier(scoring="f1").fit(X, BINARY)
+    with pytest.raises(ValueError, match=r"scoring='r2' needs validation data"):
+        MLPRegressor(scoring="r2", solver="lbfgs", early_stopping=True).fit(X, TARGET)
+    with pytest.raises(ValueError, match="'f9'"):
+        MLPClassifier(scoring="f9", early_stopping=True).fit(X, BINARY)
+    with pytest.raises(ValueError, match="scoring must return one number"):
+        MLPClassifier(scoring=lambda *_: "good", early_stopping=True).fit(X, BINARY)
+    with pytest.raises(ValueError, match="scoring"):
+        MLPClassifier(scoring=accuracy_score, early_stopping=True).fit(X, BINARY)
