@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 import reference
-from conftest import CONSTANTS, EMULATED_SIZES, make_problem
+from conftest import CONSTANTS, EMULATED_SIZES, make_network, make_problem
 from numba import float32, float64
 from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
 
@@ -152,7 +152,7 @@ def path(request, monkeypatch):
 
 
 @pytest.mark.parametrize("rule", SUPPORTED["rule"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", SUPPORTED["loss"])
 def test_both_paths_train_as_the_cpu_does(path, loss, rule):
     got, expected = train(emulated(path), loss, rule), train(CpuEngine, loss, rule)
     for mine, other in zip(got, expected, strict=True):
@@ -382,3 +382,13 @@ def test_optimizers_that_are_not_supported_are_refused_by_name():
     with pytest.raises(ValueError, match="device='cuda' does not support weight_decay"):
         CudaEngine(network, dtype="float64", device=EmulatedDevice(),
                    optimizer=Optimizer("adam", CONSTANTS["adam"], 0.1))  # fmt: skip
+
+
+def test_losses_that_are_not_supported_are_refused_by_name():
+    for loss in LOSSES.keys() - SUPPORTED["loss"]:
+        network = make_network((3, 4, 2), "relu", loss)
+        with pytest.raises(ValueError, match="device='cuda' does not support loss="):
+            CudaEngine(network, dtype="float64", device=EmulatedDevice())
+    network = Network((3, 4, 2), "relu", "binary_log_loss", label_smoothing=0.1)
+    with pytest.raises(ValueError, match="device='cuda' does not support label_smoothing"):
+        CudaEngine(network, dtype="float64", device=EmulatedDevice())

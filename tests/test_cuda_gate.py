@@ -4,8 +4,6 @@ Limits are a little above what was measured when they were set; a kernel that ne
 its nature.
 """
 
-import itertools
-
 import numpy as np
 import pytest
 from conftest import make_problem
@@ -56,9 +54,7 @@ def reports(capability, dtype, monkeypatch):
     input.
     """
     device = GateDevice(capability)
-    for loss, activation in itertools.zip_longest(
-        LOSSES, SUPPORTED["activation"], fillvalue="relu"
-    ):
+    for loss, activation in zip(SUPPORTED["loss"], SUPPORTED["activation"], strict=True):
         X, y = make_problem(loss, 400, 300, 3)
         X = X.astype(dtype)
         monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 2**17)

@@ -25,6 +25,7 @@ from fastmlp.optimizers import N_SLOTS, OPTIMIZERS, Optimizer
 # What this target can do so far; the rest is refused by name.
 SUPPORTED = {
     "activation": ("identity", "relu", "tanh", "logistic"),
+    "loss": ("squared_error", "binary_log_loss", "poisson", "log_loss"),
     "rule": ("sgd", "nesterov", "adam"),
 }
 _BLOCK_ROWS = 2**14
@@ -280,7 +281,7 @@ class CudaEngine:
         n_blocks = min(multiprocessors, -(-batch_size // rows))
         columns = 2 * sum(network.widths)
         shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
-        loss = LOSSES[network.loss]
+        loss = network.loss_row
         activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
         kernel = self._kernel(
             resident.resident_epoch, R=rows, SHARED=shared, ACTIVATION=activation.value,
@@ -344,7 +345,7 @@ class CudaEngine:
 
     def _head(self, call: "_Call", rows: Rows) -> None:
         """Scores become gradients; losses are kept."""
-        row, data, work = LOSSES[self._network.loss], call.data, call.workspace
+        row, data, work = self._network.loss_row, call.data, call.workspace
         names = {"FORMULA": row.value} | ({} if row.per_row else {"GRADIENT": row.gradient})
         head = self._kernel(kernels.softmax_head if row.per_row else kernels.head, **names)
         divisor = self._network.n_outputs if row.mean_over_outputs else 1
@@ -441,6 +442,13 @@ class CudaEngine:
 
 
 def _require_support(network: Network, optimizer: Optimizer | None) -> None:
+    if network.loss_row not in [LOSSES[name] for name in SUPPORTED["loss"]]:
+        raise ValueError(
+            f"device='cuda' does not support loss={network.loss_row.value.__name__!r}; use "
+            f"device='cpu', or one of {SUPPORTED['loss']}."
+        )
+    if network.label_smoothing:
+        raise ValueError("device='cuda' does not support label_smoothing; use device='cpu'.")
     if optimizer is not None and optimizer.name not in SUPPORTED["rule"]:
         raise ValueError(
             f"device='cuda' does not support solver={optimizer.name!r}; use device='cpu', or "

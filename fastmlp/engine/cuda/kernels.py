@@ -297,8 +297,8 @@ def head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, 
         total = REAL(0)
         for k in range(lane, n_outputs, 32):
             z, y = Z[z0 + i * ldz + k], targets[sample * n_outputs + k]
-            total += FORMULA(z, y, tiny)
-            Z[z0 + i * ldz + k] = scale * GRADIENT(z, y)
+            total += FORMULA(z, y, tiny, REAL(0))
+            Z[z0 + i * ldz + k] = scale * GRADIENT(z, y, REAL(0))
         for distance in (16, 8, 4, 2, 1):
             total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
         if lane == 0:

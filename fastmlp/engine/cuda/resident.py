@@ -115,8 +115,8 @@ def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny):
     total = REAL(0)
     for k in range(lane, n_outputs, 32):
         score, y = memory[(z + k) * R + i], targets[sample * n_outputs + k]
-        total += FORMULA(score, y, tiny)
-        memory[(delta + k) * R + i] = scale * GRADIENT(score, y)
+        total += FORMULA(score, y, tiny, REAL(0))
+        memory[(delta + k) * R + i] = scale * GRADIENT(score, y, REAL(0))
     for distance in (16, 8, 4, 2, 1):
         total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
     return total / divisor
