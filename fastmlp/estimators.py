@@ -1060,14 +1060,21 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        for name, allowed, condition in (("poisson", y >= 0, ">= 0"), ("gamma", y > 0, "> 0")):
-            if self.loss == name and not np.all(allowed):
-                raise ValueError(
-                    f"Some value(s) of y are out of the valid range of the loss '{name}': "
-                    f"y must be {condition}."
-                )
+        self._check_range(y)
         own = None if isinstance(self.loss, str) else _user_loss(self.loss, "identity")
         return _row_access(X), self._spread(y.reshape(len(y), -1)), own or self.loss
+
+    def _check_range(self, y: np.ndarray) -> None:
+        if self.loss == "poisson" and np.any(y < 0):
+            condition = ">= 0"
+        elif self.loss == "gamma" and np.any(y <= 0):
+            condition = "> 0"
+        else:
+            return
+        raise ValueError(
+            f"Some value(s) of y are out of the valid range of the loss '{self.loss}': "
+            f"y must be {condition}."
+        )
 
     def _levels(self) -> list[float] | None:
         """The levels, if ``quantile`` lists them and is in use."""
