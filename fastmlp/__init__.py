@@ -57,7 +57,8 @@ def jit_predictor(model):
     -------
     function
         Takes one sample, a one-dimensional array of n_features numbers, and returns a new
-        one-dimensional array in the model's element type: the targets of a regressor, the
+        one-dimensional array in the model's element type: the targets of a regressor (several
+        quantiles as the network gives them, not sorted), the
         outputs of a classifier's last layer (class probabilities; for two classes the
         probability of the second, for multilabel targets one probability per label).  It checks
         the sample's length and nothing else.

@@ -18,7 +18,7 @@ from sklearn.base import (
 )
 from sklearn.base import _fit_context as fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import check_scoring
+from sklearn.metrics import check_scoring, d2_pinball_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import _safe_indexing as safe_indexing
@@ -63,6 +63,7 @@ __all__ = [
     "check_scoring",
     "column_or_1d",
     "compute_class_weight",
+    "d2_pinball_score",
     "fit_context",
     "get_config",
     "open_callbacks",

@@ -43,6 +43,7 @@ from fastmlp._sklearn import (
     check_scoring,
     column_or_1d,
     compute_class_weight,
+    d2_pinball_score,
     fit_context,
     get_config,
     open_callbacks,
@@ -60,7 +61,7 @@ from fastmlp.engine import (
     get_row_predictor,
     to_host,
 )
-from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation
+from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation, Loss
 from fastmlp.network import INITIALISERS, Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
 from fastmlp.schedules import STEP_SCHEDULES, Schedule
@@ -77,11 +78,8 @@ from fastmlp.training import (
 )
 
 _STOCHASTIC_SOLVERS = ("sgd", "adam", "rmsprop", "nadam", "lion")
-_SGD_SCHEDULES = (
-    "constant",
-    "invscaling",
-    "adaptive",
-)  # scikit-learn's; others than 'sgd' ignore them
+# scikit-learn's; others than 'sgd' ignore them
+_SGD_SCHEDULES = ("constant", "invscaling", "adaptive")
 _STOCHASTIC_ATTRIBUTES = {
     "loss_curve_": "loss_curve",
     "best_loss_": "best_loss",
@@ -89,6 +87,9 @@ _STOCHASTIC_ATTRIBUTES = {
     "best_validation_score_": "best_validation_score",
     "_no_improvement_count": "no_improvement_count",
 }
+_REGRESSION_LOSSES = (
+    "squared_error", "poisson", "absolute_error", "huber", "quantile", "gamma", "log_cosh"
+)  # fmt: skip
 _FEW_ROWS = 8
 # beside the estimators, because predicting must not change an estimator's attributes
 _ROW_PREDICTORS: WeakKeyDictionary = WeakKeyDictionary()
@@ -327,7 +328,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _validate_input(self, X, y, incremental, reset):
-        """Checked ``X`` and encoded ``y`` (see `fastmlp.engine.Engine`), and the loss's name."""
+        """Checked ``X`` and encoded ``y`` (see `fastmlp.engine.Engine`), and `Network`'s loss."""
+
+    @abstractmethod
+    def _loss_options(self, n_outputs: int) -> dict:
+        """What `Network` takes beside the loss."""
 
     @abstractmethod
     def _validate_held_out(self, X, y):
@@ -436,7 +441,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         class_weights = self._class_weights(y)
         data = _Data(X, y, _weigh(y, sample_weight, class_weights), given)
         validation = self._given_validation(held_out, y, class_weights)
-        network = Network((X.shape[1], *hidden, self._n_outputs(y)), activations, loss)
+        n_outputs = self._n_outputs(y)
+        widths = (X.shape[1], *hidden, n_outputs)
+        network = Network(widths, activations, loss, **self._loss_options(n_outputs))
 
         self._random_state = check_random_state(self.random_state)
         states = self._restart_states()
@@ -840,7 +847,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         sizes = [array.size for array in (*self.coefs_, *self.intercepts_)]
         parts = np.split(packed, np.cumsum(sizes)[:-1])
         coefs = [part.reshape(coef.shape) for part, coef in zip(parts, self.coefs_, strict=False)]
-        if LOSSES[network.loss].per_row:
+        if network.loss_row.per_row:
             y = np.argmax(y, axis=1)
         engine = get_engine("cpu", network, dtype=np.float64, alpha=self.alpha)
         engine.load(X, y, sample_weight)
@@ -945,14 +952,20 @@ def _known(activation) -> str:
 
 def _user_activation(pair) -> Activation:
     value, derivative = pair
+    _try_out("activation", pair, 0.0)
+    return Activation(USER, value, derivative, of_score=True)
+
+
+def _try_out(parameter: str, pair, *arguments: float) -> None:
+    """Call a user's functions once, so that the plainest mistakes show at the door."""
+    where = ", ".join(map(str, arguments))
     try:
         with np.errstate(all="ignore"):
-            finite = np.isfinite([float(value(0.0)), float(derivative(0.0))]).all()
+            finite = np.isfinite([float(function(*arguments)) for function in pair]).all()
     except Exception as error:
-        raise ValueError(f"activation: {pair} fails at 0, with {error!r}.") from error
+        raise ValueError(f"{parameter}: {pair} fails at {where} with {error!r}.") from error
     if not finite:
-        raise ValueError(f"activation: value and derivative must be finite at 0, in {pair}.")
-    return Activation(USER, value, derivative, of_score=True)
+        raise ValueError(f"{parameter}: both functions of {pair} must be finite at {where}.")
 
 
 def _row_access(X):
@@ -1023,12 +1036,24 @@ def _r2(y: np.ndarray, prediction: np.ndarray, sample_weight) -> float:
     return float(np.mean(np.where(residual == 0, 1.0, 1.0 - ratio)))
 
 
+def _user_loss(pair, out_activation: str, of_class: bool = False) -> Loss:
+    if not _is_pair(pair):
+        raise ValueError(
+            f"loss must be a name or a pair of functions (value, derivative), got {pair!r}."
+        )
+    _try_out("loss", pair, 0.5, 1.0)
+    value, gradient = pair
+    per_row = out_activation == "softmax"
+    return Loss(USER, value, gradient, out_activation, per_row=per_row, of_probability=of_class)
+
+
 class MLPClassifier(ClassifierMixin, _BaseMLP):
     __doc__ = f"""Multilayer perceptron classifier.
 
     Takes the place of `sklearn.neural_network.MLPClassifier`: same parameters, attributes and
-    numbers, trained by compiled kernels.  It minimises the log loss; the output layer is softmax
-    for several classes, logistic for two classes and for multilabel targets.
+    numbers, trained by compiled kernels.  It minimises the log loss unless ``loss`` says otherwise;
+    the output layer is softmax for several classes, logistic for two classes and for multilabel
+    targets.
 
     Parameters
     ----------
@@ -1038,6 +1063,17 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         data too.  'balanced' is ``n_samples / (n_classes count_of_the_class)`` in the training
         data of `fit`; `partial_fit` takes a dict only.  For multilabel targets a list of one dict
         per label, or 'balanced', and a sample's weight is the product over the labels.
+    loss : {{'log_loss', 'squared_error', 'focal'}} or (callable, callable), default='log_loss'
+        'squared_error' is half the squared error of the probabilities of all classes (for two
+        classes Brier's score), 'focal' the log loss times ``(1 - p)^focal_gamma`` (Lin et al.,
+        2017).  A pair of functions of one class's probability ``p`` and its target ``y`` gives a
+        value and its derivative with respect to ``p``; a sample's loss is the sum over the classes,
+        which for two classes and for each label are ``p`` and ``1 - p``.  Not in scikit-learn.
+    focal_gamma : float, default=2.0
+        Exponent of ``loss='focal'``; not in scikit-learn.
+    label_smoothing : float, default=0.0
+        Share of a class's target that is spread evenly over all classes, in [0, 1), while losses
+        are computed; not in scikit-learn.
 
     Attributes
     ----------
@@ -1066,6 +1102,9 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
     _parameter_constraints: dict = {
         **_BaseMLP._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
+        "loss": [StrOptions({"log_loss", "squared_error", "focal"}), "array-like"],
+        "focal_gamma": [Interval(Real, 0, None, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
 
     def __init__(
@@ -1108,6 +1147,9 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         n_restarts=1,
         max_time=None,
         class_weight=None,
+        loss="log_loss",
+        focal_gamma=2.0,
+        label_smoothing=0.0,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -1146,6 +1188,27 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.n_restarts = n_restarts
         self.max_time = max_time
         self.class_weight = class_weight
+        self.loss = loss
+        self.focal_gamma = focal_gamma
+        self.label_smoothing = label_smoothing
+
+    def _loss(self, multiclass: bool) -> str | Loss:
+        """``loss`` as `Network` takes it."""
+        if self.label_smoothing and self.loss == "focal":
+            raise ValueError(
+                "label_smoothing does not work with loss='focal'; use loss='log_loss' or "
+                "'squared_error'."
+            )
+        if not isinstance(self.loss, str):
+            return _user_loss(self.loss, "softmax" if multiclass else "logistic", of_class=True)
+        if self.loss == "log_loss" and multiclass:
+            return "cross_entropy" if self.label_smoothing else "log_loss"
+        name = "brier" if self.loss == "squared_error" else self.loss
+        return name if multiclass else f"binary_{name}"
+
+    def _loss_options(self, n_outputs):
+        constants = (float(self.focal_gamma),) * n_outputs if self.loss == "focal" else ()
+        return {"loss_constants": constants, "label_smoothing": float(self.label_smoothing)}
 
     def _check_solver(self):
         if self.solver not in _STOCHASTIC_SOLVERS:
@@ -1199,12 +1262,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(unique_labels(y))
-        per_row = self._label_binarizer.y_type_ == "multiclass"
-        return (
-            _row_access(X),
-            self._encode(y, X.dtype),
-            "log_loss" if per_row else "binary_log_loss",
-        )
+        loss = self._loss(multiclass=self._label_binarizer.y_type_ == "multiclass")
+        return _row_access(X), self._encode(y, X.dtype), loss
 
     def _check_data(self, X, y, reset):
         X, y = self._validate(X, y, multi_output=True, dtype=(np.float64, np.float32), reset=reset)
@@ -1357,10 +1416,21 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
 
     Parameters
     ----------
-    loss : {{'squared_error', 'poisson'}}, default='squared_error'
-        Half the squared error, or half the Poisson deviance of counts ``y >= 0`` with the
-        exponential as output activation.
+    loss : str or (callable, callable), default='squared_error'
+        'squared_error' is half the squared error, 'poisson' half the Poisson deviance of counts
+        ``y >= 0`` with the exponential as output activation.  Not in scikit-learn:
+        'absolute_error'; 'huber' (half the squared error up to a distance of ``huber_delta``,
+        straight on from there); 'quantile'; 'gamma', half the gamma deviance of ``y > 0``, with the
+        exponential; 'log_cosh'.  A pair of functions of a prediction and its target gives a value
+        and its derivative with respect to the prediction.  A sample's loss is the sum over the
+        outputs, but for scikit-learn's 'squared_error' (the README says how).
     {_PARAMETERS}
+    huber_delta : float, default=1.0
+        Where 'huber' becomes straight; not in scikit-learn.
+    quantile : float or array-like of float, default=0.5
+        Level of ``loss='quantile'``, in (0, 1).  With several, the network has an output for each,
+        ``y`` is one-dimensional, and `predict` returns an array of shape (n_samples, n_levels)
+        whose columns never cross, because each row is sorted by level.  Not in scikit-learn.
 
     Attributes
     ----------
@@ -1383,7 +1453,9 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
     """
 
     _parameter_constraints = _BaseMLP._parameter_constraints | {
-        "loss": [StrOptions({"squared_error", "poisson"})]
+        "loss": [StrOptions(set(_REGRESSION_LOSSES)), "array-like"],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
     }
 
     def __init__(
@@ -1426,6 +1498,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         weight_init="auto",
         n_restarts=1,
         max_time=None,
+        huber_delta=1.0,
+        quantile=0.5,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -1464,6 +1538,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.weight_init = weight_init
         self.n_restarts = n_restarts
         self.max_time = max_time
+        self.huber_delta = huber_delta
+        self.quantile = quantile
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):
@@ -1487,7 +1563,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _validate_input(self, X, y, incremental, reset):
-        return *self._check_data(X, y, reset), self.loss
+        own = None if isinstance(self.loss, str) else _user_loss(self.loss, "identity")
+        return *self._check_data(X, y, reset), own or self.loss
 
     def _validate_held_out(self, X, y):
         return self._check_data(X, y, reset=False)
@@ -1498,15 +1575,73 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        self._check_range(y)
+        return _row_access(X), self._spread(y.reshape(len(y), -1))
+
+    def _check_range(self, y: np.ndarray) -> None:
         if self.loss == "poisson" and np.any(y < 0):
+            condition = ">= 0"
+        elif self.loss == "gamma" and np.any(y <= 0):
+            condition = "> 0"
+        else:
+            return
+        raise ValueError(
+            f"Some value(s) of y are out of the valid range of the loss '{self.loss}': "
+            f"y must be {condition}."
+        )
+
+    def _levels(self) -> list[float] | None:
+        """The levels, if ``quantile`` lists them and is in use."""
+        if self.loss != "quantile" or isinstance(self.quantile, Real):
+            return None
+        levels = list(self.quantile)
+        if not levels or not all(isinstance(q, Real) and 0 < float(q) < 1 for q in levels):
+            raise ValueError(f"quantile must consist of levels between 0 and 1, got {levels}.")
+        return [float(q) for q in levels]
+
+    def _spread(self, y: np.ndarray) -> np.ndarray:
+        """A column of targets for each level."""
+        levels = self._levels()
+        if levels is None:
+            return y
+        if y.shape[1] != 1:
             raise ValueError(
-                "Some value(s) of y are out of the valid range of the loss 'poisson': "
-                "y must be >= 0."
+                "quantile with several levels needs a one-dimensional y; fit one model per output, "
+                "or give one level."
             )
-        return _row_access(X), y.reshape(len(y), -1)
+        return np.repeat(y, len(levels), axis=1)
+
+    def _loss_options(self, n_outputs):
+        constants = ()
+        if self.loss == "huber":
+            constants = (float(self.huber_delta),) * n_outputs
+        if self.loss == "quantile":
+            constants = tuple(self._levels() or (float(self.quantile),) * n_outputs)
+        return {"loss_constants": constants}
 
     def _scorer(self, engine, X, y, sample_weight):
+        if self.loss == "quantile":
+            return lambda: self._d2_pinball(y, self._sorted(engine.predict(X)), sample_weight)
         return lambda: _r2(y, engine.predict(X), sample_weight)
+
+    def _d2_pinball(self, y, outputs, sample_weight) -> float:
+        """Share of the pinball loss that constant quantiles leave and the model does not."""
+        if not np.isfinite(outputs).all():
+            return float("nan")
+        levels = self._levels() or [self.quantile] * outputs.shape[1]
+        scores = [
+            d2_pinball_score(target, output, alpha=level, sample_weight=sample_weight)
+            for target, output, level in zip(y.T, outputs.T, levels, strict=True)
+        ]
+        return float(np.mean(scores))
+
+    def _sorted(self, outputs: np.ndarray) -> np.ndarray:
+        """Quantiles of several levels, each row sorted by level: on average, none gets worse."""
+        levels = self._levels()
+        if levels is None:
+            return outputs
+        ranks = np.argsort(np.argsort(levels, kind="stable"))
+        return np.sort(outputs, axis=1)[:, ranks]
 
     def predict(self, X):
         """Predict target values.
@@ -1518,10 +1653,38 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
 
         Returns
         -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        y : ndarray of shape (n_samples,), (n_samples, n_outputs) or (n_samples, n_levels)
         """
         outputs = self._outputs(X)
+        if self._levels() is not None:
+            return _where_it_belongs(self._sorted(outputs), X)
         return _where_it_belongs(outputs.ravel() if outputs.shape[1] == 1 else outputs, X)
+
+    def score(self, X, y, sample_weight=None):
+        """Score the predictions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Input samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Target values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        score : float
+            The coefficient of determination R^2; with ``loss='quantile'``, which does not predict
+            means, `sklearn.metrics.d2_pinball_score`, averaged over outputs or levels.
+        """
+        if self.loss != "quantile":
+            return super().score(X, y, sample_weight)
+        outputs = self.predict(X)
+        y = np.asarray(y)
+        return self._d2_pinball(
+            self._spread(y.reshape(len(y), -1)), outputs.reshape(len(outputs), -1), sample_weight
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -7,9 +7,14 @@ on numbers in tests, and compiled as it stands by every engine.  An activation i
 the derivative, it is a function of ``z`` (`Activation.of_score`), and engines keep it from the
 forward pass.
 
-A loss is written in terms of the raw score ``z`` (fused with its output activation), so no
-probability is ever formed, logged and divided again: ``value(z, y, tiny)`` and ``gradient(z, y) =
-d value / d z``.
+A loss comes in one of three forms, none of which logs or divides by a probability that may have
+underflowed.  Most are written in terms of the raw score ``z``, fused with the output activation:
+``value(z, y, tiny, constant)`` and ``gradient(z, y, constant) = d value / d z``.  The loss of a
+class (`Loss.of_probability`) is ``value(p, log_p, y, constant)``, summed over the classes, and
+``gradient = d value / d log_p``; engines make ``d / d z_k = g_k - p_k sum(g)`` of it, for softmax
+and, with the two classes ``p`` and ``1 - p``, for the logistic function.  `log_loss`, the third
+form, is the common case with everything fused.  ``constant`` is a number per output that a
+parameter sets (`huber`'s delta), so that nothing is compiled anew when it changes.
 
 ``tiny`` is the machine epsilon of the scores.  scikit-learn clips probabilities to
 ``[tiny, 1 - tiny]`` before taking their logarithm; clamping the fused loss to the image of that
@@ -190,17 +195,17 @@ def exponential(z):
     return exp(z)
 
 
-def squared_error(z, y, tiny):
+def squared_error(z, y, tiny, _):
     """Half squared error ``(z - y)^2 / 2``."""
     return type(z)(0.5) * (z - y) * (z - y)
 
 
-def squared_error_gradient(z, y):
+def squared_error_gradient(z, y, _):
     """``z - y``."""
     return z - y
 
 
-def binary_log_loss(z, y, tiny):
+def binary_log_loss(z, y, tiny, _):
     """``-y log p - (1 - y) log(1 - p)`` with ``p = logistic(z)``, as ``softplus(z) - y z``."""
     loss = (z if z > 0 else type(z)(0)) + log1p(exp(z if z < 0 else -z)) - y * z
     floor = -log1p(-tiny)
@@ -209,20 +214,111 @@ def binary_log_loss(z, y, tiny):
     return cap if loss > cap else loss
 
 
-def binary_log_loss_gradient(z, y):
+def binary_log_loss_gradient(z, y, _):
     """``logistic(z) - y``."""
     return type(z)(1) / (type(z)(1) + exp(-z)) - y
 
 
-def poisson(z, y, tiny):
+def poisson(z, y, tiny, _):
     """Half Poisson deviance ``y log(y / mu) - y + mu`` with ``mu = exp(z)``."""
     constant = y * log(y) - y if y > 0 else type(y)(0)
     return constant - y * z + exp(z)
 
 
-def poisson_gradient(z, y):
+def poisson_gradient(z, y, _):
     """``exp(z) - y``."""
     return exp(z) - y
+
+
+def absolute_error(z, y, tiny, _):
+    """``|z - y|``."""
+    return z - y if z > y else y - z
+
+
+def absolute_error_gradient(z, y, _):
+    """The sign of ``z - y``."""
+    return type(z)(1) if z > y else (type(z)(-1) if z < y else z - y)
+
+
+def huber(z, y, tiny, delta):
+    """Half squared error up to a distance of ``delta``, straight on from there."""
+    size = z - y if z > y else y - z
+    return type(z)(0.5) * size * size if size <= delta else delta * (size - type(z)(0.5) * delta)
+
+
+def huber_gradient(z, y, delta):
+    """``z - y``, clipped to ``[-delta, delta]``."""
+    return delta if z - y > delta else (-delta if z - y < -delta else z - y)
+
+
+def quantile(z, y, tiny, level):
+    """Pinball loss: ``level (y - z)`` below the target, ``(1 - level) (z - y)`` above it."""
+    return level * (y - z) if y > z else (type(z)(1) - level) * (z - y)
+
+
+def quantile_gradient(z, y, level):
+    """``-level`` below the target, ``1 - level`` above it."""
+    return -level if y > z else (type(z)(1) - level if z > y else z - y)
+
+
+def gamma(z, y, tiny, _):
+    """Half gamma deviance ``log(mu / y) + y / mu - 1`` with ``mu = exp(z)``."""
+    return z - log(y) + y * exp(-z) - type(z)(1)
+
+
+def gamma_gradient(z, y, _):
+    """``1 - y exp(-z)``."""
+    return type(z)(1) - y * exp(-z)
+
+
+def log_cosh(z, y, tiny, _):
+    """``log(cosh(z - y))``."""
+    size = z - y if z > y else y - z
+    t = tanh(size)
+    if size < 1:  # without cancellation
+        return type(z)(-0.5) * log1p(-t * t)
+    return size + log1p(exp(type(z)(-2) * size)) - type(z)(0.6931471805599453)
+
+
+def log_cosh_gradient(z, y, _):
+    """``tanh(z - y)``."""
+    return tanh(z - y)
+
+
+def cross_entropy(p, log_p, y, _):
+    """``-y log p``: `log_loss` for targets between 0 and 1."""
+    return -y * log_p
+
+
+def cross_entropy_gradient(p, log_p, y, _):
+    """``-y``."""
+    return -y
+
+
+def brier(p, log_p, y, _):
+    """Half squared error of a probability."""
+    return type(p)(0.5) * (p - y) * (p - y)
+
+
+def brier_gradient(p, log_p, y, _):
+    """``p (p - y)``."""
+    return p * (p - y)
+
+
+def focal(p, log_p, y, gamma):
+    """``-y (1 - p)^gamma log p`` (Lin et al., 2017)."""
+    t = tanh(type(p)(-0.5) * log_p)
+    other = type(p)(2) * t / (type(p)(1) + t)  # 1 - p without cancellation
+    other = other if other > 1e-30 else type(p)(1e-30)
+    return -y * exp(gamma * log(other)) * log_p
+
+
+def focal_gradient(p, log_p, y, gamma):
+    """``-y (1 - p)^gamma (1 - gamma p log p / (1 - p))``."""
+    t = tanh(type(p)(-0.5) * log_p)
+    other = type(p)(2) * t / (type(p)(1) + t)
+    other = other if other > 1e-30 else type(p)(1e-30)
+    return -y * exp(gamma * log(other)) * (type(p)(1) - gamma * p * log_p / other)
 
 
 def log_loss(normaliser, score, tiny):
@@ -261,6 +357,8 @@ class Loss(NamedTuple):
 
     ``out_activation`` is the output activation that the loss is fused with.  ``per_row`` losses
     (softmax) see a whole row of scores and a class number, the others one score and one target.
+    ``of_probability`` losses are written in terms of a class's probability (see above), a user's
+    own (`USER`) of ``(p, y)`` and with ``d value / d p``; a user's other losses are of ``(z, y)``.
     ``mean_over_outputs`` reports the mean over outputs while the gradient sums over them, as
     scikit-learn does for the squared error (its issue 8349).
     """
@@ -271,6 +369,7 @@ class Loss(NamedTuple):
     out_activation: str
     per_row: bool = False
     mean_over_outputs: bool = False
+    of_probability: bool = False
 
 
 ACTIVATIONS = {
@@ -299,4 +398,16 @@ LOSSES = {
     "binary_log_loss": Loss(1, binary_log_loss, binary_log_loss_gradient, "logistic"),
     "poisson": Loss(2, poisson, poisson_gradient, "exp"),
     "log_loss": Loss(3, log_loss, None, "softmax", per_row=True),
+    "absolute_error": Loss(4, absolute_error, absolute_error_gradient, "identity"),
+    "huber": Loss(5, huber, huber_gradient, "identity"),
+    "quantile": Loss(6, quantile, quantile_gradient, "identity"),
+    "gamma": Loss(7, gamma, gamma_gradient, "exp"),
+    "log_cosh": Loss(8, log_cosh, log_cosh_gradient, "identity"),
+    "cross_entropy": Loss(
+        9, cross_entropy, cross_entropy_gradient, "softmax", per_row=True, of_probability=True
+    ),
+    "brier": Loss(10, brier, brier_gradient, "softmax", per_row=True, of_probability=True),
+    "binary_brier": Loss(11, brier, brier_gradient, "logistic", of_probability=True),
+    "focal": Loss(12, focal, focal_gradient, "softmax", per_row=True, of_probability=True),
+    "binary_focal": Loss(13, focal, focal_gradient, "logistic", of_probability=True),
 }

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.functions import ACTIVATIONS, LOSSES, Activation
+from fastmlp.functions import ACTIVATIONS, LOSSES, Activation, Loss
 
 
 def _uniform(bound: float, fan_in: int, fan_out: int, random_state) -> np.ndarray:
@@ -81,13 +81,20 @@ class Network:
     activations : str or tuple of str or Activation
         Activation of every hidden layer, or one per hidden layer: keys of
         `fastmlp.functions.ACTIVATIONS`, or rows like its own.
-    loss : str
-        A key of `fastmlp.functions.LOSSES`; it implies the output activation.
+    loss : str or Loss
+        A key of `fastmlp.functions.LOSSES`, or a row like its own; it implies the output
+        activation.
+    loss_constants : tuple of float
+        The loss's constant for each output, if it has one.
+    label_smoothing : float
+        Share of a class's target that is spread over all classes, for losses of classes.
     """
 
     widths: tuple[int, ...]
     activations: str | tuple[str | Activation, ...]
-    loss: str
+    loss: str | Loss
+    loss_constants: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
 
     @cached_property
     def hidden(self) -> tuple[Activation, ...]:
@@ -102,13 +109,17 @@ class Network:
             chosen = (chosen,) * max(1, len(self.widths) - 2)
         return tuple(ACTIVATIONS[one] if isinstance(one, str) else one for one in chosen)
 
+    @cached_property
+    def loss_row(self) -> Loss:
+        return LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
+
     @property
     def n_outputs(self) -> int:
         return self.widths[-1]
 
     @property
     def out_activation(self) -> str:
-        return LOSSES[self.loss].out_activation
+        return self.loss_row.out_activation
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:

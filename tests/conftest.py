@@ -6,10 +6,12 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy: scikit-learn's array API ch
 
 import numpy as np
 import pytest
+import reference
 from simt import EmulatedDevice
 
 from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile
 from fastmlp.functions import LOSSES
+from fastmlp.network import Network
 
 CONSTANTS = {  # of the optimizers, after the rate
     "sgd": (0.9, 0.0, 0.0),
@@ -50,8 +52,17 @@ def make_problem(loss, n_samples, n_features, n_outputs, seed=0):
     X = rng.normal(size=(n_samples, n_features))
     if LOSSES[loss].per_row:
         return X, rng.integers(0, n_outputs, n_samples)
-    if loss == "binary_log_loss":
+    if loss.startswith("binary"):
         return X, rng.integers(0, 2, (n_samples, n_outputs)).astype(float)
     if loss == "poisson":
         return X, rng.poisson(2.0, (n_samples, n_outputs)).astype(float)
+    if loss == "gamma":
+        return X, rng.gamma(2.0, size=(n_samples, n_outputs))
     return X, rng.normal(size=(n_samples, n_outputs))
+
+
+def make_network(widths, activation, loss):
+    """With the loss's constants of `reference`."""
+    constant, smoothing = reference.CONSTANT.get(loss), reference.SMOOTHING.get(loss, 0.0)
+    constants = () if constant is None else (constant,) * widths[-1]
+    return Network(widths, activation, loss, constants, smoothing)

@@ -51,11 +51,15 @@ HIDDEN = {
     ),
 }  # fmt: skip
 OUTPUT = {
-    "squared_error": lambda z: z,
-    "poisson": np.exp,
-    "binary_log_loss": expit,
-    "log_loss": lambda z: softmax(z, axis=1),
+    **dict.fromkeys(
+        ("squared_error", "absolute_error", "huber", "quantile", "log_cosh"), lambda z: z
+    ),
+    **dict.fromkeys(("poisson", "gamma"), np.exp),
+    **dict.fromkeys(("binary_log_loss", "binary_brier", "binary_focal"), expit),
+    **dict.fromkeys(("log_loss", "cross_entropy", "brier", "focal"), lambda z: softmax(z, axis=1)),
 }
+CONSTANT = {"huber": 0.8, "quantile": 0.3, "focal": 1.5, "binary_focal": 1.5}
+SMOOTHING = {"cross_entropy": 0.1, "brier": 0.2, "binary_brier": 0.2}
 
 
 def split(flat, widths):
@@ -84,12 +88,74 @@ def forward(flat, widths, activation, X):
     return zs, activations
 
 
+REGRESSION = {  # of the residual z - y and the loss's constant
+    "absolute_error": (lambda r, _: np.abs(r), lambda r, _: np.sign(r)),
+    "huber": (
+        lambda r, d: np.where(np.abs(r) <= d, r**2 / 2, d * (np.abs(r) - d / 2)),
+        lambda r, d: np.clip(r, -d, d),
+    ),
+    "quantile": (
+        lambda r, q: np.maximum(-q * r, (1 - q) * r),
+        lambda r, q: np.where(r < 0, -q, 1 - q) * (r != 0),
+    ),
+    "log_cosh": (lambda r, _: np.logaddexp(r, -r) - np.log(2), lambda r, _: np.tanh(r)),
+}
+
+
+def smooth(loss, target):
+    """One-hot targets (n, n_classes) with a share spread over the classes."""
+    share = SMOOTHING.get(loss, 0.0)
+    return (1 - share) * target + share / target.shape[1]
+
+
+def two_classes(loss, z, y):
+    """For each output: log-probabilities (n, 2) of both classes, and their targets."""
+    log_p = [log_softmax(np.stack([0 * column, column], axis=1), axis=1) for column in z.T]
+    return log_p, [smooth(loss, np.stack([1 - column, column], axis=1)) for column in y.T]
+
+
+def class_losses(loss, log_p, target):
+    """Of log-probabilities (n, n_classes), summed over the classes."""
+    p = np.exp(log_p)
+    if loss == "cross_entropy":
+        return -(target * log_p).sum(axis=1)
+    if loss == "brier":
+        return 0.5 * ((p - target) ** 2).sum(axis=1)
+    return -(target * (1 - p) ** CONSTANT[loss] * log_p).sum(axis=1)
+
+
+def class_gradients(loss, log_p, target):
+    """d loss / d scores, by the Jacobian of softmax."""
+    p = np.exp(log_p)
+    if loss == "cross_entropy":
+        by_p = -target / p
+    elif loss == "brier":
+        by_p = p - target
+    else:
+        c = CONSTANT[loss]
+        by_p = target * (c * (1 - p) ** (c - 1) * log_p - (1 - p) ** c / p)
+    jacobian = p[:, :, None] * (np.eye(p.shape[1]) - p[:, None, :])
+    return np.einsum("nj,njk->nk", by_p, jacobian)
+
+
 def losses(loss, z, y, eps=EPS):
     """Loss of each sample from raw scores (n, n_outputs).
 
     Log losses are clamped as if probabilities had been clipped to [eps, 1 - eps].
     """
     bounds = -np.log1p(-eps), -np.log(eps)
+    r, constant = (z - y, CONSTANT.get(loss)) if z.shape == np.shape(y) else (None, None)
+    if loss in REGRESSION:
+        return REGRESSION[loss][0](r, constant).sum(axis=1)
+    if loss == "gamma":
+        return (np.log(np.exp(z) / y) + y / np.exp(z) - 1).sum(axis=1)
+    if loss in ("cross_entropy", "brier", "focal"):
+        return class_losses(loss, log_softmax(z, axis=1), smooth(loss, np.eye(z.shape[1])[y]))
+    if loss in ("binary_brier", "binary_focal"):
+        p, t = two_classes(loss, z, y)
+        return sum(
+            class_losses(loss.removeprefix("binary_"), *pair) for pair in zip(p, t, strict=True)
+        )
     if loss == "squared_error":
         return 0.5 * ((z - y) ** 2).mean(axis=1)
     if loss == "poisson":
@@ -101,6 +167,16 @@ def losses(loss, z, y, eps=EPS):
 
 def score_gradient(loss, z, y):
     """d (sum of losses) / d z; scikit-learn's squared error sums over outputs here."""
+    if loss in REGRESSION:
+        return REGRESSION[loss][1](z - y, CONSTANT.get(loss))
+    if loss == "gamma":
+        return 1 - y / np.exp(z)
+    if loss in ("cross_entropy", "brier", "focal"):
+        return class_gradients(loss, log_softmax(z, axis=1), smooth(loss, np.eye(z.shape[1])[y]))
+    if loss in ("binary_brier", "binary_focal"):
+        pairs = zip(*two_classes(loss, z, y), strict=True)
+        columns = [class_gradients(loss.removeprefix("binary_"), *pair)[:, 1] for pair in pairs]
+        return np.stack(columns, axis=1)
     target = np.eye(z.shape[1])[y] if loss == "log_loss" else y
     return OUTPUT[loss](z) - target
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 import sklearn
-from conftest import CONSTANTS, EMULATED_SIZES, make_problem
+from conftest import CONSTANTS, EMULATED_SIZES, make_network, make_problem
 from numba import float32, float64
 from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
 from sklearn.exceptions import ConvergenceWarning
@@ -22,7 +22,7 @@ from fastmlp.engine.cpu import CpuEngine
 from fastmlp.engine.cuda import CudaEngine, kernels, resident, samples, tiles
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.engine.cuda.tiles import MmaTile, Tile
-from fastmlp.functions import LOSSES, USER, Activation
+from fastmlp.functions import LOSSES, USER, Activation, Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
@@ -127,7 +127,7 @@ def test_engine_with_less_precise_products(precision):
 
 def train(make_engine, loss, rule, dtype="float64"):
     """Losses of two epochs, the parameters and the state after them."""
-    network = Network((5, 7, 6, 3 if loss == "log_loss" else 2), "tanh", loss)
+    network = make_network((5, 7, 6, 3 if LOSSES[loss].per_row else 2), "tanh", loss)
     X, y = make_problem(loss, 30, 5, network.n_outputs)
     engine = make_engine(
         network, dtype=dtype, alpha=0.1, batch_size=12, optimizer=Optimizer(rule, CONSTANTS[rule])
@@ -145,9 +145,9 @@ def train(make_engine, loss, rule, dtype="float64"):
 def test_formulas_of_the_user(path):
     """As on the CPU, closures and NumPy's functions included."""
 
-    def losses(make_engine, activation):
-        network = Network((5, 7, 2), activation, "squared_error")
-        X, y = make_problem("squared_error", 20, 5, 2)
+    def losses(make_engine, activation, loss):
+        network = Network((5, 7, 2), activation, loss)
+        X, y = make_problem("binary_log_loss", 20, 5, 2)
         engine = make_engine(network, dtype="float64", batch_size=10,
                              optimizer=Optimizer("sgd", (0.9, 0.0, 0.0)))  # fmt: skip
         engine.load(X, y)
@@ -157,8 +157,13 @@ def test_formulas_of_the_user(path):
     two = 2.0
     pair = Activation(USER, lambda z: np.sin(two * z), lambda z: two * np.cos(two * z),
                       of_score=True)  # fmt: skip
-    got, expected = losses(emulated(path), (pair,)), losses(CpuEngine, (pair,))
-    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    cubic = Loss(USER, lambda z, y: abs(z - y) ** 3 / 3, lambda z, y: (z - y) * abs(z - y),
+                 "identity")  # fmt: skip
+    brier = Loss(USER, lambda p, y: (p - y) ** 2, lambda p, y: two * (p - y), "logistic",
+                 of_probability=True)  # fmt: skip
+    for loss in (cubic, brier):
+        got, expected = (losses(make, (pair,), loss) for make in (emulated(path), CpuEngine))
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def emulated(path, *device_options):
@@ -178,8 +183,10 @@ def path(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "rule"),
+    [*((loss, "nadam") for loss in LOSSES), *(("log_loss", rule) for rule in OPTIMIZERS)],
+)
 def test_both_paths_train_as_the_cpu_does(path, loss, rule):
     got, expected = train(emulated(path), loss, rule), train(CpuEngine, loss, rule)
     for mine, other in zip(got, expected, strict=True):

@@ -11,7 +11,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import CONSTANTS, make_problem
+from conftest import CONSTANTS, make_network, make_problem
 from scipy import sparse
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -62,13 +62,13 @@ def train(network, X, y, dtype, n_threads, batch_size, rule, weight=None):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("loss", "rule"), list(zip(itertools.cycle(LOSSES), itertools.chain(OPTIMIZERS, OPTIMIZERS)))
+    ("loss", "rule"), list(zip(LOSSES, itertools.cycle(OPTIMIZERS), strict=False))
 )
 @pytest.mark.parametrize("widths", [(7,), (5, 9), (37, 53, 7), (20, 130, 40, 5)], ids=str)
 def test_same_bits_for_every_number_of_threads(no_thresholds, widths, loss, rule, dtype):
     activation = sorted(ACTIVATIONS)[len(widths) % len(ACTIVATIONS)]
-    n_outputs = 3 if loss == "log_loss" else 2
-    network = Network((*widths, n_outputs), activation, loss)
+    n_outputs = 3 if LOSSES[loss].per_row else 2
+    network = make_network((*widths, n_outputs), activation, loss)
     X, y = make_problem(loss, 150, widths[0], n_outputs)
     X = X.astype(dtype)
     y = y if LOSSES[loss].per_row else y.astype(dtype)

@@ -22,8 +22,8 @@ class Engine(Protocol):
 
     ``X`` is a C-ordered float array (its rows may be strided; it may be read-only or
     memory-mapped) or a CSR matrix, of shape (n_samples, n_features) and the engine's dtype.
-    ``y`` holds class numbers of shape (n_samples,), int64, for losses over whole rows
-    (``log_loss``), else targets of shape (n_samples, n_outputs) and the engine's dtype.
+    ``y`` holds class numbers of shape (n_samples,), int64, for losses over whole rows (of classes
+    that exclude each other), else targets of shape (n_samples, n_outputs) and the engine's dtype.
     """
 
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:

@@ -39,7 +39,7 @@ from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.stations import GO, Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.engine.cpu.vector import VECTOR_BYTES
-from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.functions import ACTIVATIONS, Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
@@ -83,21 +83,36 @@ class Source:
             self.fields = (0, _address(rows), rows.strides[0], 0, 0)
 
 
+def _is_fused(loss: Loss) -> bool:
+    """Whether the kernel works out this loss while it works out softmax."""
+    return loss.per_row and not loss.of_probability
+
+
 class Targets:
     """Targets, classes and weights in the kernels' types."""
 
     def __init__(self, network: Network, dtype: np.dtype, y, sample_weight):
         self.values = self.classes = self.weights = None
-        if y is not None and LOSSES[network.loss].per_row:
+        if y is not None and _is_fused(network.loss_row):
             self.classes = np.ascontiguousarray(y, np.int64)
         elif y is not None:
-            self.values = np.ascontiguousarray(y, dtype)
+            self.values = np.ascontiguousarray(_soften(network, y), dtype)
         if sample_weight is not None:
             self.weights = np.ascontiguousarray(sample_weight, dtype)
 
     @property
     def fields(self) -> tuple[int, int, int]:
         return _address(self.values), _address(self.classes), _address(self.weights)
+
+
+def _soften(network: Network, y: np.ndarray) -> np.ndarray:
+    """Targets of shape (n_samples, n_outputs), those of classes smoothed."""
+    kept = 1.0 - network.label_smoothing
+    if network.loss_row.per_row:
+        spread = np.full((len(y), network.n_outputs), network.label_smoothing / network.n_outputs)
+        spread[np.arange(len(y)), y] += kept
+        return spread
+    return kept * y + network.label_smoothing / 2 if network.label_smoothing else y
 
 
 class CpuEngine:
@@ -246,7 +261,6 @@ class CpuEngine:
             loops.derivative(row, dtype) if train and not fused else 0
             for row, fused in zip(network.hidden, relu, strict=True)
         ]
-        row = LOSSES[network.loss]
         return Net(
             layout.widths,
             layout.strides,
@@ -262,8 +276,8 @@ class CpuEngine:
             derivative=np.array(derivatives, np.int64),
             softmax=int(network.out_activation == "softmax"),
             link=0 if loss else loops.link(network.out_activation, dtype),
-            loss=loops.loss(network.loss, dtype) if loss else 0,
-            loss_divisor=network.n_outputs if row.mean_over_outputs else 1,
+            loss=loops.loss(network.loss_row, dtype) if loss else 0,
+            loss_divisor=network.n_outputs if network.loss_row.mean_over_outputs else 1,
             slab=SLAB if self._parameters.nbytes <= _L2_BYTES else LARGE_SLAB,
             tiles=self._kernels.tiles(self._like),
         )
@@ -283,14 +297,15 @@ class CpuEngine:
         places_s[1:-1] = np.where(of_score & train, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
         softmax = self._network.out_activation == "softmax"
-        n_elementwise = rows * self._network.n_outputs * (loss and not softmax)
+        fused = _is_fused(self._network.loss_row)
+        n_elementwise = rows * self._network.n_outputs * (loss and not fused)
         arrays = {
             "work": aligned(int(ends[-1]) + layout.vector, self._dtype),
             "zeros": aligned(layout.panel, self._dtype),
             **{name: aligned(rows * softmax, self._dtype) for name in ("sums", "peaks")},
             **{
                 name: aligned(n_elementwise, self._dtype)
-                for name in ("scores", "targets", "values")
+                for name in ("scores", "targets", "constants", "values")
             },
             "scales": aligned(rows, self._dtype),
             "losses": aligned(rows, self._dtype),
@@ -298,6 +313,7 @@ class CpuEngine:
             "slivers": aligned(SLIVER_ROWS * rows * threads * cut, self._dtype),
             "squares": aligned(len(layout.units(False)), self._dtype),
         }
+        arrays["constants"][:] = np.resize(self._network.loss_constants or 0.0, n_elementwise)
         memory = Memory(
             parameters=_address(self._parameters),
             transposed=_address(self._transposed),

@@ -112,8 +112,8 @@ class Net(NamedTuple):
 class Memory(NamedTuple):
     """Addresses: packed parameters and state, the workspace, and small per-row arrays.
 
-    Softmax needs ``sums`` and ``peaks``, one number per row; other losses need ``scores``,
-    ``targets`` and ``values``, one per row and output.
+    Softmax needs ``sums`` and ``peaks``, one number per row; losses other than `log_loss` need
+    ``scores``, ``targets``, ``constants`` and ``values``, one per row and output.
     """
 
     parameters: int
@@ -127,6 +127,7 @@ class Memory(NamedTuple):
     peaks: int
     scores: int
     targets: int
+    constants: int
     values: int
     scales: int
     losses: int
@@ -357,7 +358,7 @@ def _forward(net, memory, samples, start, first, rows, place, like):
 
 @jit
 def _softmax_head(net, memory, samples, order, rows, place, z, tiny):
-    """`_head` for the losses of a softmax."""
+    """`_head` for the loss that is fused with softmax."""
     size = size_of(tiny)
     stride, padded = net.strides[-1], _padded(net.widths[-1], tiny)
     scales, losses = memory.scales + size * place, memory.losses + size * place
@@ -376,7 +377,7 @@ def _softmax_head(net, memory, samples, order, rows, place, z, tiny):
 
 @jit
 def _elementwise_head(net, memory, samples, order, rows, place, z, tiny):
-    """`_head` for losses that see one score; the loss's loop runs over all scores in a row."""
+    """`_head` for all other losses, whose loop runs over all scores in a row."""
     size = size_of(tiny)
     stride, n_outputs = net.strides[-1], net.widths[-1]
     padded = _padded(n_outputs, tiny)
@@ -388,7 +389,7 @@ def _elementwise_head(net, memory, samples, order, rows, place, z, tiny):
         for k in range(n_outputs):
             store(scores, at + k, load(row, k, tiny))
             store(targets, at + k, load(target, k, tiny))
-    call(net.loss, (scores, targets, values, rows * n_outputs, tiny))
+    call(net.loss, (scores, targets, memory.constants, values, rows, n_outputs, tiny))
     divisor = type(tiny)(net.loss_divisor)
     for i in range(rows):
         row, at = z + size * i * stride, i * n_outputs
@@ -406,7 +407,7 @@ def _elementwise_head(net, memory, samples, order, rows, place, z, tiny):
 def _head(net, memory, samples, start, first, rows, place, z, tiny):
     """Scores ``z`` become scaled deltas, with zeros in the padding; losses are kept per row."""
     order = samples.order + 8 * (start + first)
-    if net.softmax:
+    if samples.classes:
         _softmax_head(net, memory, samples, order, rows, place, z, tiny)
     else:
         _elementwise_head(net, memory, samples, order, rows, place, z, tiny)

@@ -27,6 +27,7 @@ from fastmlp.functions import (
     LOSSES,
     USER,
     Activation,
+    Loss,
     exponential,
     identity,
     identity_derivative,
@@ -67,7 +68,7 @@ def _unbound(*args):
 FORMULA: Callable[..., Any] = _unbound
 GRADIENT: Callable[..., Any] = _unbound
 DECAY: Callable[..., Any] = _unbound
-_log = PRIMITIVES["log"]
+_exp, _log, _log1p = (PRIMITIVES[name] for name in ("exp", "log", "log1p"))
 
 
 def _activation_loop(z, slopes, stride, rows, columns, like):
@@ -100,12 +101,55 @@ def _derivative_loop(a, delta, stride, rows, columns, like):
     return like
 
 
-def _loss_loop(scores, targets, values, n, tiny):
+def _loss_loop(scores, targets, constants, values, rows, columns, tiny):
     """Losses go to ``values``; scores become gradients."""
-    for i in range(n):
+    for i in range(rows * columns):
         score, y = load(scores, i, tiny), load(targets, i, tiny)
-        store(values, i, FORMULA(score, y, tiny))
-        store(scores, i, GRADIENT(score, y))
+        constant = load(constants, i, tiny)
+        store(values, i, type(tiny)(FORMULA(score, y, tiny, constant)))
+        store(scores, i, type(tiny)(GRADIENT(score, y, constant)))
+    return tiny
+
+
+def _logistic_loss_loop(scores, targets, constants, values, rows, columns, tiny):
+    """`_loss_loop` for losses of probabilities: of a class, and of its complement."""
+    zero, one = type(tiny)(0), type(tiny)(1)
+    for i in range(rows * columns):
+        z, y, constant = load(scores, i, tiny), load(targets, i, tiny), load(constants, i, tiny)
+        small = _exp(z if z < 0 else -z)
+        excess = _log1p(small)
+        log_p, log_q = (z if z < 0 else zero) - excess, (zero if z < 0 else -z) - excess
+        p, q = (small if z < 0 else one) / (one + small), (one if z < 0 else small) / (one + small)
+        value = FORMULA(p, log_p, y, constant) + FORMULA(q, log_q, one - y, constant)
+        gradient = q * GRADIENT(p, log_p, y, constant) - p * GRADIENT(q, log_q, one - y, constant)
+        store(values, i, type(tiny)(value))
+        store(scores, i, type(tiny)(gradient))
+    return tiny
+
+
+def _softmax_loss_loop(scores, targets, constants, values, rows, columns, tiny):
+    """`_loss_loop` for losses of probabilities that sum to 1 in a row; overwrites the targets."""
+    for i in range(rows):
+        at = i * columns
+        peak = load(scores, at, tiny)
+        for k in range(at + 1, at + columns):
+            score = load(scores, k, tiny)
+            if score > peak or score != score:
+                peak = score
+        total, pull = type(tiny)(0), type(tiny)(0)
+        for k in range(at, at + columns):
+            total += _exp(load(scores, k, tiny) - peak)
+        normaliser = _log(total)
+        for k in range(at, at + columns):
+            log_p = load(scores, k, tiny) - peak - normaliser
+            p, y, constant = _exp(log_p), load(targets, k, tiny), load(constants, k, tiny)
+            gradient = type(tiny)(GRADIENT(p, log_p, y, constant))
+            pull += gradient
+            store(values, k, type(tiny)(FORMULA(p, log_p, y, constant)))
+            store(targets, k, gradient)
+            store(scores, k, p)
+        for k in range(at, at + columns):
+            store(scores, k, load(targets, k, tiny) - load(scores, k, tiny) * pull)
     return tiny
 
 
@@ -221,12 +265,29 @@ def link(out_activation: str, dtype: str) -> int:
 
 
 @cache
-def loss(name: str, dtype: str) -> int:
+def loss(row: Loss, dtype: str) -> int:
     """Address of a loss's loop."""
-    row = LOSSES[name]
-    if row.per_row:
-        return _address(_row_loss_loop, 3, 1, dtype, name, row.value)
-    return _address(_loss_loop, 4, 1, dtype, name, row.value, row.gradient)
+    label = row.value.__name__
+    if row.per_row and not row.of_probability:
+        return _address(_row_loss_loop, 3, 1, dtype, label, row.value)
+    template = _loss_loop
+    if row.of_probability:
+        template = _softmax_loss_loop if row.per_row else _logistic_loss_loop
+    if row.code == USER:
+        return _user_address(template, 6, 1, dtype, "loss", *_user_loss(row))
+    return _address(template, 6, 1, dtype, label, row.value, row.gradient)
+
+
+def _user_loss(row: Loss) -> tuple[Callable, Callable]:
+    """A user's functions of two numbers, with the arguments of our own."""
+    assert row.gradient is not None
+    value, gradient = _jit.user_formula(row.value), _jit.user_formula(row.gradient)
+    if row.of_probability:
+        return (
+            lambda p, log_p, y, constant: value(p, y),
+            lambda p, log_p, y, constant: p * gradient(p, y),
+        )
+    return lambda z, y, tiny, constant: value(z, y), lambda z, y, constant: gradient(z, y)
 
 
 @cache
@@ -247,8 +308,8 @@ def compile_all(dtype: str) -> None:
         activation(activation_row, dtype)
         activation(activation_row, dtype, slopes=True)
         derivative(activation_row, dtype)
-    for name, row in LOSSES.items():
-        loss(name, dtype)
+    for row in LOSSES.values():
+        loss(row, dtype)
         link(row.out_activation, dtype)
     for optimizer in (None, *OPTIMIZERS):
         update(optimizer, dtype)

@@ -22,9 +22,9 @@ from fastmlp.engine.cuda.samples import Data, InMemory, Slab, Streamed, upload
 from fastmlp.engine.cuda.tiles import SIZES, Sizes
 from fastmlp.functions import (
     ACTIVATIONS,
-    LOSSES,
     USER,
     Activation,
+    Loss,
     exponential,
     identity,
     logistic,
@@ -98,6 +98,8 @@ class CudaEngine:
         self._transposed_is_stale = True
         self._widths = self._device.upload(np.array(network.widths, np.int64))
         self._barrier = self._device.zeros(1, np.uint32)
+        constants = network.loss_constants or (0.0,) * network.n_outputs
+        self._constants = self._device.upload(np.array(constants, self._dtype))
         self._source: InMemory | Streamed | None = None
         self._workspaces: dict[int, _Workspace] = {}
         self._recorded: list[Launch] | None = None
@@ -293,7 +295,7 @@ class CudaEngine:
         n_blocks = min(multiprocessors, -(-call.batch_size // rows))
         columns = 2 * sum(network.widths)
         shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
-        loss = LOSSES[network.loss]
+        loss = network.loss_row
         activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
         kernel = self._kernel(
             resident.resident_epoch, R=rows, SHARED=shared, **self._rule(optimizer),
@@ -301,8 +303,7 @@ class CudaEngine:
             DERIVATIVE=_formula(activation, activation.derivative),
             KEEP_SLOPE=resident.keep_slope if activation.of_score else resident.keep_nothing,
             SLOPE=resident.kept_slope if activation.of_score else resident.slope_of_output,
-            HEAD=resident.softmax_head if loss.per_row else resident.head, FORMULA=loss.value,
-            GRADIENT=loss.gradient or identity,
+            HEAD=_head(loss, resident), **_loss(loss),
         )  # fmt: skip
         data = slab.data
         partial, sums = call.room_for_blocks(n_blocks, n)
@@ -312,7 +313,7 @@ class CudaEngine:
             call.scales, call.numbers, self._parameters, self._transposed, partial, self._slots, n,
             self._layers, self._widths, len(network.widths) - 1, kind(self._alpha),
             kind(network.n_outputs if loss.mean_over_outputs else 1),
-            np.finfo(kind).eps, sums, call.results,
+            np.finfo(kind).eps, self._constants, kind(network.label_smoothing), sums, call.results,
         )  # fmt: skip
 
     def _sequence(self, call: "_Pass", slab: Slab, optimizer: Optimizer) -> Sequence:
@@ -372,15 +373,13 @@ class CudaEngine:
 
     def _head(self, call: "_Pass", data: Data, rows: Rows) -> None:
         """Scores become gradients; losses are kept."""
-        row, work = LOSSES[self._network.loss], call.workspace
-        names = {"FORMULA": row.value} | ({} if row.per_row else {"GRADIENT": row.gradient})
-        head = self._kernel(kernels.softmax_head if row.per_row else kernels.head, **names)
+        row, work, kind = self._network.loss_row, call.workspace, self._dtype.type
+        head = self._kernel(_head(row, kernels), **_loss(row))
         divisor = self._network.n_outputs if row.mean_over_outputs else 1
-        kind = self._dtype.type
         self._by_warps(head, rows, call.order, work.activations, work.places[-1], work.strides[-1],
                        self._network.n_outputs, data.targets, data.weights, data.weighted,
-                       call.scales, call.losses, kind(divisor),
-                       np.finfo(kind).eps)  # fmt: skip
+                       call.scales, call.losses, kind(divisor), np.finfo(kind).eps,
+                       self._constants, kind(self._network.label_smoothing))  # fmt: skip
 
     def _backward(self, call: "_Pass", rows: Rows) -> None:
         """Gradients of all layers, into the workspace's splits."""
@@ -485,6 +484,45 @@ class CudaEngine:
 
 def _formula(row: Activation, function: Callable) -> Callable | UserFormula:
     return UserFormula(function) if row.code == USER else function
+
+
+def _loss(row: Loss) -> dict[str, Any]:
+    """What a head's formulas are."""
+    value: Any = row.value
+    gradient: Any = row.gradient or identity
+    if row.code == USER and row.of_probability:
+        value = UserFormula(value, _value_of_probability)
+        gradient = UserFormula(gradient, _slope_of_probability)
+    elif row.code == USER:
+        value = UserFormula(value, _value_of_score)
+        gradient = UserFormula(gradient, _slope_of_score)
+    return {
+        "FORMULA": value, "GRADIENT": gradient,
+        "LOSS": kernels.logistic_loss if row.of_probability else kernels.plain_loss,
+    }  # fmt: skip
+
+
+def _value_of_probability(value):
+    return lambda p, log_p, y, constant: value(p, y)
+
+
+def _slope_of_probability(slope):
+    return lambda p, log_p, y, constant: p * slope(p, y)
+
+
+def _value_of_score(value):
+    return lambda z, y, tiny, constant: value(z, y)
+
+
+def _slope_of_score(slope):
+    return lambda z, y, constant: slope(z, y)
+
+
+def _head(row: Loss, module):
+    """The head of either path that works out a loss."""
+    if not row.per_row:
+        return module.head
+    return module.probability_head if row.of_probability else module.softmax_head
 
 
 def _slope(row: Activation) -> dict[str, Any]:

@@ -26,9 +26,17 @@ _ADVICE = 'install it with: pip install "fastmlp[cuda]"'
 
 
 class UserFormula(NamedTuple):
-    """A function of the user's: it sees its own module's names, not the template's."""
+    """A function of the user's: it sees its own module's names, not the template's.
+
+    ``adapt`` makes of it, compiled, a function of the arguments that the template gives.
+    """
 
     function: Callable
+    adapt: Callable | None = None
+
+    def compile(self, compile_function: Callable) -> Callable:
+        compiled = compile_function(getattr(self.function, "py_func", self.function))
+        return compiled if self.adapt is None else compile_function(self.adapt(compiled))
 
 
 def bind(
@@ -53,7 +61,7 @@ def bind(
     namespace = template.__globals__ | PRIMITIVES | names
     for name, value in list(namespace.items()):
         if isinstance(value, UserFormula):
-            namespace[name] = compile_function(getattr(value.function, "py_func", value.function))
+            namespace[name] = value.compile(compile_function)
         elif isinstance(value, FunctionType) and value is not template:
             namespace[name] = compile_function(FunctionType(value.__code__, namespace, name))
     namespace |= stand_ins or {}

@@ -18,7 +18,7 @@ same bits.
 """
 
 from collections.abc import Callable
-from math import exp, log
+from math import exp, log, log1p
 from typing import Any
 
 from numba import cuda, float64
@@ -58,6 +58,7 @@ LOAD: Callable[..., Any] = _unbound  # of fragments
 MMA: Callable[..., Any] = _unbound
 FORMULA: Callable[..., Any] = _unbound
 GRADIENT: Callable[..., Any] = _unbound
+LOSS: Callable[..., Any] = _unbound
 N_NUMBERS = 0  # per step, for the optimizer
 UPDATE: Callable[..., Any] = _unbound
 DECAY: Callable[..., Any] = _unbound
@@ -309,8 +310,25 @@ def gather_sparse(progress, first, most, order, values, columns, starts, n_featu
                 A[i * lda + columns[p]] += values[p]
 
 
+def plain_loss(z, y, tiny, constant):
+    """(loss, its derivative) of one score."""
+    return FORMULA(z, y, tiny, constant), GRADIENT(z, y, constant)
+
+
+def logistic_loss(z, y, tiny, constant):
+    """`plain_loss` for losses of the probabilities of a class and of its complement."""
+    small = exp(z if z < 0 else -z)
+    excess = log1p(small)
+    log_p, log_q = (z if z < 0 else REAL(0)) - excess, (REAL(0) if z < 0 else -z) - excess
+    p = (small if z < 0 else REAL(1)) / (REAL(1) + small)
+    q = (REAL(1) if z < 0 else small) / (REAL(1) + small)
+    value = FORMULA(p, log_p, y, constant) + FORMULA(q, log_q, REAL(1) - y, constant)
+    slope = q * GRADIENT(p, log_p, y, constant) - p * GRADIENT(q, log_q, REAL(1) - y, constant)
+    return value, slope
+
+
 def head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights, scales,
-         losses, divisor, tiny):  # fmt: skip
+         losses, divisor, tiny, constants, smoothing):  # fmt: skip
     """Scores become scaled gradients, and each row's weighted loss is kept; one warp per row."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(progress, first, most):
@@ -320,8 +338,10 @@ def head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, 
         total = REAL(0)
         for k in range(lane, n_outputs, 32):
             z, y = Z[z0 + i * ldz + k], targets[sample * n_outputs + k]
-            total += FORMULA(z, y, tiny)
-            Z[z0 + i * ldz + k] = scale * GRADIENT(z, y)
+            y -= smoothing * (y - REAL(0.5))
+            value, slope = LOSS(z, y, tiny, constants[k])
+            total += value
+            Z[z0 + i * ldz + k] = scale * slope
         for distance in (16, 8, 4, 2, 1):
             total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
         if lane == 0:
@@ -329,8 +349,8 @@ def head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, 
 
 
 def softmax_head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights,
-                 scales, losses, divisor, tiny):  # fmt: skip
-    """`head` for losses over whole rows; ``targets`` are class numbers."""
+                 scales, losses, divisor, tiny, constants, smoothing):  # fmt: skip
+    """`head` for the log loss of softmax; ``targets`` are class numbers."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(progress, first, most):
         sample = order[progress[0] * progress[2] + first + i]
@@ -345,6 +365,42 @@ def softmax_head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, w
             Z[z0 + i * ldz + k] = scale * (share - REAL(1) if k == label else share)
         if lane == 0:
             losses[first + i] = weight * FORMULA(log(total), score, tiny)
+
+
+def class_target(k, label, n_outputs, smoothing):
+    """Target of class k for a sample of class ``label``."""
+    spread = smoothing / n_outputs
+    return REAL(1) - smoothing + spread if k == label else spread
+
+
+def probability_head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights,
+                     n_weights, scales, losses, divisor, tiny, constants,
+                     smoothing):  # fmt: skip
+    """`softmax_head` for other losses of the probabilities of all classes."""
+    i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
+    if i < count_rows(progress, first, most):
+        sample = order[progress[0] * progress[2] + first + i]
+        weight = weights[sample] if n_weights else REAL(1)
+        scale = scales[progress[0]] * weight
+        label, at = targets[sample], z0 + i * ldz
+        peak, total = softmax_sums(Z, at, n_outputs, lane)
+        peak += log(total)
+        loss, pull = REAL(0), REAL(0)
+        for k in range(lane, n_outputs, 32):
+            y = class_target(k, label, n_outputs, smoothing)
+            log_p = Z[at + k] - peak
+            loss += FORMULA(exp(log_p), log_p, y, constants[k])
+            pull += GRADIENT(exp(log_p), log_p, y, constants[k])
+        for distance in (16, 8, 4, 2, 1):
+            loss += cuda.shfl_xor_sync(FULL_WARP, loss, distance)
+            pull += cuda.shfl_xor_sync(FULL_WARP, pull, distance)
+        for k in range(lane, n_outputs, 32):
+            y = class_target(k, label, n_outputs, smoothing)
+            log_p = Z[at + k] - peak
+            slope = GRADIENT(exp(log_p), log_p, y, constants[k]) - exp(log_p) * pull
+            Z[at + k] = scale * slope
+        if lane == 0:
+            losses[first + i] = weight * loss
 
 
 def softmax_sums(Z, at, n_outputs, lane):

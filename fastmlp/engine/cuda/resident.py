@@ -22,7 +22,13 @@ from typing import Any
 
 from numba import cuda, float64
 
-from fastmlp.engine.cuda.kernels import FULL_WARP, add_over_block, apply_rule, is_weight
+from fastmlp.engine.cuda.kernels import (
+    FULL_WARP,
+    add_over_block,
+    apply_rule,
+    class_target,
+    is_weight,
+)
 from fastmlp.engine.cuda.ptx import add_release, load_acquire
 
 
@@ -42,6 +48,7 @@ SLOPE: Callable[..., Any] = _unbound
 HEAD: Callable[..., Any] = _unbound
 FORMULA: Callable[..., Any] = _unbound  # the loss
 GRADIENT: Callable[..., Any] = _unbound  # of the loss
+LOSS: Callable[..., Any] = _unbound
 
 
 # --- device functions -------------------------------------------------------------------------
@@ -134,22 +141,25 @@ def input_gradient(memory, a, delta, below, transposed, at, fan_in, fan_out):
         memory[z + 3] = s3 * SLOPE(memory, x + 3, z + 3)
 
 
-def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny):
+def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
+         smoothing):  # fmt: skip
     """One row's scaled gradient; returns its loss, for lane 0 of the row's warp."""
     lane = cuda.threadIdx.x % 32
     total = REAL(0)
     for k in range(lane, n_outputs, 32):
         score, y = memory[(z + k) * R + i], targets[sample * n_outputs + k]
-        total += FORMULA(score, y, tiny)
-        memory[(delta + k) * R + i] = scale * GRADIENT(score, y)
+        y -= smoothing * (y - REAL(0.5))
+        value, slope = LOSS(score, y, tiny, constants[k])
+        total += value
+        memory[(delta + k) * R + i] = scale * slope
     for distance in (16, 8, 4, 2, 1):
         total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
     return total / divisor
 
 
-def softmax_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny):
-    """`head` for losses over whole rows; ``targets`` are class numbers."""
-    lane, label = cuda.threadIdx.x % 32, targets[sample]
+def softmax_sums(memory, z, i, n_outputs):
+    """(greatest score, sum of exp(score - greatest)) of one row, for every lane of its warp."""
+    lane = cuda.threadIdx.x % 32
     peak = memory[z * R + i]
     for k in range(lane, n_outputs, 32):
         score = memory[(z + k) * R + i]
@@ -162,10 +172,41 @@ def softmax_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor
         total += exp(memory[(z + k) * R + i] - peak)
     for distance in (16, 8, 4, 2, 1):
         total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
+    return peak, total
+
+
+def softmax_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
+                 smoothing):  # fmt: skip
+    """`head` for the log loss of softmax; ``targets`` are class numbers."""
+    lane, label = cuda.threadIdx.x % 32, targets[sample]
+    peak, total = softmax_sums(memory, z, i, n_outputs)
     for k in range(lane, n_outputs, 32):
         share = exp(memory[(z + k) * R + i] - peak) / total
         memory[(delta + k) * R + i] = scale * (share - REAL(1) if k == label else share)
     return FORMULA(log(total), memory[(z + label) * R + i] - peak, tiny)
+
+
+def probability_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny,
+                     constants, smoothing):  # fmt: skip
+    """`softmax_head` for other losses of the probabilities of all classes."""
+    lane, label = cuda.threadIdx.x % 32, targets[sample]
+    peak, total = softmax_sums(memory, z, i, n_outputs)
+    peak += log(total)
+    loss, pull = REAL(0), REAL(0)
+    for k in range(lane, n_outputs, 32):
+        y = class_target(k, label, n_outputs, smoothing)
+        log_p = memory[(z + k) * R + i] - peak
+        slope = GRADIENT(exp(log_p), log_p, y, constants[k])
+        loss += FORMULA(exp(log_p), log_p, y, constants[k])
+        pull += slope
+        memory[(delta + k) * R + i] = slope
+    for distance in (16, 8, 4, 2, 1):
+        loss += cuda.shfl_xor_sync(FULL_WARP, loss, distance)
+        pull += cuda.shfl_xor_sync(FULL_WARP, pull, distance)
+    for k in range(lane, n_outputs, 32):
+        share, d = exp(memory[(z + k) * R + i] - peak), (delta + k) * R + i
+        memory[d] = scale * (memory[d] - share * pull)
+    return loss
 
 
 def place_transposed(i, layers, widths, n_layers):
@@ -184,7 +225,7 @@ def place_transposed(i, layers, widths, n_layers):
 
 def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_weights, scales,
                    numbers, parameters, transposed, partial, slots, n, layers, widths, n_layers,
-                   alpha, divisor, tiny, sums, results):  # fmt: skip
+                   alpha, divisor, tiny, constants, smoothing, sums, results):  # fmt: skip
     """``n_steps`` steps from step ``progress[0]`` on; a cooperative grid of blocks.
 
     ``partial`` (blocks x n) holds each block's gradient, ``sums`` (blocks x 2) its loss and sum of
@@ -225,7 +266,8 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
                 sample = order[start + first + i]
                 weight = weights[sample] if n_weights else REAL(1)
                 value = HEAD(memory, a, delta, i, n_outputs, targets, sample,
-                             scales[step] * weight, divisor, tiny)  # fmt: skip
+                             scales[step] * weight, divisor, tiny, constants,
+                             smoothing)  # fmt: skip
                 if thread % 32 == 0:
                     loss += weight * value
             cuda.syncthreads()
