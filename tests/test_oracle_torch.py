@@ -144,13 +144,24 @@ CONSTANTS = {
 }
 
 
-@pytest.mark.parametrize("rule", CONSTANTS)
+PAIRS = [
+    *itertools.product(list(LOSSES)[:4], ACTIVATIONS),
+    *itertools.product(list(LOSSES)[4:], ["tanh"]),
+]
+CASES = [
+    *(("cpu", *pair, rule) for pair in PAIRS for rule in CONSTANTS),
+    *zip(
+        itertools.repeat("cuda, emulated"),
+        LOSSES,
+        ACTIVATIONS,
+        itertools.cycle(CONSTANTS),
+        strict=False,
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("loss", "activation"),
-    [
-        *itertools.product(list(LOSSES)[:4], ACTIVATIONS),
-        *itertools.product(list(LOSSES)[4:], ["tanh"]),
-    ],
+    ("device", "loss", "activation", "rule"), CASES, indirect=["device"], ids=str
 )
 def test_twenty_steps(device, loss, activation, rule):
     """Epsilon sits elsewhere in PyTorch's Adam, so it is made negligible in both.
