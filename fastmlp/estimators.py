@@ -12,6 +12,7 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 import copy
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from numbers import Integral, Real
@@ -203,7 +204,12 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         Train from that many random initialisations, at once as far as there are processors, and
         keep the best by ``restart_scores_``.  All share one validation split.
     max_time : float or None, default=None
-        Seconds after which `fit` ends with what it has, once the current epoch is complete."""
+        Seconds after which `fit` ends with what it has, once the current epoch is complete.
+    dropout : float or sequence of float, default=0.0
+        Share of the units that every training step sets to 0, in [0, 1), for all hidden layers or
+        one for each; the others are multiplied by ``1 / (1 - dropout)`` (Srivastava et al., 2014).
+        Predictions and validation have none; the training loss has, as in Keras.  Stochastic
+        solvers only."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -322,6 +328,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "weight_init": [StrOptions({"auto", *INITIALISERS}), callable],
         "n_restarts": [Interval(Integral, 1, None, closed="left")],
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
     }
 
     # --- what the two estimators answer differently
@@ -431,6 +438,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _fit(self, X, y, sample_weight, incremental, held_out=(None, None, None), context=None):
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
+        dropout = self._dropout(len(hidden))
         self._refuse_combinations(incremental, held_out)
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
 
@@ -443,7 +451,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         validation = self._given_validation(held_out, y, class_weights)
         n_outputs = self._n_outputs(y)
         widths = (X.shape[1], *hidden, n_outputs)
-        network = Network(widths, activations, loss, **self._loss_options(n_outputs))
+        options = self._loss_options(n_outputs)
+        network = Network(widths, activations, loss, **options, dropout=dropout)
 
         self._random_state = check_random_state(self.random_state)
         states = self._restart_states()
@@ -525,6 +534,25 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"hidden_layer_sizes, got {len(chosen)}."
             )
         return tuple(_user_activation(one) if _is_pair(one) else _known(one) for one in chosen)
+
+    def _dropout(self, n_hidden: int) -> tuple[float, ...]:
+        """The rate of each of ``n_hidden`` hidden layers; empty without dropout."""
+        one_for_all = isinstance(self.dropout, Real)
+        rates = [self.dropout] * n_hidden if one_for_all else list(self.dropout)
+        if len(rates) != n_hidden:
+            raise ValueError(
+                f"dropout must have one entry for each of the {n_hidden} hidden layers of "
+                f"hidden_layer_sizes, got {len(rates)}."
+            )
+        if not all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in rates):
+            raise ValueError(f"dropout must consist of numbers in [0, 1), got {rates}.")
+        if one_for_all and self.dropout and not rates:
+            raise ValueError("dropout needs a hidden layer; set dropout=0.0.")
+        if any(rates) and self.solver not in _STOCHASTIC_SOLVERS:
+            raise ValueError(
+                f"dropout does not work with solver={self.solver!r}; use a stochastic solver."
+            )
+        return tuple(float(rate) for rate in rates) if any(rates) else ()
 
     def _start(self, network: Network, dtype, first_pass: bool, random_state) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
@@ -696,6 +724,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         state = getattr(self, "_optimizer_state", None) if incremental else None
         if state is None:
             state = self._new_optimizer_state(progress.parameters)
+        if network.dropout:
+            if state["dropout_seed"] is None:
+                state = state | {"dropout_seed": random_state.randint(np.iinfo(np.int32).max)}
+            network = replace(network, dropout_seed=state["dropout_seed"])
         progress.learning_rate = state["learning_rate"]
         progress.n_steps = state["step"]
         progress.plateau = state["plateau"]
@@ -787,6 +819,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             },
             "learning_rate": float(self.learning_rate_init),
             "plateau": (np.inf, 0),
+            "dropout_seed": None,
             "slots": np.zeros((N_SLOTS, parameters.size), parameters.dtype),
             "step": 0,
         }
@@ -1146,6 +1179,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         weight_init="auto",
         n_restarts=1,
         max_time=None,
+        dropout=0.0,
         class_weight=None,
         loss="log_loss",
         focal_gamma=2.0,
@@ -1187,6 +1221,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.weight_init = weight_init
         self.n_restarts = n_restarts
         self.max_time = max_time
+        self.dropout = dropout
         self.class_weight = class_weight
         self.loss = loss
         self.focal_gamma = focal_gamma
@@ -1498,6 +1533,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         weight_init="auto",
         n_restarts=1,
         max_time=None,
+        dropout=0.0,
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -1538,6 +1574,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.weight_init = weight_init
         self.n_restarts = n_restarts
         self.max_time = max_time
+        self.dropout = dropout
         self.huber_delta = huber_delta
         self.quantile = quantile
 

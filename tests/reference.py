@@ -78,13 +78,35 @@ def of_layers(activation, widths):
     return [activation] * (len(widths) - 2) if isinstance(activation, str) else list(activation)
 
 
-def forward(flat, widths, activation, X):
+def mix(x):
+    """The finaliser of MurmurHash3, on uint32."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
+def dropout_masks(seed, step, n_rows, widths, rates):
+    """What dropout multiplies each hidden layer by: arrays (n_rows, width)."""
+    golden = np.uint32(2654435769)
+    masks = []
+    for layer, (width, rate) in enumerate(zip(widths[1:-1], rates, strict=True)):
+        key = np.zeros((n_rows, 1), np.uint32)
+        for part in (seed % 2**32, step, layer, np.arange(n_rows)[:, None]):
+            key = mix(key + np.asarray(part).astype(np.uint32) + golden)
+        bits = mix(key + np.arange(width, dtype=np.uint32) * golden)
+        masks.append((bits >= rate * 2**32) / (1 - rate))
+    return masks
+
+
+def forward(flat, widths, activation, X, masks=None):
     """Lists of z and a per layer; the last z are the raw scores."""
     zs, activations = [], [np.asarray(X, float)]
     names = [*of_layers(activation, widths), "identity"]
-    for (W, b), name in zip(split(np.asarray(flat, float), widths), names, strict=True):
+    masks = [*masks, 1.0] if masks else [1.0] * len(names)
+    layers = split(np.asarray(flat, float), widths)
+    for (W, b), name, mask in zip(layers, names, masks, strict=True):
         zs.append(activations[-1] @ W + b)
-        activations.append(HIDDEN[name][0](zs[-1]))
+        activations.append(HIDDEN[name][0](zs[-1]) * mask)
     return zs, activations
 
 
@@ -181,13 +203,15 @@ def score_gradient(loss, z, y):
     return OUTPUT[loss](z) - target
 
 
-def objective(flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=EPS):
+def objective(
+    flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=EPS, masks=None
+):  # fmt: skip
     """(mean loss with penalty, flat gradient)."""
     flat = np.asarray(flat, float)
     weight = np.ones(len(X)) if weight is None else np.asarray(weight, float)
     total = weight.sum()
     layers = split(flat, widths)
-    zs, activations = forward(flat, widths, activation, X)
+    zs, activations = forward(flat, widths, activation, X, masks)
     value = weight @ losses(loss, zs[-1], y, eps) / total
     value += 0.5 * alpha / total * sum((W**2).sum() for W, _ in layers)
     delta = score_gradient(loss, zs[-1], y) * weight[:, None] / total
@@ -198,7 +222,8 @@ def objective(flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=
         parts.insert(0, np.concatenate([dW.ravel(), delta.sum(axis=0)]))
         if layer:
             name = of_layers(activation, widths)[layer - 1]
-            delta = (delta @ W.T) * HIDDEN[name][1](zs[layer - 1])
+            mask = masks[layer - 1] if masks else 1.0
+            delta = (delta @ W.T) * mask * HIDDEN[name][1](zs[layer - 1])
     return value, np.concatenate(parts)
 
 

@@ -24,6 +24,7 @@ from fastmlp.engine.cpu.kernels import (
     CUT_PANELS,
     CUT_ROWS,
     DECISION,
+    FIRST_STEP,
     KERNELS,
     LARGE_SLAB,
     SLAB,
@@ -39,7 +40,7 @@ from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.stations import GO, Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.engine.cpu.vector import VECTOR_BYTES
-from fastmlp.functions import ACTIVATIONS, Loss
+from fastmlp.functions import ACTIVATIONS, Loss, dropout_threshold
 from fastmlp.network import Network
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
@@ -252,14 +253,19 @@ class CpuEngine:
     def _net(self, places_a, places_s, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
         """The kernels' view of the network, with the loops that this use of it needs."""
         layout, network, dtype = self._layout, self._network, self._dtype.name
-        relu = [row == ACTIVATIONS["relu"] for row in network.hidden]
+        dropped = [train and rate > 0 for rate in network.dropout_rates]
+        slopes = self._keeps_slopes(train)
+        relu = [
+            row == ACTIVATIONS["relu"] and not drops
+            for row, drops in zip(network.hidden, dropped, strict=True)
+        ]
         activations = [
-            loops.activation(row, dtype, slopes=train) if sparse or not fused else 0
-            for row, fused in zip(network.hidden, relu, strict=True)
+            loops.activation(row, dtype, slopes=keeps) if sparse or not fused else 0
+            for row, fused, keeps in zip(network.hidden, relu, slopes, strict=True)
         ]
         derivatives = [
-            loops.derivative(row, dtype) if train and not fused else 0
-            for row, fused in zip(network.hidden, relu, strict=True)
+            loops.derivative(row, dtype, slopes=keeps) if train and not fused else 0
+            for row, fused, keeps in zip(network.hidden, relu, slopes, strict=True)
         ]
         return Net(
             layout.widths,
@@ -274,6 +280,10 @@ class CpuEngine:
             relu=np.array(relu, np.int64),
             activation=np.array(activations, np.int64),
             derivative=np.array(derivatives, np.int64),
+            dropout=np.array([loops.dropout(dtype) if drops else 0 for drops in dropped], np.int64),
+            threshold=np.array([dropout_threshold(r) for r in network.dropout_rates], np.int64),
+            dropout_scale=1 / (1 - np.array(network.dropout_rates, np.float64)),
+            dropout_seed=network.dropout_seed,
             softmax=int(network.out_activation == "softmax"),
             link=0 if loss else loops.link(network.out_activation, dtype),
             loss=loops.loss(network.loss_row, dtype) if loss else 0,
@@ -282,19 +292,24 @@ class CpuEngine:
             tiles=self._kernels.tiles(self._like),
         )
 
+    def _keeps_slopes(self, train: bool) -> list[bool]:
+        """Which hidden layers keep their derivative from the forward pass."""
+        layers = zip(self._network.hidden, self._network.dropout_rates, strict=True)
+        return [train and (row.of_score or rate > 0) for row, rate in layers]
+
     def _reserve(self, rows: int, threads: int, source: Source, *, train: bool, loss: bool):
         """Workspace for ``rows`` rows: (net, memory, arrays that keep it alive)."""
         layout = self._layout
         sizes = layout.strides * rows
         if source.sparse:
             sizes = sizes * ([0] + [1] * (len(sizes) - 1))
-        of_score = np.array([row.of_score for row in self._network.hidden], dtype=bool)
+        keeps_slopes = np.array(self._keeps_slopes(train), dtype=bool)
         hidden = sizes[1:-1] * train
-        ends = np.cumsum([0, *sizes, *hidden, *(hidden * of_score)])
+        ends = np.cumsum([0, *sizes, *hidden, *(hidden * keeps_slopes)])
         places_a = ends[: len(sizes)].copy()
         places_d, places_s = np.zeros_like(places_a), places_a.copy()
         places_d[1:-1], of_slopes = np.split(ends[len(sizes) : -1], 2)
-        places_s[1:-1] = np.where(of_score & train, of_slopes, places_a[1:-1])
+        places_s[1:-1] = np.where(keeps_slopes, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
         softmax = self._network.out_activation == "softmax"
         fused = _is_fused(self._network.loss_row)
@@ -417,6 +432,7 @@ class CpuEngine:
         kernel.prepare(0, *arguments)
         self._team.settle()
         self._progress[STOP] = self._progress[DECISION] = self._progress[ABORT] = 0
+        self._progress[FIRST_STEP] = self._progress[STEPS]
         self._barrier[0] = 0
         n_threads = arguments[0]
         supervised = self._needs_supervision(operations)

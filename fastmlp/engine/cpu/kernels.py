@@ -72,7 +72,7 @@ SLAB, LARGE_SLAB = 8 * MAX_ROWS[-1], 264
 CUT_PANELS, CUT_ROWS = 16, 256
 SLIVER_ROWS = MAX_UNIT_ROWS + MAX_ROWS[-1]  # no unit's slivers have more columns
 _MAX_TERMS = 256  # of a product at a time: the part of a panel that stays in L1
-STOP, STEPS, DECISION, ABORT = range(4)
+STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)
 _SPINS = 300  # before a waiting thread offers its processor to others
 _YIELDS = 200  # before it goes to sleep
 
@@ -82,11 +82,11 @@ class Net(NamedTuple):
 
     ``activations``, ``slopes`` and ``deltas`` are the layers' places in the workspace; the output
     layer's deltas take the place of its activations, and the slopes (what the derivative is made
-    of) are the activations themselves unless the derivative is a function of the score.  ``relu``
-    (flags), ``activation`` and ``derivative`` (addresses) have an entry for each hidden layer.  The
-    address of a loop that is not needed is 0; ``softmax`` is a flag.  ``loss_divisor`` averages a
-    loss over outputs.  ``slab`` is the number of rows that training takes through all layers at
-    once.
+    of) are the activations themselves unless the derivative is a function of the score, or the
+    layer has dropout.  ``relu`` (flags), ``activation``, ``derivative``, ``dropout`` (addresses),
+    ``threshold`` and ``dropout_scale`` have an entry for each hidden layer.  The address of a loop
+    that is not needed is 0; ``softmax`` is a flag.  ``loss_divisor`` averages a loss over outputs.
+    ``slab`` is the number of rows that training takes through all layers at once.
     """
 
     widths: np.ndarray
@@ -101,6 +101,10 @@ class Net(NamedTuple):
     relu: np.ndarray
     activation: np.ndarray
     derivative: np.ndarray
+    dropout: np.ndarray
+    threshold: np.ndarray
+    dropout_scale: np.ndarray
+    dropout_seed: int
     softmax: int
     link: int
     loss: int
@@ -306,7 +310,16 @@ def _narrow_forward(net, memory, layer, rows, A, out, like):
 
 
 @jit
-def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like):
+def _drop(net, layer, step, row, rows, out, slopes, like):
+    """Dropout of one layer's outputs, from row ``row`` of the batch on."""
+    call(net.dropout[layer], (out, slopes, net.strides[layer + 1], rows, net.widths[layer + 1],
+                              net.dropout_seed, step, layer, row, net.threshold[layer],
+                              type(like)(net.dropout_scale[layer])))  # fmt: skip
+
+
+@jit
+def _forward_layer(net, memory, samples, layer, step, begin, start, first, rows, A, out, slopes,
+                   like):  # fmt: skip
     """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
     size, lanes = size_of(like), _lanes(like)
     fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
@@ -333,15 +346,18 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slop
     if hidden:
         if net.activation[layer] and (sparse or not net.relu[layer]):
             call(net.activation[layer], (out, slopes, out_stride, rows, padded, like))
+        if net.dropout[layer]:
+            _drop(net, layer, step, start - begin + first, rows, out, slopes, like)
         for i in range(rows):
             store(out, i * out_stride + fan_out, type(like)(1))
 
 
 @jit
-def _forward(net, memory, samples, start, first, rows, place, like):
+def _forward(net, memory, samples, step, begin, start, first, rows, place, like):
     """Take samples ``start + first ...`` through all layers; returns where their scores are.
 
-    ``place`` is their first row in the workspace.
+    ``place`` is their first row in the workspace; ``step``, and the ``begin`` of its batch, are for
+    dropout only.
     """
     size = size_of(like)
     A = memory.work + size * (net.activations[0] + place * net.strides[0])
@@ -351,7 +367,8 @@ def _forward(net, memory, samples, start, first, rows, place, like):
         skip = place * net.strides[layer + 1]
         out = memory.work + size * (net.activations[layer + 1] + skip)
         slopes = memory.work + size * (net.slopes[layer + 1] + skip)
-        _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like)
+        _forward_layer(net, memory, samples, layer, step, begin, start, first, rows, A, out, slopes,
+                       like)  # fmt: skip
         A = out
     return A
 
@@ -633,6 +650,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
     slivers = memory.slivers + thread * size * SLIVER_ROWS * block
     accumulated = 0.0
     count = 0
+    first_step = load(memory.progress, FIRST_STEP, np.int64(0))
     for step in range(numbers.shape[0]):
         begin = step * batch_size
         stop = min(begin + batch_size, n_samples)
@@ -649,7 +667,8 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                     first = share + slab * n_share // n_slabs
                     rows = share + (slab + 1) * n_share // n_slabs - first
                     _set_scales(samples, memory, start, first, rows, first, scale, like)
-                    z = _forward(net, memory, samples, start, first, rows, first, like)
+                    z = _forward(net, memory, samples, first_step + step, begin, start, first, rows,
+                                 first, like)  # fmt: skip
                     _head(net, memory, samples, start, first, rows, first, z, tiny)
                     _input_gradients(net, memory, rows, first, z, like)
                 count += 1
@@ -701,7 +720,8 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
     thread, n_threads : int
         This thread's number, and how many run this function at once.
     net, memory, samples
-        See the classes; ``memory.progress`` is [stop, steps, decision, abort].
+        See the classes; ``memory.progress`` is [stop, steps, decision, abort, steps before
+        this call].
     block : int
         Rows that the workspace has room for.
     numbers : array of shape (n_steps, N_NUMBERS), float64
@@ -748,7 +768,7 @@ def run_rows(thread, n_threads, net, memory, samples, n_samples, out, losses, li
             return
         start = slab * SLAB
         rows = min(SLAB, n_samples - start)
-        z = _forward(net, memory, samples, start, 0, rows, place, like)
+        z = _forward(net, memory, samples, 0, start, start, 0, rows, place, like)
         for i in range(rows):
             store(memory.scales, place + i, kind(1))
         if not out:

@@ -32,6 +32,8 @@ from fastmlp.functions import (
     identity,
     identity_derivative,
     logistic,
+    random_bits,
+    row_key,
     straight_through,
 )
 from fastmlp.optimizers import OPTIMIZERS, decay_weight, keep_weight
@@ -69,6 +71,7 @@ FORMULA: Callable[..., Any] = _unbound
 GRADIENT: Callable[..., Any] = _unbound
 DECAY: Callable[..., Any] = _unbound
 _exp, _log, _log1p = (PRIMITIVES[name] for name in ("exp", "log", "log1p"))
+_row_key, _random_bits = (_jit.formula(function, {}) for function in (row_key, random_bits))
 
 
 def _activation_loop(z, slopes, stride, rows, columns, like):
@@ -89,6 +92,29 @@ def _slope_loop(z, slopes, stride, rows, columns, like):
             store(z + shift, j, type(like)(FORMULA(score)))
             store(slopes + shift, j, type(like)(GRADIENT(score)))
     return like
+
+
+def _output_slope_loop(z, slopes, stride, rows, columns, like):
+    """`_slope_loop` for a derivative that is a function of the output."""
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        for j in range(columns):
+            output = type(like)(FORMULA(load(z + shift, j, like)))
+            store(z + shift, j, output)
+            store(slopes + shift, j, type(like)(GRADIENT(output)))
+    return like
+
+
+def _dropout_loop(a, slopes, stride, rows, columns, seed, step, layer, first, threshold, scale):
+    """Multiply outputs and slopes by 0 or ``scale``; ``first`` is the first row in the batch."""
+    for i in range(rows):
+        shift = i * stride * size_of(scale)
+        key = _row_key(seed, step, layer, first + i)
+        for j in range(columns):
+            mask = type(scale)(0) if _random_bits(key, j) < threshold else scale
+            store(a + shift, j, load(a + shift, j, scale) * mask)
+            store(slopes + shift, j, load(slopes + shift, j, scale) * mask)
+    return scale
 
 
 def _derivative_loop(a, delta, stride, rows, columns, like):
@@ -231,29 +257,36 @@ def _user_address(template, integers, floats, dtype, parameter, *formulas) -> in
 def activation(row: Activation, dtype: str, *, slopes: bool = False) -> int:
     """Address of an activation's loop; 0 for the identity.
 
-    ``slopes`` makes it write the derivative as well, if that is a function of the score.
+    ``slopes`` makes it write the derivative as well.
     """
-    if row == ACTIVATIONS["identity"]:
-        return 0
     formulas = [row.value]
     template = _activation_loop
-    if slopes and row.of_score:
-        formulas, template = [row.value, row.derivative], _slope_loop
+    if slopes:
+        formulas = [row.value, row.derivative]
+        template = _slope_loop if row.of_score else _output_slope_loop
+    elif row == ACTIVATIONS["identity"]:
+        return 0
     if row.code == USER:
         return _user_address(template, 5, 1, dtype, "activation", *formulas)
     return _address(template, 5, 1, dtype, row.value.__name__, *formulas)
 
 
 @cache
-def derivative(row: Activation, dtype: str) -> int:
+def derivative(row: Activation, dtype: str, *, slopes: bool = False) -> int:
     """Address of the loop that multiplies deltas by a derivative; 0 where that is 1.
 
-    A derivative of the score has been worked out by then.
+    ``slopes`` says that the derivative was worked out with the activation.
     """
-    formula = identity if row.of_score else row.derivative
+    formula = identity if slopes else row.derivative
     if formula in _CONSTANT_DERIVATIVES:
         return 0
     return _address(_derivative_loop, 5, 1, dtype, formula.__name__, formula)
+
+
+@cache
+def dropout(dtype: str) -> int:
+    """Address of the loop that draws masks."""
+    return _address(_dropout_loop, 10, 1, dtype, "dropout")
 
 
 @cache
@@ -308,6 +341,8 @@ def compile_all(dtype: str) -> None:
         activation(activation_row, dtype)
         activation(activation_row, dtype, slopes=True)
         derivative(activation_row, dtype)
+        derivative(activation_row, dtype, slopes=True)
+    dropout(dtype)
     for row in LOSSES.values():
         loss(row, dtype)
         link(row.out_activation, dtype)

@@ -54,6 +54,12 @@ _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
 
+def _require_support(network: Network) -> None:
+    """Refuse by name what there are no kernels for."""
+    if network.dropout:
+        raise ValueError("device='cuda' does not support dropout; use device='cpu'.")
+
+
 class Rows(NamedTuple):
     """A block of rows of a batch: its first, and how many at most."""
 
@@ -81,6 +87,7 @@ class CudaEngine:
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
+        _require_support(network)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size

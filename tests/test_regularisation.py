@@ -1,0 +1,268 @@
+"""Dropout, gradient clipping, averaged weights and layer normalisation, on engines and estimators.
+
+The oracle is `reference`.  Engines that refuse these leave them out here: see `DEVICES`.
+"""
+
+import importlib
+import warnings
+
+import numpy as np
+import pytest
+import reference
+from conftest import CONSTANTS, make_network, make_problem
+from scipy import sparse, stats
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from test_engine import assert_close, parameters_for
+from test_threads import no_thresholds  # noqa: F401
+
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.engine import get_engine
+from fastmlp.functions import ACTIVATIONS, LOSSES, dropout_threshold, random_bits, row_key
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+
+DEVICES = ["cpu"]  # CUDA refuses them for now: `test_cuda_refuses_by_name`
+on_devices = pytest.mark.parametrize("device", DEVICES, indirect=True)
+
+# --- dropout
+
+
+def bits_of(seed, step, layer, row, n_units):
+    key = row_key(seed, step, layer, row)
+    return np.array([random_bits(key, unit) for unit in range(n_units)])
+
+
+def test_random_bits_are_uniform():
+    """Bytes of the numbers, at either end, for keys as like each other as they get."""
+    bits = np.concatenate([bits_of(0, step, 0, row, 64) for step in range(40) for row in range(40)])
+    for shift in (0, 8, 16, 24):
+        counts = np.bincount((bits >> shift) & 255, minlength=256)
+        assert 1e-4 < stats.chisquare(counts).pvalue < 1 - 1e-4
+    assert bits.min() >= 0
+    assert bits.max() < 2**32
+
+
+@pytest.mark.parametrize("part", ["seed", "step", "layer", "row", "unit"])
+def test_neighbours_are_not_correlated(part):
+    """Neighbours differ in half of their bits, each bit in half of the cases."""
+    rng = np.random.default_rng(0)
+    first, second = [], []
+    for _ in range(4000):
+        place = dict(zip(["seed", "step", "layer", "row", "unit"], rng.integers(0, 300, 5).tolist(),
+                         strict=True))  # fmt: skip
+        for sample, shift in ((first, 0), (second, 1)):
+            moved = place | {part: place[part] + shift}
+            unit = moved.pop("unit")
+            sample.append(random_bits(row_key(**moved), unit))
+    first, second = np.array(first), np.array(second)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(4000)
+    flips = [((first ^ second) >> bit & 1).mean() for bit in range(32)]
+    assert np.abs(np.array(flips) - 0.5).max() < 4.5 * 0.5 / np.sqrt(4000)
+
+
+def test_masks_of_the_oracle():
+    masks = reference.dropout_masks(7, 3, 50, (2, 6, 4, 1), (0.3, 0.5))
+    for layer, (mask, rate) in enumerate(zip(masks, (0.3, 0.5), strict=True)):
+        bits = np.array([bits_of(7, 3, layer, row, mask.shape[1]) for row in range(50)])
+        np.testing.assert_array_equal(mask == 0, bits < dropout_threshold(rate))
+        np.testing.assert_allclose(mask[mask != 0], 1 / (1 - rate))
+    assert 0 < dropout_threshold(1 - 1e-16) < 2**32
+
+
+def dropout_network(widths, activation, loss, rates, seed=5):
+    network = make_network(widths, activation, loss)
+    return Network(*(getattr(network, field) for field in network.__match_args__[:-2]), rates, seed)
+
+
+def engine_for(device, network, X, y, dtype, weight=None, optimizer=None, **options):
+    """An engine loaded with data, its parameters, and those in float64."""
+    optimizer = optimizer or Optimizer("sgd", CONSTANTS["sgd"])
+    engine = get_engine(device, network, dtype=dtype, optimizer=optimizer, **options)
+    row = LOSSES[network.loss]
+    engine.load(X.astype(dtype), y if row.per_row else y.astype(dtype), weight)
+    flat = parameters_for(network).astype(dtype)
+    engine.set_parameters(flat)
+    return engine, flat
+
+
+@on_devices
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, ("relu", "gelu", "identity")], ids=str)
+def test_every_gradient_element_with_dropout(device, activation, as_csr, dtype):
+    """The masks are those of the step that the engine has come to; evaluating has none."""
+    widths, rates = (4, 6, 19, 7, 2), (0.3, 0.0, 0.5)
+    network = dropout_network(widths, activation, "squared_error", rates)
+    X, y = make_problem("squared_error", 23, 4, 2)
+    X = X.astype(dtype)
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, 23).astype(dtype)
+    data = sparse.csr_matrix(X) if as_csr else X
+    engine, flat = engine_for(device, network, data, y, dtype, weight, alpha=0.3, batch_size=23)
+    engine.set_state(engine.get_state()[0], 4)
+    described = (widths, activation, "squared_error", X, y, 0.3, weight)
+    masks = reference.dropout_masks(5, 4, 23, widths, rates)
+    expected, expected_gradient = reference.objective(flat, *described, masks=masks)
+    value, gradient = engine.loss_and_gradient()
+    assert_close(value, expected, dtype)
+    assert_close(gradient, expected_gradient, dtype)
+    assert_close(engine.predict(data), reference.predict(flat, *described[:4]), dtype)
+    plain, _ = reference.objective(flat, *described[:5], 0.0, weight)
+    assert_close(engine.evaluate(data, y.astype(dtype), weight), plain, dtype)
+    engine.run_epoch(np.arange(23), np.full(1, 0.01))
+    assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
+
+
+@on_devices
+@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("loss", ["log_loss", "binary_log_loss"])
+def test_epochs_with_dropout(device, loss, block, monkeypatch):
+    """Rows are counted in the batch, whatever the order of the samples and the blocks."""
+    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
+    widths, rates = (6, 9, 4, 3), (0.25, 0.5)
+    network = dropout_network(widths, "tanh", loss, rates)
+    X, y = make_problem(loss, 50, 6, 3)
+    optimizer = Optimizer("adam", CONSTANTS["adam"])
+    engine, flat = engine_for(device, network, X, y, "float64", optimizer=optimizer, alpha=0.1,
+                              batch_size=16)  # fmt: skip
+    rule = reference.Adam(flat.size, 0.01, *CONSTANTS["adam"])
+    rng = np.random.default_rng(3)
+    for epoch in range(3):
+        order, expected = rng.permutation(50), 0.0
+        accumulated = engine.run_epoch(order, np.full(4, 0.01))
+        for i, start in enumerate(range(0, 50, 16)):
+            batch = order[start : start + 16]
+            masks = reference.dropout_masks(5, 4 * epoch + i, len(batch), widths, rates)
+            value, gradient = reference.objective(
+                flat, widths, "tanh", loss, X[batch], y[batch], 0.1, masks=masks
+            )
+            expected += value * len(batch)
+            flat = rule.step(flat, gradient)
+        np.testing.assert_allclose(accumulated, expected, rtol=1e-10)
+    np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
+
+
+def results_of_threads(network, optimizer, n_threads, as_csr, batch_size):
+    X, y = make_problem(network.loss, 300, network.widths[0], network.n_outputs)
+    engine, _ = engine_for(
+        "cpu", network, sparse.csr_matrix(X) if as_csr else X, y, "float32",
+        optimizer=optimizer, batch_size=batch_size, n_threads=n_threads,
+    )  # fmt: skip
+    steps = -(-300 // batch_size)
+    losses = [engine.run_epoch(np.arange(300), np.full(steps, 1e-2)) for _ in range(3)]
+    return np.array([*losses, *engine.get_parameters(), *engine.get_state()[0].ravel(),
+                     *engine.predict(X.astype("float32")).ravel()])  # fmt: skip
+
+
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("batch_size", [70, 300])
+def test_dropout_has_the_same_bits_for_every_number_of_threads(no_thresholds, batch_size, as_csr):  # noqa: F811
+    network = dropout_network((20, 130, 40, 5), "relu", "log_loss", (0.2, 0.5))
+    optimizer = Optimizer("adam", CONSTANTS["adam"])
+    expected = results_of_threads(network, optimizer, 1, as_csr, batch_size)
+    for n_threads in (2, 3):
+        got = results_of_threads(network, optimizer, n_threads, as_csr, batch_size)
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("device", ["cuda, emulated"], indirect=True)
+def test_cuda_refuses_by_name(device):
+    network = dropout_network((4, 3, 2), "relu", "squared_error", (0.5,))
+    with pytest.raises(ValueError, match="device='cuda' does not support dropout"):
+        get_engine(device, network, dtype="float32")
+
+
+# --- estimators
+
+rng = np.random.RandomState(0)
+X = rng.normal(size=(120, 5))
+TARGET = X[:, 0] * X[:, 1]
+LABELS = np.array(["a", "b", "c"])[np.argmax(X[:, :3], axis=1)]
+WIDTHS = (5, 8, 6, 1)
+QUICK = {"hidden_layer_sizes": (8, 6), "activation": "tanh", "max_iter": 5, "random_state": 0,
+         "learning_rate_init": 0.01}  # fmt: skip
+
+
+def fit(model, y, data=X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(data, y)
+
+
+def flat_of(model):
+    pairs = zip(model.coefs_, model.intercepts_, strict=True)
+    return np.concatenate([np.append(W.ravel(), b) for W, b in pairs])
+
+
+def start_of(random_state):
+    return Network(WIDTHS, "tanh", "squared_error").initialise(random_state, float)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "rates"), [(0.3, (0.3, 0.3)), ([0, 0.5], (0, 0.5)), (np.array([0.5, 0]), (0.5, 0))]
+)
+def test_fit_with_dropout(dropout, rates):
+    """The seed is the first number that is drawn after the initial weights."""
+    model = fit(MLPRegressor(dropout=dropout, batch_size=40, shuffle=False, **QUICK), TARGET)
+    random_state = np.random.RandomState(0)
+    w = start_of(random_state)
+    seed = random_state.randint(2**31 - 1)
+    optimizer = reference.Adam(w.size, 0.01, *CONSTANTS["adam"])
+    for epoch in range(5):
+        total = 0.0
+        for i in range(3):
+            batch = slice(40 * i, 40 * i + 40)
+            masks = reference.dropout_masks(seed, 3 * epoch + i, 40, WIDTHS, rates)
+            loss, gradient = reference.objective(
+                w, WIDTHS, "tanh", "squared_error", X[batch], TARGET[batch, None], 1e-4, masks=masks
+            )
+            total += loss / 3
+            w = optimizer.step(w, gradient)
+        assert model.loss_curve_[epoch] == pytest.approx(total, rel=1e-10)
+    np.testing.assert_allclose(flat_of(model), w, rtol=1e-8, atol=1e-10)
+    expected = reference.predict(w, WIDTHS, "tanh", "squared_error", X).ravel()
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(model.predict(X[:3]), expected[:3], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("params", [{"dropout": 0.4}], ids=str)
+def test_fits_repeat_and_partial_fit_goes_on(params):
+    """As one fit over the same epochs, without shuffling."""
+    options = QUICK | params | {"shuffle": False, "batch_size": 50}
+    whole = fit(MLPRegressor(**options), TARGET)
+    assert (flat_of(whole) != flat_of(fit(MLPRegressor(**QUICK), TARGET))).any()
+    np.testing.assert_array_equal(flat_of(fit(clone(whole), TARGET)), flat_of(whole))
+    parts = MLPRegressor(**options)
+    for _ in range(5):
+        parts.partial_fit(X, TARGET)
+    np.testing.assert_array_equal(flat_of(parts), flat_of(whole))
+    np.testing.assert_array_equal(parts.loss_curve_, whole.loss_curve_)
+
+
+@pytest.mark.parametrize("params", [{"dropout": 0.4}], ids=str)
+def test_validation_judges_what_predict_uses(params):
+    model = MLPClassifier(**QUICK | params | {"n_restarts": 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, LABELS, X_val=X[:50], y_val=LABELS[:50])
+    assert model.history_["validation_score"][-1] == model.score(X[:50], LABELS[:50])
+    model = fit(MLPClassifier(early_stopping=True, **QUICK | params), LABELS)
+    assert model.best_validation_score_ == max(model.validation_scores_)
+
+
+BAD = [
+    ({"dropout": 1.0}, "'dropout' parameter"),
+    ({"dropout": [0.1]}, "dropout must have one entry for each of the 2 hidden layers .* got 1"),
+    ({"dropout": [0.1, 1.0]}, r"dropout must consist of numbers in \[0, 1\), got"),
+    ({"dropout": ["a", 0.1]}, r"dropout must consist of numbers in \[0, 1\), got"),
+    ({"dropout": 0.1, "solver": "lbfgs"}, "dropout does not work with solver='lbfgs'; use a stoc"),
+    ({"dropout": 0.1, "hidden_layer_sizes": ()}, "dropout needs a hidden layer"),
+]
+
+
+@pytest.mark.parametrize(("params", "message"), BAD, ids=str)
+def test_bad_parameters(params, message):
+    model = MLPRegressor(**QUICK | params)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, TARGET)
+    assert not hasattr(model, "coefs_")
