@@ -209,6 +209,10 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         Share of the units that every training step sets to 0, in [0, 1), for all hidden layers or
         one for each; the others are multiplied by ``1 / (1 - dropout)`` (Srivastava et al., 2014).
         Predictions and validation have none; the training loss has, as in Keras.  Stochastic
+        solvers only.
+    max_grad_norm : float or None, default=None
+        A step whose gradient (of all parameters, penalty included) has a larger norm than this is
+        made with the gradient scaled down to it, as by PyTorch's clip_grad_norm_.  Stochastic
         solvers only."""
 
 _ATTRIBUTES = """\
@@ -329,6 +333,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "n_restarts": [Interval(Integral, 1, None, closed="left")],
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
     }
 
     # --- what the two estimators answer differently
@@ -485,6 +490,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if self.weight_decay and not stochastic:
             raise ValueError(
                 "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
+            )
+        if self.max_grad_norm is not None and not stochastic:
+            raise ValueError(
+                "max_grad_norm does not work with solver='lbfgs'; use a stochastic solver."
             )
         if not stochastic and (self.learning_rate not in _SGD_SCHEDULES or self.warmup_epochs):
             name = (
@@ -772,7 +781,12 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             network,
             progress.parameters.dtype,
             alpha=self.alpha,
-            optimizer=Optimizer(state["rule"], tuple(state["constants"]), state["weight_decay"]),
+            optimizer=Optimizer(
+                state["rule"],
+                tuple(state["constants"]),
+                state["weight_decay"],
+                state["max_grad_norm"],
+            ),
             batch_size=batch_size,
         )
         engine.load(data.X, data.y, data.sample_weight)
@@ -807,6 +821,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "rule": rule,
             "constants": [float(constant) for constant in constants],
             "weight_decay": float(self.weight_decay),
+            "max_grad_norm": self.max_grad_norm,
             "schedule": {
                 "name": schedule,
                 "learning_rate_init": float(self.learning_rate_init),
@@ -1180,6 +1195,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         n_restarts=1,
         max_time=None,
         dropout=0.0,
+        max_grad_norm=None,
         class_weight=None,
         loss="log_loss",
         focal_gamma=2.0,
@@ -1222,6 +1238,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.n_restarts = n_restarts
         self.max_time = max_time
         self.dropout = dropout
+        self.max_grad_norm = max_grad_norm
         self.class_weight = class_weight
         self.loss = loss
         self.focal_gamma = focal_gamma
@@ -1534,6 +1551,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         n_restarts=1,
         max_time=None,
         dropout=0.0,
+        max_grad_norm=None,
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -1575,6 +1593,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.n_restarts = n_restarts
         self.max_time = max_time
         self.dropout = dropout
+        self.max_grad_norm = max_grad_norm
         self.huber_delta = huber_delta
         self.quantile = quantile
 

@@ -130,11 +130,14 @@ class Optimizer(NamedTuple):
         The rule's numbers after its rate.
     weight_decay : float
         Decoupled weight decay.
+    max_grad_norm : float or None
+        The gradient of a step, penalty included, is scaled down to this norm if it is larger.
     """
 
     name: str
     constants: tuple[float, float, float]
     weight_decay: float = 0.0
+    max_grad_norm: float | None = None
 
     def step_numbers(self, learning_rates: np.ndarray, step: int) -> np.ndarray:
         """Numbers for the rule, from the schedule's rates for steps ``step + 1, step + 2, ...``.

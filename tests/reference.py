@@ -232,6 +232,11 @@ def predict(flat, widths, activation, loss, X):
     return OUTPUT[loss](forward(flat, widths, activation, X)[0][-1])
 
 
+def clip(gradient, max_norm):
+    """As PyTorch's clip_grad_norm_."""
+    return gradient * min(1.0, max_norm / (np.sqrt((gradient**2).sum()) + 1e-6))
+
+
 class Adam:
     """Adam with scikit-learn's placement of epsilon."""
 

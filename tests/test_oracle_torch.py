@@ -265,6 +265,7 @@ def regular_model(network, flat):
 
 REGULAR = {
     "dropout": ({"dropout": (0.3, 0.5), "dropout_seed": 11}, {}),
+    "max_grad_norm": ({}, {"max_grad_norm": 0.3}),
 }
 
 
@@ -288,6 +289,8 @@ def test_twenty_steps_of_a_regularised_network(device, name):
             module.mask = torch.tensor(mask)
         theirs.zero_grad()
         torch_loss("log_loss", model(torch.tensor(X[rows])), torch.tensor(y[rows])).backward()
+        if optimizer.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.max_grad_norm)
         theirs.step()
     for _ in range(5):
         engine.run_epoch(np.arange(60), np.full(4, 0.01))

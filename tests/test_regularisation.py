@@ -20,7 +20,7 @@ from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES, dropout_threshold, random_bits, row_key
 from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
+from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 DEVICES = ["cpu"]  # CUDA refuses them for now: `test_cuda_refuses_by_name`
 on_devices = pytest.mark.parametrize("device", DEVICES, indirect=True)
@@ -154,22 +154,71 @@ def results_of_threads(network, optimizer, n_threads, as_csr, batch_size):
                      *engine.predict(X.astype("float32")).ravel()])  # fmt: skip
 
 
+# --- clipped gradients
+
+
+@on_devices
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_clipped_gradients(device, rule, block, as_csr, monkeypatch):
+    """Some steps are clipped, others are not; weight decay is no part of the gradient."""
+    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
+    widths, max_norm = (6, 9, 4, 2), 1.1
+    network = make_network(widths, "tanh", "squared_error")
+    X, y = make_problem("squared_error", 50, 6, 2)
+    optimizer = Optimizer(rule, CONSTANTS[rule], weight_decay=0.5, max_grad_norm=max_norm)
+    data = sparse.csr_matrix(X) if as_csr else X
+    engine, flat = engine_for(device, network, data, y, "float64", optimizer=optimizer, alpha=1.0,
+                              batch_size=16)  # fmt: skip
+    theirs = reference.OPTIMIZERS[rule](flat.size, 0.01, *CONSTANTS[rule])
+    weights, norms = reference.is_weight(widths), []
+    for _ in range(5):
+        accumulated, expected = engine.run_epoch(np.arange(50), np.full(4, 0.01)), 0.0
+        for start in range(0, 50, 16):
+            batch = slice(start, start + 16)
+            value, gradient = reference.objective(
+                flat, widths, "tanh", "squared_error", X[batch], y[batch], 1.0
+            )
+            expected += value * len(X[batch])
+            norms.append(np.linalg.norm(gradient))
+            clipped = reference.clip(gradient, max_norm)
+            flat = theirs.step(flat - 0.01 * 0.5 * flat * weights, clipped)
+        np.testing.assert_allclose(accumulated, expected, rtol=1e-10)
+    assert min(norms) < max_norm < max(norms)
+    np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
+    gradient = engine.loss_and_gradient()[1]
+    expected = reference.objective(flat, widths, "tanh", "squared_error", X, y, 1.0)[1]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-8, atol=1e-10)
+
+
+# --- all of them
+
+
 @pytest.mark.parametrize("as_csr", [False, True])
 @pytest.mark.parametrize("batch_size", [70, 300])
-def test_dropout_has_the_same_bits_for_every_number_of_threads(no_thresholds, batch_size, as_csr):  # noqa: F811
+def test_same_bits_for_every_number_of_threads(no_thresholds, batch_size, as_csr):  # noqa: F811
     network = dropout_network((20, 130, 40, 5), "relu", "log_loss", (0.2, 0.5))
-    optimizer = Optimizer("adam", CONSTANTS["adam"])
+    optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=0.1)
     expected = results_of_threads(network, optimizer, 1, as_csr, batch_size)
     for n_threads in (2, 3):
         got = results_of_threads(network, optimizer, n_threads, as_csr, batch_size)
         np.testing.assert_array_equal(got, expected)
 
 
+REFUSED_ON_CUDA = [
+    ("dropout", {"dropout": (0.5,)}, {}),
+    ("max_grad_norm", {}, {"max_grad_norm": 1.0}),
+]
+
+
 @pytest.mark.parametrize("device", ["cuda, emulated"], indirect=True)
-def test_cuda_refuses_by_name(device):
-    network = dropout_network((4, 3, 2), "relu", "squared_error", (0.5,))
-    with pytest.raises(ValueError, match="device='cuda' does not support dropout"):
-        get_engine(device, network, dtype="float32")
+@pytest.mark.parametrize(("name", "of_network", "of_optimizer"), REFUSED_ON_CUDA)
+def test_cuda_refuses_by_name(device, name, of_network, of_optimizer):
+    network = Network((4, 3, 2), "relu", "squared_error", **of_network)
+    optimizer = Optimizer("sgd", CONSTANTS["sgd"], **of_optimizer)
+    with pytest.raises(ValueError, match=f"device='cuda' does not support {name}; use device"):
+        get_engine(device, network, dtype="float32", optimizer=optimizer)
 
 
 # --- estimators
@@ -181,6 +230,9 @@ LABELS = np.array(["a", "b", "c"])[np.argmax(X[:, :3], axis=1)]
 WIDTHS = (5, 8, 6, 1)
 QUICK = {"hidden_layer_sizes": (8, 6), "activation": "tanh", "max_iter": 5, "random_state": 0,
          "learning_rate_init": 0.01}  # fmt: skip
+
+
+EACH = [{"dropout": 0.4}, {"max_grad_norm": 0.1}]
 
 
 def fit(model, y, data=X):
@@ -225,7 +277,7 @@ def test_fit_with_dropout(dropout, rates):
     np.testing.assert_allclose(model.predict(X[:3]), expected[:3], rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("params", [{"dropout": 0.4}], ids=str)
+@pytest.mark.parametrize("params", EACH, ids=str)
 def test_fits_repeat_and_partial_fit_goes_on(params):
     """As one fit over the same epochs, without shuffling."""
     options = QUICK | params | {"shuffle": False, "batch_size": 50}
@@ -239,7 +291,7 @@ def test_fits_repeat_and_partial_fit_goes_on(params):
     np.testing.assert_array_equal(parts.loss_curve_, whole.loss_curve_)
 
 
-@pytest.mark.parametrize("params", [{"dropout": 0.4}], ids=str)
+@pytest.mark.parametrize("params", EACH, ids=str)
 def test_validation_judges_what_predict_uses(params):
     model = MLPClassifier(**QUICK | params | {"n_restarts": 2})
     with warnings.catch_warnings():
@@ -250,7 +302,23 @@ def test_validation_judges_what_predict_uses(params):
     assert model.best_validation_score_ == max(model.validation_scores_)
 
 
+def test_fit_with_clipped_gradients():
+    model = MLPRegressor(solver="sgd", batch_size=120, max_grad_norm=0.05, **QUICK)
+    fit(model, TARGET)
+    w = start_of(np.random.RandomState(0))
+    optimizer = reference.Nesterov(w.size, 0.01, 0.9)
+    for _ in range(5):
+        gradient = reference.objective(
+            w, WIDTHS, "tanh", "squared_error", X, TARGET[:, None], 1e-4
+        )[1]  # fmt: skip
+        assert np.linalg.norm(gradient) > 0.05
+        w = optimizer.step(w, reference.clip(gradient, 0.05))
+    np.testing.assert_allclose(flat_of(model), w, rtol=1e-9, atol=1e-11)
+
+
 BAD = [
+    ({"max_grad_norm": 0.0}, "'max_grad_norm' parameter"),
+    ({"max_grad_norm": 1.0, "solver": "lbfgs"}, "max_grad_norm does not work with solver='lbfgs'"),
     ({"dropout": 1.0}, "'dropout' parameter"),
     ({"dropout": [0.1]}, "dropout must have one entry for each of the 2 hidden layers .* got 1"),
     ({"dropout": [0.1, 1.0]}, r"dropout must consist of numbers in \[0, 1\), got"),

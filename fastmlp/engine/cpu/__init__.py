@@ -34,6 +34,7 @@ from fastmlp.engine.cpu.kernels import (
     Memory,
     Net,
     Samples,
+    Update,
 )
 from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
@@ -327,6 +328,7 @@ class CpuEngine:
             "scratch": aligned(MAX_UNIT_ROWS * layout.panel * threads, self._dtype),
             "slivers": aligned(SLIVER_ROWS * rows * threads * cut, self._dtype),
             "squares": aligned(len(layout.units(False)), self._dtype),
+            "norms": aligned(len(layout.units(False)), self._dtype),
         }
         arrays["constants"][:] = np.resize(self._network.loss_constants or 0.0, n_elementwise)
         memory = Memory(
@@ -377,7 +379,7 @@ class CpuEngine:
             stations = Stations(n_threads)
         arguments = (
             n_threads, room.net, room.memory, samples, order.size, batch_size, room.block,
-            self._numbers, self._alpha, room.update, optimizer is not None, self._units,
+            self._numbers, self._alpha, room.update, self._units,
             self._layout.bounds(self._units, n_threads), prefetch,
             stations.address if stations else 0, self._like,
         )  # fmt: skip
@@ -385,7 +387,8 @@ class CpuEngine:
 
     def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
         block = self._block_rows(batch_size)
-        in_memory = optimizer is None or self._source.sparse or block < batch_size
+        update = self._make_update(optimizer)
+        in_memory = not update.training or self._source.sparse or block < batch_size
         if in_memory and not self._gradient.size:
             self._gradient = aligned(self._parameters.size, self._dtype)
         net, memory, arrays = self._reserve(
@@ -399,9 +402,22 @@ class CpuEngine:
             memory,
             arrays,
             samples=Samples(*self._source.fields, *self._targets.fields, order=0),
-            update=loops.update(None, self._dtype.name)
-            if optimizer is None
-            else loops.update(optimizer.name, self._dtype.name, decays=optimizer.weight_decay > 0),
+            update=update,
+        )
+
+    def _make_update(self, optimizer: Optimizer | None) -> Update:
+        dtype, loop, max_norm = self._dtype.name, 0, None
+        if optimizer is not None:
+            loop = loops.update(optimizer.name, dtype, decays=optimizer.weight_decay > 0)
+            max_norm = optimizer.max_grad_norm
+        waits = optimizer is None or max_norm is not None
+        return Update(
+            loop=loops.update(None, dtype) if waits else loop,
+            training=not waits,
+            clipped=loop if waits else 0,
+            squares=loops.squares(dtype) if max_norm is not None else 0,
+            scale=loops.scale(dtype) if max_norm is not None else 0,
+            max_norm=0.0 if max_norm is None else float(max_norm),
         )
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
@@ -462,7 +478,7 @@ class _Room(NamedTuple):
     memory: Memory
     arrays: dict[str, np.ndarray]
     samples: Samples
-    update: int
+    update: Update
 
 
 class _Call(NamedTuple):

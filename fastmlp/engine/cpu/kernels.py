@@ -138,8 +138,33 @@ class Memory(NamedTuple):
     scratch: int
     slivers: int
     squares: int
+    norms: int
     progress: int
     barrier: int
+
+
+class Update(NamedTuple):
+    """What happens once a unit's gradient is complete.
+
+    Parameters
+    ----------
+    loop : int
+        Address of the optimizer's loop, or of the one that only completes the gradient.
+    training : bool
+        Which of the two it is.
+    clipped : int
+        Address of the optimizer's loop if it has to wait for the norm of the whole gradient.
+    squares, scale : int
+        Addresses of the loops that sum squares of a gradient and scale it.
+    max_norm : float
+    """
+
+    loop: int
+    training: bool
+    clipped: int
+    squares: int
+    scale: int
+    max_norm: float
 
 
 class Samples(NamedTuple):
@@ -557,8 +582,7 @@ def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, numbers, step,
 
 @jit
 def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first, is_last, scratch,
-          slivers, is_new, update, training, penalty, rate, numbers, step,
-          prefetch):  # fmt: skip
+          slivers, is_new, update, penalty, rate, numbers, step, prefetch):  # fmt: skip
     """One unit of the weight gradient for one block of rows and, after the last, its update.
 
     ``is_new`` says whether the unit has other rows than the unit before.
@@ -575,8 +599,8 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         G = memory.gradient + size * panel
         _sparse_unit(net, memory, samples, start, rows, column, width, G, is_first, like)
         if is_last:
-            squares = _update_rows(memory, update, panel, G, fan_in * width, width, penalty, rate,
-                                   numbers, step, size)  # fmt: skip
+            squares = _update_rows(memory, update.loop, panel, G, fan_in * width, width, penalty,
+                                   rate, numbers, step, size)  # fmt: skip
         return squares
     deltas = net.activations[layer + 1]
     if layer < net.widths.size - 2:
@@ -591,7 +615,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         if width == N_VECTORS * lanes:
             A, sliver, column_stride = slivers, rows * MAX_ROWS[1], MAX_ROWS[1]
     at = panel + first * width
-    G = scratch if is_first and is_last and training else memory.gradient + size * at
+    G = scratch if is_first and is_last and update.training else memory.gradient + size * at
     if prefetch:
         n_bytes = size * (end - first) * width
         prefetch_for_writing(memory.parameters + size * at, n_bytes)
@@ -606,11 +630,51 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
                  delta_stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
     if is_last:
         n_weights = (min(end, fan_in) - first) * width
-        squares = _update_rows(memory, update, at, G, n_weights, (end - first) * width - n_weights,
-                               penalty, rate, numbers, step, size)  # fmt: skip
-    if is_last and layer > 0 and training:
+        squares = _update_rows(memory, update.loop, at, G, n_weights,
+                               (end - first) * width - n_weights, penalty, rate, numbers, step,
+                               size)  # fmt: skip
+    if is_last and layer > 0 and update.training:
         _transpose_unit(net, memory, layer, column, width, first, end, like)
     return squares
+
+
+@jit
+def _unit_place(net, layer, column, first, end, like):
+    """A unit's start in the packed parameters, how many they are, and the width of its panel."""
+    width = _panel_width(column, _padded(net.widths[layer + 1], like), like)
+    at = net.weights[layer] + column * net.rows[layer] + first * width
+    return at, (end - first) * width, width
+
+
+@jit
+def _unit_norm(net, memory, update, layer, column, first, end, like):
+    """Sum of squares of a unit's gradient."""
+    at, n, _ = _unit_place(net, layer, column, first, end, like)
+    return call(update.squares, (memory.gradient + size_of(like) * at, n, like))
+
+
+@jit
+def _clipped_update(net, memory, units, begin, stop, update, rate, numbers, step):
+    """Update units ``begin`` to ``stop`` with the gradient in memory, scaled to its norm at most.
+
+    The 1e-6 is that of PyTorch's clip_grad_norm_.
+    """
+    size = size_of(rate)
+    total = 0.0
+    for u in range(units.shape[0]):
+        total += load(memory.norms, u, rate)
+    factor = update.max_norm / (np.sqrt(total) + 1e-6)
+    for u in range(begin, stop):
+        layer, column, first, end = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        at, n, width = _unit_place(net, layer, column, first, end, rate)
+        G = memory.gradient + size * at
+        if factor < 1:
+            call(update.scale, (G, n, type(rate)(factor)))
+        n_weights = (min(end, net.widths[layer]) - first) * width
+        _update_rows(memory, update.clipped, at, G, n_weights, n - n_weights, type(rate)(0), rate,
+                     numbers, step, size)  # fmt: skip
+        if layer > 0:
+            _transpose_unit(net, memory, layer, column, width, first, end, rate)
 
 
 # --- entry points -----------------------------------------------------------------------------
@@ -641,7 +705,7 @@ def _sum_losses(samples, losses, start, rows, like):
 
 @jit
 def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
-           update, training, units, bounds, prefetch, like):  # fmt: skip
+           update, units, bounds, prefetch, like):  # fmt: skip
     """See `run_epoch`."""
     size = size_of(like)
     kind = type(like)
@@ -685,15 +749,25 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                     layer, first = units[u, 0], units[u, 2]
                     squares = _unit(
                         net, memory, samples, layer, units[u, 1], first, units[u, 3], start, n,
-                        is_first, is_last, scratch, slivers, is_new, update, training,
+                        is_first, is_last, scratch, slivers, is_new, update,
                         kind(alpha / total_weight), kind(numbers[step, 0]), numbers, step,
                         prefetch,
                     )  # fmt: skip
                     store(memory.squares, u, squares)
+                    if update.clipped and is_last:
+                        norm = _unit_norm(net, memory, update, layer, units[u, 1], first,
+                                          units[u, 3], like)  # fmt: skip
+                        store(memory.norms, u, norm)
                 count += 1
                 if not _wait(memory, n_threads, count):
                     return accumulated
                 if load(memory.progress, DECISION, np.int64(0)) and not is_last:
+                    return accumulated
+            if update.clipped:
+                _clipped_update(net, memory, units, bounds[thread], bounds[thread + 1], update,
+                                kind(numbers[step, 0]), numbers, step)  # fmt: skip
+                count += 1
+                if not _wait(memory, n_threads, count):
                     return accumulated
             if thread == 0:
                 squared = 0.0
@@ -708,7 +782,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
 
 
 def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
-              update, training, units, bounds, prefetch, stations, like):  # fmt: skip
+              update, units, bounds, prefetch, stations, like):  # fmt: skip
     """One pass over ``n_samples`` rows in steps of ``batch_size``, as thread ``thread``.
 
     A batch whose weights sum to zero carries no information and is passed over.  A helper that has
@@ -726,10 +800,7 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
         Rows that the workspace has room for.
     numbers : array of shape (n_steps, N_NUMBERS), float64
         See `fastmlp.optimizers.Optimizer.step_numbers`.
-    update : int
-        Address of the optimizer's loop.
-    training : bool
-        False if that loop only completes the gradient.
+    update : Update
     units, bounds : arrays
         See `Layout.units` and `Layout.bounds`.
     stations : int
@@ -744,8 +815,7 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
     """
     while True:
         loss = _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block,
-                      numbers, alpha, update, training, units, bounds, prefetch,
-                      like)  # fmt: skip
+                      numbers, alpha, update, units, bounds, prefetch, like)  # fmt: skip
         if thread == 0 or not stand_by(stations, thread):
             return loss
 

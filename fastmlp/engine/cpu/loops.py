@@ -219,6 +219,21 @@ def _penalty_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
     return squares
 
 
+def _squares_loop(g, n, like):
+    """Sum of ``n`` squares."""
+    total = type(like)(0)
+    for i in range(n):
+        total += load(g, i, like) * load(g, i, like)
+    return total
+
+
+def _scale_loop(g, n, factor):
+    """Multiply ``n`` numbers by ``factor``."""
+    for i in range(n):
+        store(g, i, load(g, i, factor) * factor)
+    return factor
+
+
 # --- addresses --------------------------------------------------------------------------------
 
 
@@ -335,6 +350,18 @@ def update(optimizer: str | None, dtype: str, *, decays: bool = False) -> int:
     )  # fmt: skip
 
 
+@cache
+def squares(dtype: str) -> int:
+    """Address of the loop that sums squares."""
+    return _address(_squares_loop, 2, 1, dtype, "squares", reassociate=True)
+
+
+@cache
+def scale(dtype: str) -> int:
+    """Address of the loop that scales a gradient."""
+    return _address(_scale_loop, 2, 1, dtype, "scale")
+
+
 def compile_all(dtype: str) -> None:
     """Compile every row of every table, or load it from the disk cache."""
     for activation_row in ACTIVATIONS.values():
@@ -348,3 +375,5 @@ def compile_all(dtype: str) -> None:
         link(row.out_activation, dtype)
     for optimizer in (None, *OPTIMIZERS):
         update(optimizer, dtype)
+    squares(dtype)
+    scale(dtype)

@@ -54,10 +54,15 @@ _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
 
-def _require_support(network: Network) -> None:
+def _require_support(network: Network, optimizer: Optimizer | None) -> None:
     """Refuse by name what there are no kernels for."""
-    if network.dropout:
-        raise ValueError("device='cuda' does not support dropout; use device='cpu'.")
+    uses = {
+        "dropout": bool(network.dropout),
+        "max_grad_norm": optimizer is not None and optimizer.max_grad_norm is not None,
+    }
+    for name, used in uses.items():
+        if used:
+            raise ValueError(f"device='cuda' does not support {name}; use device='cpu'.")
 
 
 class Rows(NamedTuple):
@@ -87,7 +92,7 @@ class CudaEngine:
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
-        _require_support(network)
+        _require_support(network, optimizer)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
