@@ -22,7 +22,7 @@ from fastmlp.functions import ACTIVATIONS, LOSSES, dropout_threshold, random_bit
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
-DEVICES = ["cpu"]  # CUDA refuses them for now: `test_cuda_refuses_by_name`
+DEVICES = ["cpu", "cuda, emulated"]
 on_devices = pytest.mark.parametrize("device", DEVICES, indirect=True)
 
 # --- dropout
@@ -204,21 +204,6 @@ def test_same_bits_for_every_number_of_threads(no_thresholds, batch_size, as_csr
     for n_threads in (2, 3):
         got = results_of_threads(network, optimizer, n_threads, as_csr, batch_size)
         np.testing.assert_array_equal(got, expected)
-
-
-REFUSED_ON_CUDA = [
-    ("dropout", {"dropout": (0.5,)}, {}),
-    ("max_grad_norm", {}, {"max_grad_norm": 1.0}),
-]
-
-
-@pytest.mark.parametrize("device", ["cuda, emulated"], indirect=True)
-@pytest.mark.parametrize(("name", "of_network", "of_optimizer"), REFUSED_ON_CUDA)
-def test_cuda_refuses_by_name(device, name, of_network, of_optimizer):
-    network = Network((4, 3, 2), "relu", "squared_error", **of_network)
-    optimizer = Optimizer("sgd", CONSTANTS["sgd"], **of_optimizer)
-    with pytest.raises(ValueError, match=f"device='cuda' does not support {name}; use device"):
-        get_engine(device, network, dtype="float32", optimizer=optimizer)
 
 
 # --- estimators
