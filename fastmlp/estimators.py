@@ -213,7 +213,13 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     max_grad_norm : float or None, default=None
         A step whose gradient (of all parameters, penalty included) has a larger norm than this is
         made with the gradient scaled down to it, as by PyTorch's clip_grad_norm_.  Stochastic
-        solvers only."""
+        solvers only.
+    ema_decay : float or None, default=None
+        Average the parameters exponentially over the steps: after each of them,
+        ``average = ema_decay average + (1 - ema_decay) parameters``, in [0, 1).  The average starts
+        from the initial parameters without correction, so ``1 / (1 - ema_decay)`` should be a small
+        part of all steps.  It is what ``coefs_``, predictions and validation use; the training loss
+        is that of the parameters themselves.  Stochastic solvers only."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -334,6 +340,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
+        "ema_decay": [None, Interval(Real, 0, 1, closed="left")],
     }
 
     # --- what the two estimators answer differently
@@ -491,10 +498,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError(
                 "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
             )
-        if self.max_grad_norm is not None and not stochastic:
-            raise ValueError(
-                "max_grad_norm does not work with solver='lbfgs'; use a stochastic solver."
-            )
+        for name in ("max_grad_norm", "ema_decay"):
+            if getattr(self, name) is not None and not stochastic:
+                raise ValueError(
+                    f"{name} does not work with solver='lbfgs'; use a stochastic solver."
+                )
         if not stochastic and (self.learning_rate not in _SGD_SCHEDULES or self.warmup_epochs):
             name = (
                 "warmup_epochs" if self.warmup_epochs else f"learning_rate={self.learning_rate!r}"
@@ -786,6 +794,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 tuple(state["constants"]),
                 state["weight_decay"],
                 state["max_grad_norm"],
+                state["ema_decay"],
             ),
             batch_size=batch_size,
         )
@@ -822,6 +831,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "constants": [float(constant) for constant in constants],
             "weight_decay": float(self.weight_decay),
             "max_grad_norm": self.max_grad_norm,
+            "ema_decay": self.ema_decay,
             "schedule": {
                 "name": schedule,
                 "learning_rate_init": float(self.learning_rate_init),
@@ -835,9 +845,19 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "learning_rate": float(self.learning_rate_init),
             "plateau": (np.inf, 0),
             "dropout_seed": None,
-            "slots": np.zeros((N_SLOTS, parameters.size), parameters.dtype),
+            "slots": self._new_slots(parameters),
             "step": 0,
         }
+
+    def _new_slots(self, parameters: np.ndarray) -> np.ndarray:
+        """See `fastmlp.engine.Engine.get_state`; what is trained goes on with ``warm_start``."""
+        slots = np.zeros((N_SLOTS, parameters.size), parameters.dtype)
+        if self.ema_decay is None:
+            return slots
+        earlier = getattr(self, "_optimizer_state", None) if self.warm_start else None
+        if earlier is not None and len(earlier["slots"]) > N_SLOTS:
+            parameters = earlier["slots"][N_SLOTS]
+        return np.vstack([slots, parameters])
 
     def _batch_size(self, n_samples: int) -> int:
         if self.batch_size == "auto":
@@ -1196,6 +1216,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         max_time=None,
         dropout=0.0,
         max_grad_norm=None,
+        ema_decay=None,
         class_weight=None,
         loss="log_loss",
         focal_gamma=2.0,
@@ -1239,6 +1260,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.max_time = max_time
         self.dropout = dropout
         self.max_grad_norm = max_grad_norm
+        self.ema_decay = ema_decay
         self.class_weight = class_weight
         self.loss = loss
         self.focal_gamma = focal_gamma
@@ -1552,6 +1574,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         max_time=None,
         dropout=0.0,
         max_grad_norm=None,
+        ema_decay=None,
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -1594,6 +1617,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.max_time = max_time
         self.dropout = dropout
         self.max_grad_norm = max_grad_norm
+        self.ema_decay = ema_decay
         self.huber_delta = huber_delta
         self.quantile = quantile
 

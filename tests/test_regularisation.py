@@ -192,6 +192,49 @@ def test_clipped_gradients(device, rule, block, as_csr, monkeypatch):
     np.testing.assert_allclose(gradient, expected, rtol=1e-8, atol=1e-10)
 
 
+# --- averaged parameters
+
+
+@on_devices
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+def test_averaged_parameters(device, loss, max_norm, block, as_csr, monkeypatch):
+    """Trained parameters and average go different ways, from the same start."""
+    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
+    widths = (6, 9, 4, 3 if loss == "log_loss" else 1)
+    network = make_network(widths, "tanh", loss)
+    X, y = make_problem(loss, 50, 6, widths[-1])
+    optimizer = Optimizer("adam", CONSTANTS["adam"], 0.0, max_norm, ema_decay=0.8)
+    options = {"optimizer": optimizer, "alpha": 0.1, "batch_size": 16}
+    data = sparse.csr_matrix(X) if as_csr else X
+    engine, flat = engine_for(device, network, data, y, "float64", **options)
+    rule, average = reference.Adam(flat.size, 0.01, *CONSTANTS["adam"]), flat
+    described = (widths, "tanh", loss)
+    for _ in range(3):
+        engine.run_epoch(np.arange(50), np.full(4, 0.01))
+        for start in range(0, 50, 16):
+            batch = slice(start, start + 16)
+            gradient = reference.objective(flat, *described, X[batch], y[batch], 0.1)[1]
+            if max_norm:
+                gradient = reference.clip(gradient, max_norm)
+            flat = rule.step(flat, gradient)
+            average = 0.8 * average + 0.2 * flat
+        np.testing.assert_allclose(engine.get_parameters(), average, rtol=1e-9, atol=1e-11)
+        slots, step = engine.get_state()
+        np.testing.assert_allclose(slots[2], flat, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(
+            engine.predict(data), reference.predict(average, *described, X), rtol=1e-9
+        )
+        value = reference.objective(average, *described, X, y)[0]
+        np.testing.assert_allclose(engine.evaluate(data, y), value, rtol=1e-9)
+        parameters = engine.get_parameters()
+        engine, _ = engine_for(device, network, data, y, "float64", **options)  # goes on from both
+        engine.set_parameters(parameters)
+        engine.set_state(slots, step)
+
+
 # --- all of them
 
 
@@ -199,7 +242,7 @@ def test_clipped_gradients(device, rule, block, as_csr, monkeypatch):
 @pytest.mark.parametrize("batch_size", [70, 300])
 def test_same_bits_for_every_number_of_threads(no_thresholds, batch_size, as_csr):  # noqa: F811
     network = dropout_network((20, 130, 40, 5), "relu", "log_loss", (0.2, 0.5))
-    optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=0.1)
+    optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=0.1, ema_decay=0.9)
     expected = results_of_threads(network, optimizer, 1, as_csr, batch_size)
     for n_threads in (2, 3):
         got = results_of_threads(network, optimizer, n_threads, as_csr, batch_size)
@@ -209,6 +252,7 @@ def test_same_bits_for_every_number_of_threads(no_thresholds, batch_size, as_csr
 REFUSED_ON_CUDA = [
     ("dropout", {"dropout": (0.5,)}, {}),
     ("max_grad_norm", {}, {"max_grad_norm": 1.0}),
+    ("ema_decay", {}, {"ema_decay": 0.9}),
 ]
 
 
@@ -232,7 +276,7 @@ QUICK = {"hidden_layer_sizes": (8, 6), "activation": "tanh", "max_iter": 5, "ran
          "learning_rate_init": 0.01}  # fmt: skip
 
 
-EACH = [{"dropout": 0.4}, {"max_grad_norm": 0.1}]
+EACH = [{"dropout": 0.4}, {"max_grad_norm": 0.1}, {"ema_decay": 0.8}]
 
 
 def fit(model, y, data=X):
@@ -316,7 +360,28 @@ def test_fit_with_clipped_gradients():
     np.testing.assert_allclose(flat_of(model), w, rtol=1e-9, atol=1e-11)
 
 
+def test_fit_with_averaged_parameters():
+    """`warm_start` goes on from the average and from what was trained, with a fresh optimizer."""
+    model = MLPRegressor(ema_decay=0.7, batch_size=120, warm_start=True, **QUICK)
+    w = average = start_of(np.random.RandomState(0))
+    for _ in range(2):
+        fit(model, TARGET)
+        optimizer = reference.Adam(w.size, 0.01, *CONSTANTS["adam"])
+        for epoch in range(5):
+            value, gradient = reference.objective(
+                w, WIDTHS, "tanh", "squared_error", X, TARGET[:, None], 1e-4
+            )
+            assert model.loss_curve_[epoch - 5] == pytest.approx(value, rel=1e-9)
+            w = optimizer.step(w, gradient)
+            average = 0.7 * average + 0.3 * w
+        np.testing.assert_allclose(flat_of(model), average, rtol=1e-8, atol=1e-10)
+        expected = reference.predict(average, WIDTHS, "tanh", "squared_error", X).ravel()
+        np.testing.assert_allclose(model.predict(X), expected, rtol=1e-8, atol=1e-9)
+
+
 BAD = [
+    ({"ema_decay": 1.0}, "'ema_decay' parameter"),
+    ({"ema_decay": 0.9, "solver": "lbfgs"}, "ema_decay does not work with solver='lbfgs'"),
     ({"max_grad_norm": 0.0}, "'max_grad_norm' parameter"),
     ({"max_grad_norm": 1.0, "solver": "lbfgs"}, "max_grad_norm does not work with solver='lbfgs'"),
     ({"dropout": 1.0}, "'dropout' parameter"),

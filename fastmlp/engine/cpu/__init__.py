@@ -152,6 +152,9 @@ class CpuEngine:
         self._parameters = aligned(n_packed, self._dtype)
         self._slots = [aligned(n_packed if optimizer else 0, self._dtype) for _ in range(N_SLOTS)]
         self._transposed = aligned(int(self._layout.transposed[-1]), self._dtype)
+        self._averages = optimizer is not None and optimizer.ema_decay is not None
+        self._average = aligned(n_packed * self._averages, self._dtype)
+        self._average_transposed = aligned(self._transposed.size * self._averages, self._dtype)
         self._gradient = aligned(0, self._dtype)
         self._progress = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
@@ -165,21 +168,29 @@ class CpuEngine:
     # --- parameters and state
 
     def get_parameters(self) -> np.ndarray:
-        return self._layout.unpack(self._parameters)
+        return self._layout.unpack(self._average if self._averages else self._parameters)
 
     def set_parameters(self, flat: np.ndarray) -> None:
+        self._set_trained(flat)
+        if self._averages:
+            self._average[:] = self._parameters
+
+    def _set_trained(self, flat: np.ndarray) -> None:
         bias = _NO_CLASS if self._network.out_activation == "softmax" else 0.0
         flat = flat.astype(self._dtype, copy=False)
         self._layout.pack(flat, self._parameters, padding_bias=bias)
         self._transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
-        slots = np.array([self._layout.unpack(slot) for slot in self._slots])
+        packed = [*self._slots, *[self._parameters] * self._averages]
+        slots = np.array([self._layout.unpack(slot) for slot in packed])
         return slots, int(self._progress[STEPS])
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
-        for slot, values in zip(self._slots, slots, strict=True):
+        for slot, values in zip(self._slots, slots[:N_SLOTS], strict=True):
             self._layout.pack(values.astype(self._dtype, copy=False), slot)
+        if self._averages:
+            self._set_trained(slots[N_SLOTS])
         self._progress[STEPS] = step
 
     def info(self) -> dict[str, Any]:
@@ -331,11 +342,13 @@ class CpuEngine:
             "norms": aligned(len(layout.units(False)), self._dtype),
         }
         arrays["constants"][:] = np.resize(self._network.loss_constants or 0.0, n_elementwise)
+        shows_average = self._averages and not train
         memory = Memory(
-            parameters=_address(self._parameters),
-            transposed=_address(self._transposed),
+            parameters=_address(self._average if shows_average else self._parameters),
+            transposed=_address(self._average_transposed if shows_average else self._transposed),
             first_slot=_address(self._slots[0]),
             second_slot=_address(self._slots[1]),
+            average=_address(self._average),
             gradient=_address(self._gradient),
             progress=_address(self._progress),
             barrier=_address(self._barrier),
@@ -406,10 +419,10 @@ class CpuEngine:
         )
 
     def _make_update(self, optimizer: Optimizer | None) -> Update:
-        dtype, loop, max_norm = self._dtype.name, 0, None
+        dtype, loop, max_norm, decay = self._dtype.name, 0, None, None
         if optimizer is not None:
             loop = loops.update(optimizer.name, dtype, decays=optimizer.weight_decay > 0)
-            max_norm = optimizer.max_grad_norm
+            max_norm, decay = optimizer.max_grad_norm, optimizer.ema_decay
         waits = optimizer is None or max_norm is not None
         return Update(
             loop=loops.update(None, dtype) if waits else loop,
@@ -418,6 +431,8 @@ class CpuEngine:
             squares=loops.squares(dtype) if max_norm is not None else 0,
             scale=loops.scale(dtype) if max_norm is not None else 0,
             max_norm=0.0 if max_norm is None else float(max_norm),
+            average=0 if decay is None else loops.average(dtype),
+            average_rate=0.0 if decay is None else 1.0 - decay,
         )
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
@@ -427,7 +442,10 @@ class CpuEngine:
         n_threads = min(self._threads, n_slabs) if operations >= _WORTH_THREADS else 1
         rows = min(SLAB, source.n_samples) if n_threads == 1 else SLAB * n_threads
         net, memory, arrays = self._reserve(rows, n_threads, source, train=False, loss=out is None)
-        self._refresh_transposed(net, memory)
+        if self._averages:
+            self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
+        else:
+            self._refresh_transposed(net, memory)
         order = np.arange(source.n_samples)
         samples = Samples(*source.fields, *targets.fields, _address(order))
         arguments = (

@@ -234,6 +234,14 @@ def _scale_loop(g, n, factor):
     return factor
 
 
+def _average_loop(average, w, n, rate):
+    """Move ``n`` numbers by a share of ``rate`` towards the parameters."""
+    for i in range(n):
+        before = load(average, i, rate)
+        store(average, i, before + rate * (load(w, i, rate) - before))
+    return rate
+
+
 # --- addresses --------------------------------------------------------------------------------
 
 
@@ -362,6 +370,12 @@ def scale(dtype: str) -> int:
     return _address(_scale_loop, 2, 1, dtype, "scale")
 
 
+@cache
+def average(dtype: str) -> int:
+    """Address of the loop that averages parameters over steps."""
+    return _address(_average_loop, 3, 1, dtype, "average")
+
+
 def compile_all(dtype: str) -> None:
     """Compile every row of every table, or load it from the disk cache."""
     for activation_row in ACTIVATIONS.values():
@@ -377,3 +391,4 @@ def compile_all(dtype: str) -> None:
         update(optimizer, dtype)
     squares(dtype)
     scale(dtype)
+    average(dtype)

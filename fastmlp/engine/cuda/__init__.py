@@ -59,6 +59,7 @@ def _require_support(network: Network, optimizer: Optimizer | None) -> None:
     uses = {
         "dropout": bool(network.dropout),
         "max_grad_norm": optimizer is not None and optimizer.max_grad_norm is not None,
+        "ema_decay": optimizer is not None and optimizer.ema_decay is not None,
     }
     for name, used in uses.items():
         if used:
