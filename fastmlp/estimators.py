@@ -219,7 +219,12 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         ``average = ema_decay average + (1 - ema_decay) parameters``, in [0, 1).  The average starts
         from the initial parameters without correction, so ``1 / (1 - ema_decay)`` should be a small
         part of all steps.  It is what ``coefs_``, predictions and validation use; the training loss
-        is that of the parameters themselves.  Stochastic solvers only."""
+        is that of the parameters themselves.  Stochastic solvers only.
+    layer_norm : bool, default=False
+        Normalise the scores of each hidden layer over its units before the activation,
+        ``(z - mean) / sqrt(variance + 1e-5)`` (Ba et al., 2016), in training and prediction alike.
+        There is no gain and no offset: the weights and the biases of the layer that follows can do
+        their work."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -341,6 +346,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
         "ema_decay": [None, Interval(Real, 0, 1, closed="left")],
+        "layer_norm": ["boolean"],
     }
 
     # --- what the two estimators answer differently
@@ -451,6 +457,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
         dropout = self._dropout(len(hidden))
+        self._check_layer_norm(hidden)
         self._refuse_combinations(incremental, held_out)
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
 
@@ -464,7 +471,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         n_outputs = self._n_outputs(y)
         widths = (X.shape[1], *hidden, n_outputs)
         options = self._loss_options(n_outputs)
-        network = Network(widths, activations, loss, **options, dropout=dropout)
+        network = Network(
+            widths, activations, loss, **options, dropout=dropout, layer_norm=bool(self.layer_norm)
+        )  # fmt: skip
 
         self._random_state = check_random_state(self.random_state)
         states = self._restart_states()
@@ -570,6 +579,13 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"dropout does not work with solver={self.solver!r}; use a stochastic solver."
             )
         return tuple(float(rate) for rate in rates) if any(rates) else ()
+
+    def _check_layer_norm(self, hidden: tuple[int, ...]) -> None:
+        if self.layer_norm and (not hidden or min(hidden) < 2):
+            raise ValueError(
+                "layer_norm needs hidden layers of at least 2 units, over which it normalises, got "
+                f"hidden_layer_sizes={hidden}; set layer_norm=False."
+            )
 
     def _start(self, network: Network, dtype, first_pass: bool, random_state) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
@@ -932,7 +948,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         loss = next(
             name for name, row in LOSSES.items() if row.out_activation == self.out_activation_
         )
-        return Network(widths, self._activations(len(widths) - 2), loss)
+        activations = self._activations(len(widths) - 2)
+        return Network(widths, activations, loss, layer_norm=bool(self.layer_norm))
 
     def _outputs(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
@@ -985,7 +1002,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         arrays = predictor.arrays
         if len(arrays) != 2 * len(coefs):
             return False
-        if self._activations(len(coefs) - 1) != predictor.network.activations:
+        network = predictor.network
+        if self._activations(len(coefs) - 1) != network.activations:
+            return False
+        if network.layer_norm != self.layer_norm:
             return False
         return all(
             coef is W and intercept is b
@@ -1217,6 +1237,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         dropout=0.0,
         max_grad_norm=None,
         ema_decay=None,
+        layer_norm=False,
         class_weight=None,
         loss="log_loss",
         focal_gamma=2.0,
@@ -1261,6 +1282,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.dropout = dropout
         self.max_grad_norm = max_grad_norm
         self.ema_decay = ema_decay
+        self.layer_norm = layer_norm
         self.class_weight = class_weight
         self.loss = loss
         self.focal_gamma = focal_gamma
@@ -1575,6 +1597,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         dropout=0.0,
         max_grad_norm=None,
         ema_decay=None,
+        layer_norm=False,
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -1618,6 +1641,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.dropout = dropout
         self.max_grad_norm = max_grad_norm
         self.ema_decay = ema_decay
+        self.layer_norm = layer_norm
         self.huber_delta = huber_delta
         self.quantile = quantile
 

@@ -253,11 +253,15 @@ class Mask(torch.nn.Module):
 
 
 def regular_model(network, flat):
-    """One `Mask` behind each hidden layer."""
+    """One `Mask` behind each hidden layer, and normalisation before its activation."""
     modules, masks = [], []
     for module in torch_model(network, "gelu", flat):
+        is_hidden = not isinstance(module, torch.nn.Linear)
+        if is_hidden and network.layer_norm:
+            width = modules[-1].out_features
+            modules.append(torch.nn.LayerNorm(width, elementwise_affine=False))
         modules.append(module)
-        if not isinstance(module, torch.nn.Linear):
+        if is_hidden:
             masks.append(Mask())
             modules.append(masks[-1])
     return torch.nn.Sequential(*modules), masks
@@ -267,7 +271,11 @@ REGULAR = {
     "dropout": ({"dropout": (0.3, 0.5), "dropout_seed": 11}, {}),
     "max_grad_norm": ({}, {"max_grad_norm": 0.3}),
     "ema_decay": ({}, {"ema_decay": 0.9}),
-    "all": ({"dropout": (0.3, 0.5), "dropout_seed": 11}, {"max_grad_norm": 0.3, "ema_decay": 0.9}),
+    "layer_norm": ({"layer_norm": True}, {}),
+    "all": (
+        {"dropout": (0.3, 0.5), "dropout_seed": 11, "layer_norm": True},
+        {"max_grad_norm": 0.3, "ema_decay": 0.9},
+    ),
 }
 
 

@@ -262,13 +262,16 @@ class CpuEngine:
         """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
         return n_rows * self._operations_per_row
 
-    def _net(self, places_a, places_s, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
-        """The kernels' view of the network, with the loops that this use of it needs."""
+    def _net(self, places, *, sparse: bool, train: bool, loss: bool) -> Net:
+        """The kernels' view of the network, with the loops that this use of it needs.
+
+        ``places`` are those of activations, slopes, normalised scores and deltas.
+        """
         layout, network, dtype = self._layout, self._network, self._dtype.name
         dropped = [train and rate > 0 for rate in network.dropout_rates]
         slopes = self._keeps_slopes(train)
         relu = [
-            row == ACTIVATIONS["relu"] and not drops
+            row == ACTIVATIONS["relu"] and not drops and not network.layer_norm
             for row, drops in zip(network.hidden, dropped, strict=True)
         ]
         activations = [
@@ -286,9 +289,10 @@ class CpuEngine:
             layout.rows_transposed,
             layout.weights,
             layout.transposed,
-            places_a,
-            places_s,
-            places_d,
+            places[0],
+            places[1],
+            places[2],
+            places[3],
             relu=np.array(relu, np.int64),
             activation=np.array(activations, np.int64),
             derivative=np.array(derivatives, np.int64),
@@ -296,6 +300,10 @@ class CpuEngine:
             threshold=np.array([dropout_threshold(r) for r in network.dropout_rates], np.int64),
             dropout_scale=1 / (1 - np.array(network.dropout_rates, np.float64)),
             dropout_seed=network.dropout_seed,
+            normalise=loops.normalise(dtype) if network.layer_norm else 0,
+            normalise_derivative=loops.normalise_derivative(dtype)
+            if network.layer_norm and train
+            else 0,
             softmax=int(network.out_activation == "softmax"),
             link=0 if loss else loops.link(network.out_activation, dtype),
             loss=loops.loss(network.loss_row, dtype) if loss else 0,
@@ -317,10 +325,11 @@ class CpuEngine:
             sizes = sizes * ([0] + [1] * (len(sizes) - 1))
         keeps_slopes = np.array(self._keeps_slopes(train), dtype=bool)
         hidden = sizes[1:-1] * train
-        ends = np.cumsum([0, *sizes, *hidden, *(hidden * keeps_slopes)])
+        normalised = hidden * self._network.layer_norm
+        ends = np.cumsum([0, *sizes, *hidden, *(hidden * keeps_slopes), *normalised])
         places_a = ends[: len(sizes)].copy()
-        places_d, places_s = np.zeros_like(places_a), places_a.copy()
-        places_d[1:-1], of_slopes = np.split(ends[len(sizes) : -1], 2)
+        places_d, places_s, places_n = np.zeros_like(places_a), places_a.copy(), places_a.copy()
+        places_d[1:-1], of_slopes, places_n[1:-1] = np.split(ends[len(sizes) : -1], 3)
         places_s[1:-1] = np.where(keeps_slopes, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
         softmax = self._network.out_activation == "softmax"
@@ -354,7 +363,8 @@ class CpuEngine:
             barrier=_address(self._barrier),
             **{name: _address(array) if array.size else 0 for name, array in arrays.items()},
         )
-        net = self._net(places_a, places_s, places_d, sparse=source.sparse, train=train, loss=loss)
+        places = places_a, places_s, places_n, places_d
+        net = self._net(places, sparse=source.sparse, train=train, loss=loss)
         return net, memory, arrays
 
     def _block_rows(self, batch_size: int) -> int:

@@ -85,7 +85,8 @@ class Net(NamedTuple):
     of) are the activations themselves unless the derivative is a function of the score, or the
     layer has dropout.  ``relu`` (flags), ``activation``, ``derivative``, ``dropout`` (addresses),
     ``threshold`` and ``dropout_scale`` have an entry for each hidden layer.  The address of a loop
-    that is not needed is 0; ``softmax`` is a flag.  ``loss_divisor`` averages a loss over outputs.
+    that is not needed is 0; ``softmax`` is a flag.  ``normalised`` are the places of scores after
+    layer normalisation.  ``loss_divisor`` averages a loss over outputs.
     ``slab`` is the number of rows that training takes through all layers at once.
     """
 
@@ -97,6 +98,7 @@ class Net(NamedTuple):
     transposed: np.ndarray
     activations: np.ndarray
     slopes: np.ndarray
+    normalised: np.ndarray
     deltas: np.ndarray
     relu: np.ndarray
     activation: np.ndarray
@@ -105,6 +107,8 @@ class Net(NamedTuple):
     threshold: np.ndarray
     dropout_scale: np.ndarray
     dropout_seed: int
+    normalise: int
+    normalise_derivative: int
     softmax: int
     link: int
     loss: int
@@ -342,6 +346,16 @@ def _narrow_forward(net, memory, layer, rows, A, out, like):
 
 
 @jit
+def _normalise(net, layer, rows, out, like):
+    """Layer normalisation of one layer's scores, kept for the backward pass if there is one."""
+    kept = np.int64(0)
+    if net.normalise_derivative:
+        kept = out + size_of(like) * (net.normalised[layer + 1] - net.activations[layer + 1])
+    arguments = (out, kept, net.strides[layer + 1], rows, net.widths[layer + 1], like)
+    call(net.normalise, arguments)
+
+
+@jit
 def _drop(net, layer, step, row, rows, out, slopes, like):
     """Dropout of one layer's outputs, from row ``row`` of the batch on."""
     call(net.dropout[layer], (out, slopes, net.strides[layer + 1], rows, net.widths[layer + 1],
@@ -376,6 +390,8 @@ def _forward_layer(net, memory, samples, layer, step, begin, start, first, rows,
         _product(net.tiles, rows, width // lanes, A, 0, stride, 1, W, width, bias, 0, C, out_stride,
                  fan_in, epilogue, C, size)  # fmt: skip
     if hidden:
+        if net.normalise:
+            _normalise(net, layer, rows, out, like)
         if net.activation[layer] and (sparse or not net.relu[layer]):
             call(net.activation[layer], (out, slopes, out_stride, rows, padded, like))
         if net.dropout[layer]:
@@ -485,6 +501,9 @@ def _input_gradients(net, memory, rows, place, delta, like):
                      size)  # fmt: skip
         if derivative and not relu:
             call(derivative, (slopes, below, below_stride, rows, padded, like))
+        if net.normalise_derivative:
+            kept = memory.work + size * (net.normalised[layer] + place * below_stride)
+            call(net.normalise_derivative, (kept, below, below_stride, rows, fan_in, like))
         delta = below
 
 

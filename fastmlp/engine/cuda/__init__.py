@@ -58,6 +58,7 @@ def _require_support(network: Network, optimizer: Optimizer | None) -> None:
     """Refuse by name what there are no kernels for."""
     uses = {
         "dropout": bool(network.dropout),
+        "layer_norm": network.layer_norm,
         "max_grad_norm": optimizer is not None and optimizer.max_grad_norm is not None,
         "ema_decay": optimizer is not None and optimizer.ema_decay is not None,
     }
