@@ -213,7 +213,18 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     max_grad_norm : float or None, default=None
         A step whose gradient (of all parameters, penalty included) has a larger norm than this is
         made with the gradient scaled down to it, as by PyTorch's clip_grad_norm_.  Stochastic
-        solvers only."""
+        solvers only.
+    ema_decay : float or None, default=None
+        Average the parameters exponentially over the steps: after each of them,
+        ``average = ema_decay average + (1 - ema_decay) parameters``, in [0, 1).  The average starts
+        from the initial parameters without correction, so ``1 / (1 - ema_decay)`` should be a small
+        part of all steps.  It is what ``coefs_``, predictions and validation use; the training loss
+        is that of the parameters themselves.  Stochastic solvers only.
+    layer_norm : bool, default=False
+        Normalise the scores of each hidden layer over its units before the activation,
+        ``(z - mean) / sqrt(variance + 1e-5)`` (Ba et al., 2016), in training and prediction alike.
+        There is no gain and no offset: the weights and the biases of the layer that follows can do
+        their work."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -334,6 +345,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
+        "ema_decay": [None, Interval(Real, 0, 1, closed="left")],
+        "layer_norm": ["boolean"],
     }
 
     # --- what the two estimators answer differently
@@ -444,6 +457,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
         dropout = self._dropout(len(hidden))
+        self._check_layer_norm(hidden)
         self._refuse_combinations(incremental, held_out)
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
 
@@ -457,7 +471,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         n_outputs = self._n_outputs(y)
         widths = (X.shape[1], *hidden, n_outputs)
         options = self._loss_options(n_outputs)
-        network = Network(widths, activations, loss, **options, dropout=dropout)
+        network = Network(
+            widths, activations, loss, **options, dropout=dropout, layer_norm=bool(self.layer_norm)
+        )  # fmt: skip
 
         self._random_state = check_random_state(self.random_state)
         states = self._restart_states()
@@ -491,10 +507,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError(
                 "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
             )
-        if self.max_grad_norm is not None and not stochastic:
-            raise ValueError(
-                "max_grad_norm does not work with solver='lbfgs'; use a stochastic solver."
-            )
+        for name in ("max_grad_norm", "ema_decay"):
+            if getattr(self, name) is not None and not stochastic:
+                raise ValueError(
+                    f"{name} does not work with solver='lbfgs'; use a stochastic solver."
+                )
         if not stochastic and (self.learning_rate not in _SGD_SCHEDULES or self.warmup_epochs):
             name = (
                 "warmup_epochs" if self.warmup_epochs else f"learning_rate={self.learning_rate!r}"
@@ -562,6 +579,13 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"dropout does not work with solver={self.solver!r}; use a stochastic solver."
             )
         return tuple(float(rate) for rate in rates) if any(rates) else ()
+
+    def _check_layer_norm(self, hidden: tuple[int, ...]) -> None:
+        if self.layer_norm and (not hidden or min(hidden) < 2):
+            raise ValueError(
+                "layer_norm needs hidden layers of at least 2 units, over which it normalises, got "
+                f"hidden_layer_sizes={hidden}; set layer_norm=False."
+            )
 
     def _start(self, network: Network, dtype, first_pass: bool, random_state) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
@@ -786,6 +810,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 tuple(state["constants"]),
                 state["weight_decay"],
                 state["max_grad_norm"],
+                state["ema_decay"],
             ),
             batch_size=batch_size,
         )
@@ -822,6 +847,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "constants": [float(constant) for constant in constants],
             "weight_decay": float(self.weight_decay),
             "max_grad_norm": self.max_grad_norm,
+            "ema_decay": self.ema_decay,
             "schedule": {
                 "name": schedule,
                 "learning_rate_init": float(self.learning_rate_init),
@@ -835,9 +861,19 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "learning_rate": float(self.learning_rate_init),
             "plateau": (np.inf, 0),
             "dropout_seed": None,
-            "slots": np.zeros((N_SLOTS, parameters.size), parameters.dtype),
+            "slots": self._new_slots(parameters),
             "step": 0,
         }
+
+    def _new_slots(self, parameters: np.ndarray) -> np.ndarray:
+        """See `fastmlp.engine.Engine.get_state`; what is trained goes on with ``warm_start``."""
+        slots = np.zeros((N_SLOTS, parameters.size), parameters.dtype)
+        if self.ema_decay is None:
+            return slots
+        earlier = getattr(self, "_optimizer_state", None) if self.warm_start else None
+        if earlier is not None and len(earlier["slots"]) > N_SLOTS:
+            parameters = earlier["slots"][N_SLOTS]
+        return np.vstack([slots, parameters])
 
     def _batch_size(self, n_samples: int) -> int:
         if self.batch_size == "auto":
@@ -912,7 +948,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         loss = next(
             name for name, row in LOSSES.items() if row.out_activation == self.out_activation_
         )
-        return Network(widths, self._activations(len(widths) - 2), loss)
+        activations = self._activations(len(widths) - 2)
+        return Network(widths, activations, loss, layer_norm=bool(self.layer_norm))
 
     def _outputs(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
@@ -965,7 +1002,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         arrays = predictor.arrays
         if len(arrays) != 2 * len(coefs):
             return False
-        if self._activations(len(coefs) - 1) != predictor.network.activations:
+        network = predictor.network
+        if self._activations(len(coefs) - 1) != network.activations:
+            return False
+        if network.layer_norm != self.layer_norm:
             return False
         return all(
             coef is W and intercept is b
@@ -1196,6 +1236,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         max_time=None,
         dropout=0.0,
         max_grad_norm=None,
+        ema_decay=None,
+        layer_norm=False,
         class_weight=None,
         loss="log_loss",
         focal_gamma=2.0,
@@ -1239,6 +1281,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.max_time = max_time
         self.dropout = dropout
         self.max_grad_norm = max_grad_norm
+        self.ema_decay = ema_decay
+        self.layer_norm = layer_norm
         self.class_weight = class_weight
         self.loss = loss
         self.focal_gamma = focal_gamma
@@ -1552,6 +1596,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         max_time=None,
         dropout=0.0,
         max_grad_norm=None,
+        ema_decay=None,
+        layer_norm=False,
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -1594,6 +1640,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.max_time = max_time
         self.dropout = dropout
         self.max_grad_norm = max_grad_norm
+        self.ema_decay = ema_decay
+        self.layer_norm = layer_norm
         self.huber_delta = huber_delta
         self.quantile = quantile
 

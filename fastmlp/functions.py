@@ -337,6 +337,9 @@ def log_loss(normaliser, score, tiny):
     return cap if loss > cap else loss
 
 
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's
+
+
 def row_key(seed, step, layer, row):
     """A 32-bit number for one row of a batch, from four integers, each folded in by a finaliser.
 

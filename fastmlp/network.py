@@ -92,6 +92,8 @@ class Network:
         Share of units that a training step drops in each hidden layer; empty for none.
     dropout_seed : int
         What its masks are drawn from, beside the step.
+    layer_norm : bool
+        Whether each hidden layer's scores are normalised over its units.
     """
 
     widths: tuple[int, ...]
@@ -101,6 +103,7 @@ class Network:
     label_smoothing: float = 0.0
     dropout: tuple[float, ...] = ()
     dropout_seed: int = 0
+    layer_norm: bool = False
 
     @cached_property
     def hidden(self) -> tuple[Activation, ...]:

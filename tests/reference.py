@@ -98,14 +98,29 @@ def dropout_masks(seed, step, n_rows, widths, rates):
     return masks
 
 
-def forward(flat, widths, activation, X, masks=None):
-    """Lists of z and a per layer; the last z are the raw scores."""
+def normalise(z):
+    """Each row less its mean, over its standard deviation."""
+    return (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+
+
+def normalise_jacobian(z):
+    """d normalised / d z, (n, width, width)."""
+    n = z.shape[1]
+    centred = z - z.mean(axis=1, keepdims=True)
+    variance = (z.var(axis=1) + 1e-5)[:, None, None]
+    outer = centred[:, :, None] * centred[:, None, :]
+    return (np.eye(n) - 1 / n - outer / (n * variance)) / np.sqrt(variance)
+
+
+def forward(flat, widths, activation, X, masks=None, layer_norm=False):
+    """Lists of z (normalised) and a per layer; the last z are the raw scores."""
     zs, activations = [], [np.asarray(X, float)]
     names = [*of_layers(activation, widths), "identity"]
     masks = [*masks, 1.0] if masks else [1.0] * len(names)
     layers = split(np.asarray(flat, float), widths)
     for (W, b), name, mask in zip(layers, names, masks, strict=True):
-        zs.append(activations[-1] @ W + b)
+        z = activations[-1] @ W + b
+        zs.append(normalise(z) if layer_norm and len(zs) < len(layers) - 1 else z)
         activations.append(HIDDEN[name][0](zs[-1]) * mask)
     return zs, activations
 
@@ -204,14 +219,15 @@ def score_gradient(loss, z, y):
 
 
 def objective(
-    flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=EPS, masks=None
+    flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=EPS, masks=None,
+    layer_norm=False,
 ):  # fmt: skip
     """(mean loss with penalty, flat gradient)."""
     flat = np.asarray(flat, float)
     weight = np.ones(len(X)) if weight is None else np.asarray(weight, float)
     total = weight.sum()
     layers = split(flat, widths)
-    zs, activations = forward(flat, widths, activation, X, masks)
+    zs, activations = forward(flat, widths, activation, X, masks, layer_norm)
     value = weight @ losses(loss, zs[-1], y, eps) / total
     value += 0.5 * alpha / total * sum((W**2).sum() for W, _ in layers)
     delta = score_gradient(loss, zs[-1], y) * weight[:, None] / total
@@ -224,12 +240,17 @@ def objective(
             name = of_layers(activation, widths)[layer - 1]
             mask = masks[layer - 1] if masks else 1.0
             delta = (delta @ W.T) * mask * HIDDEN[name][1](zs[layer - 1])
+            if layer_norm:
+                W, b = layers[layer - 1]
+                jacobian = normalise_jacobian(activations[layer - 1] @ W + b)
+                delta = np.einsum("nj,njk->nk", delta, jacobian)
     return value, np.concatenate(parts)
 
 
-def predict(flat, widths, activation, loss, X):
+def predict(flat, widths, activation, loss, X, layer_norm=False):
     """Outputs (n, n_outputs)."""
-    return OUTPUT[loss](forward(flat, widths, activation, X)[0][-1])
+    zs, _ = forward(flat, widths, activation, X, layer_norm=layer_norm)
+    return OUTPUT[loss](zs[-1])
 
 
 def clip(gradient, max_norm):

@@ -253,11 +253,15 @@ class Mask(torch.nn.Module):
 
 
 def regular_model(network, flat):
-    """One `Mask` behind each hidden layer."""
+    """One `Mask` behind each hidden layer, and normalisation before its activation."""
     modules, masks = [], []
     for module in torch_model(network, "gelu", flat):
+        is_hidden = not isinstance(module, torch.nn.Linear)
+        if is_hidden and network.layer_norm:
+            width = modules[-1].out_features
+            modules.append(torch.nn.LayerNorm(width, elementwise_affine=False))
         modules.append(module)
-        if not isinstance(module, torch.nn.Linear):
+        if is_hidden:
             masks.append(Mask())
             modules.append(masks[-1])
     return torch.nn.Sequential(*modules), masks
@@ -266,6 +270,12 @@ def regular_model(network, flat):
 REGULAR = {
     "dropout": ({"dropout": (0.3, 0.5), "dropout_seed": 11}, {}),
     "max_grad_norm": ({}, {"max_grad_norm": 0.3}),
+    "ema_decay": ({}, {"ema_decay": 0.9}),
+    "layer_norm": ({"layer_norm": True}, {}),
+    "all": (
+        {"dropout": (0.3, 0.5), "dropout_seed": 11, "layer_norm": True},
+        {"max_grad_norm": 0.3, "ema_decay": 0.9},
+    ),
 }
 
 
@@ -278,6 +288,9 @@ def test_twenty_steps_of_a_regularised_network(device, name):
     flat = np.random.default_rng(1).normal(scale=0.5, size=network.n_parameters)
     model, masks = regular_model(network, flat)
     theirs = torch_optimizer("nesterov", model.parameters())
+    average_of = torch.optim.swa_utils.get_ema_multi_avg_fn(of_optimizer.get("ema_decay", 0.0))
+    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average_of)
+    averaged.update_parameters(model)  # the first call copies
     optimizer = Optimizer("nesterov", CONSTANTS["nesterov"], **of_optimizer)
     engine = get_engine(device, network, dtype="float64", optimizer=optimizer, batch_size=15)
     engine.load(X, y)
@@ -292,7 +305,8 @@ def test_twenty_steps_of_a_regularised_network(device, name):
         if optimizer.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.max_grad_norm)
         theirs.step()
+        averaged.update_parameters(model)
     for _ in range(5):
         engine.run_epoch(np.arange(60), np.full(4, 0.01))
-    expected = torch_flat(model)
+    expected = torch_flat(averaged.module)
     np.testing.assert_allclose(engine.get_parameters(), expected, rtol=1e-10, atol=1e-11)

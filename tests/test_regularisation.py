@@ -5,6 +5,7 @@ The oracle is `reference`.  Engines that refuse these leave them out here: see `
 
 import importlib
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from sklearn.exceptions import ConvergenceWarning
 from test_engine import assert_close, parameters_for
 from test_threads import no_thresholds  # noqa: F401
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import MLPClassifier, MLPRegressor, jit_predictor
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES, dropout_threshold, random_bits, row_key
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
-DEVICES = ["cpu", "cuda, emulated"]
+DEVICES = ["cpu"]  # test_cuda compares the other with it
 on_devices = pytest.mark.parametrize("device", DEVICES, indirect=True)
 
 # --- dropout
@@ -70,9 +71,8 @@ def test_masks_of_the_oracle():
     assert 0 < dropout_threshold(1 - 1e-16) < 2**32
 
 
-def dropout_network(widths, activation, loss, rates, seed=5):
-    network = make_network(widths, activation, loss)
-    return Network(*(getattr(network, field) for field in network.__match_args__[:-2]), rates, seed)
+def dropout_network(widths, activation, loss, rates):
+    return replace(make_network(widths, activation, loss), dropout=rates, dropout_seed=5)
 
 
 def engine_for(device, network, X, y, dtype, weight=None, optimizer=None, **options):
@@ -192,18 +192,132 @@ def test_clipped_gradients(device, rule, block, as_csr, monkeypatch):
     np.testing.assert_allclose(gradient, expected, rtol=1e-8, atol=1e-10)
 
 
+# --- averaged parameters
+
+
+@on_devices
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+def test_averaged_parameters(device, loss, max_norm, block, as_csr, monkeypatch):
+    """Trained parameters and average go different ways, from the same start."""
+    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
+    widths = (6, 9, 4, 3 if loss == "log_loss" else 1)
+    network = make_network(widths, "tanh", loss)
+    X, y = make_problem(loss, 50, 6, widths[-1])
+    optimizer = Optimizer("adam", CONSTANTS["adam"], 0.0, max_norm, ema_decay=0.8)
+    options = {"optimizer": optimizer, "alpha": 0.1, "batch_size": 16}
+    data = sparse.csr_matrix(X) if as_csr else X
+    engine, flat = engine_for(device, network, data, y, "float64", **options)
+    rule, average = reference.Adam(flat.size, 0.01, *CONSTANTS["adam"]), flat
+    described = (widths, "tanh", loss)
+    for epoch in range(3):
+        engine.run_epoch(np.arange(50), np.full(4, 0.01))
+        for start in range(0, 50, 16):
+            batch = slice(start, start + 16)
+            gradient = reference.objective(flat, *described, X[batch], y[batch], 0.1)[1]
+            if max_norm:
+                gradient = reference.clip(gradient, max_norm)
+            flat = rule.step(flat, gradient)
+            average = 0.8 * average + 0.2 * flat
+        np.testing.assert_allclose(engine.get_parameters(), average, rtol=1e-9, atol=1e-11)
+        slots, step = engine.get_state()
+        np.testing.assert_allclose(slots[2], flat, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(
+            engine.predict(data), reference.predict(average, *described, X), rtol=1e-9
+        )
+        value = reference.objective(average, *described, X, y)[0]
+        np.testing.assert_allclose(engine.evaluate(data, y), value, rtol=1e-9)
+        if epoch == 1:  # another engine goes on from both
+            parameters = engine.get_parameters()
+            engine, _ = engine_for(device, network, data, y, "float64", **options)
+            engine.set_parameters(parameters)
+            engine.set_state(slots, step)
+
+
+# --- layer normalisation
+
+
+@on_devices
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("rates", [(), (0.3, 0.0, 0.5)], ids=str)
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, ("relu", "gelu", "identity")], ids=str)
+def test_every_gradient_element_with_layer_norm(device, activation, rates, as_csr, dtype):
+    """Widths are whole vectors, or not; with dropout, too."""
+    widths = (4, 16, 19, 7, 3)
+    network = replace(make_network(widths, activation, "log_loss"), layer_norm=True, dropout=rates,
+                      dropout_seed=5)  # fmt: skip
+    X, y = make_problem("log_loss", 23, 4, 3)
+    X = X.astype(dtype)
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, 23).astype(dtype)
+    data = sparse.csr_matrix(X) if as_csr else X
+    engine, flat = engine_for(device, network, data, y, dtype, weight, alpha=0.3, batch_size=23)
+    described, eps = (widths, activation, "log_loss", X), np.finfo(dtype).eps
+    masks = reference.dropout_masks(5, 0, 23, widths, rates) if rates else None
+    expected, expected_gradient = reference.objective(
+        flat, *described, y, 0.3, weight, eps, masks, layer_norm=True
+    )
+    value, gradient = engine.loss_and_gradient()
+    assert_close(value, expected, dtype)
+    assert_close(gradient, expected_gradient, dtype)
+    outputs = reference.predict(flat, *described, layer_norm=True)
+    assert_close(engine.predict(data), outputs, dtype)
+    plain, _ = reference.objective(flat, *described, y, 0.0, weight, eps, layer_norm=True)
+    assert_close(engine.evaluate(data, y, weight), plain, dtype)
+    engine.run_epoch(np.arange(23), np.full(1, 0.01))
+    assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
+
+
+@on_devices
+@pytest.mark.parametrize("rows", [8, 100, 1024])
+def test_layer_norm_in_blocks(device, rows, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", rows)
+    widths = (6, 130, 40, 2)
+    network = replace(make_network(widths, "relu", "squared_error"), layer_norm=True)
+    X, y = make_problem("squared_error", 700, 6, 2)
+    for data in (X, sparse.csr_matrix(X)):
+        engine, flat = engine_for(device, network, data, y, "float64", batch_size=700)
+        described = (widths, "relu", "squared_error", X)
+        expected = reference.objective(flat, *described, y, layer_norm=True)
+        value, gradient = engine.loss_and_gradient()
+        np.testing.assert_allclose(value, expected[0], rtol=1e-11)
+        np.testing.assert_allclose(gradient, expected[1], rtol=1e-8, atol=1e-11)
+        outputs = reference.predict(flat, *described, layer_norm=True)
+        np.testing.assert_allclose(engine.predict(data), outputs, rtol=1e-9, atol=1e-10)
+
+
 # --- all of them
 
 
 @pytest.mark.parametrize("as_csr", [False, True])
 @pytest.mark.parametrize("batch_size", [70, 300])
-def test_same_bits_for_every_number_of_threads(no_thresholds, batch_size, as_csr):  # noqa: F811
-    network = dropout_network((20, 130, 40, 5), "relu", "log_loss", (0.2, 0.5))
-    optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=0.1)
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_same_bits_for_any_number_of_threads(no_thresholds, layer_norm, batch_size, as_csr):  # noqa: F811
+    network = replace(
+        dropout_network((20, 130, 40, 5), "relu", "log_loss", (0.2, 0.5)), layer_norm=layer_norm
+    )
+    optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=0.1, ema_decay=0.9)
     expected = results_of_threads(network, optimizer, 1, as_csr, batch_size)
     for n_threads in (2, 3):
         got = results_of_threads(network, optimizer, n_threads, as_csr, batch_size)
         np.testing.assert_array_equal(got, expected)
+
+
+REFUSED_ON_CUDA = [
+    ("ema_decay", {}, {"ema_decay": 0.9}),
+    ("layer_norm", {"layer_norm": True}, {}),
+]
+
+
+@pytest.mark.parametrize("device", ["cuda, emulated"], indirect=True)
+@pytest.mark.parametrize(("name", "of_network", "of_optimizer"), REFUSED_ON_CUDA)
+def test_cuda_refuses_by_name(device, name, of_network, of_optimizer):
+    network = Network((4, 3, 2), "relu", "squared_error", **of_network)
+    optimizer = Optimizer("sgd", CONSTANTS["sgd"], **of_optimizer)
+    with pytest.raises(ValueError, match=f"device='cuda' does not support {name}; use device"):
+        get_engine(device, network, dtype="float32", optimizer=optimizer)
 
 
 # --- estimators
@@ -217,7 +331,7 @@ QUICK = {"hidden_layer_sizes": (8, 6), "activation": "tanh", "max_iter": 5, "ran
          "learning_rate_init": 0.01}  # fmt: skip
 
 
-EACH = [{"dropout": 0.4}, {"max_grad_norm": 0.1}]
+EACH = [{"dropout": 0.4}, {"max_grad_norm": 0.1}, {"ema_decay": 0.8}, {"layer_norm": True}]
 
 
 def fit(model, y, data=X):
@@ -301,7 +415,51 @@ def test_fit_with_clipped_gradients():
     np.testing.assert_allclose(flat_of(model), w, rtol=1e-9, atol=1e-11)
 
 
+def test_fit_with_averaged_parameters():
+    """`warm_start` goes on from the average and from what was trained, with a fresh optimizer."""
+    model = MLPRegressor(ema_decay=0.7, batch_size=120, warm_start=True, **QUICK)
+    w = average = start_of(np.random.RandomState(0))
+    for _ in range(2):
+        fit(model, TARGET)
+        optimizer = reference.Adam(w.size, 0.01, *CONSTANTS["adam"])
+        for epoch in range(5):
+            value, gradient = reference.objective(
+                w, WIDTHS, "tanh", "squared_error", X, TARGET[:, None], 1e-4
+            )
+            assert model.loss_curve_[epoch - 5] == pytest.approx(value, rel=1e-9)
+            w = optimizer.step(w, gradient)
+            average = 0.7 * average + 0.3 * w
+        np.testing.assert_allclose(flat_of(model), average, rtol=1e-8, atol=1e-10)
+        expected = reference.predict(average, WIDTHS, "tanh", "squared_error", X).ravel()
+        np.testing.assert_allclose(model.predict(X), expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_predictions_with_layer_norm(dtype, solver):
+    """Many rows, few rows and compiled code; what is fitted goes by the current parameter."""
+    data, tolerance = X.astype(dtype), 1e-4 if dtype == np.float32 else 1e-10
+    model = fit(MLPRegressor(**QUICK | {"layer_norm": True, "solver": solver}), TARGET, data)
+    described = (flat_of(model), WIDTHS, "tanh", "squared_error", data)
+    expected = reference.predict(*described, layer_norm=True).ravel()
+    close = {"rtol": tolerance, "atol": tolerance}
+    np.testing.assert_allclose(model.predict(data), expected, **close)
+    np.testing.assert_allclose(model.predict(data[:3]), expected[:3], **close)
+    compiled = jit_predictor(model)
+    for row in range(3):
+        assert compiled(data[row])[0] == pytest.approx(expected[row], rel=1e-3, abs=tolerance)
+    model.layer_norm = False
+    plain = reference.predict(*described).ravel()
+    np.testing.assert_allclose(model.predict(data[:3]), plain[:3], **close)
+    assert np.abs(plain - expected).max() > 0.01
+
+
 BAD = [
+    ({"layer_norm": 2.5}, "'layer_norm' parameter"),
+    ({"layer_norm": True, "hidden_layer_sizes": (5, 1)}, "layer_norm needs hidden layers of at le"),
+    ({"layer_norm": True, "hidden_layer_sizes": ()}, "layer_norm needs hidden layers of at least"),
+    ({"ema_decay": 1.0}, "'ema_decay' parameter"),
+    ({"ema_decay": 0.9, "solver": "lbfgs"}, "ema_decay does not work with solver='lbfgs'"),
     ({"max_grad_norm": 0.0}, "'max_grad_norm' parameter"),
     ({"max_grad_norm": 1.0, "solver": "lbfgs"}, "max_grad_norm does not work with solver='lbfgs'"),
     ({"dropout": 1.0}, "'dropout' parameter"),

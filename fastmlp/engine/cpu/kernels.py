@@ -85,7 +85,8 @@ class Net(NamedTuple):
     of) are the activations themselves unless the derivative is a function of the score, or the
     layer has dropout.  ``relu`` (flags), ``activation``, ``derivative``, ``dropout`` (addresses),
     ``threshold`` and ``dropout_scale`` have an entry for each hidden layer.  The address of a loop
-    that is not needed is 0; ``softmax`` is a flag.  ``loss_divisor`` averages a loss over outputs.
+    that is not needed is 0; ``softmax`` is a flag.  ``normalised`` are the places of scores after
+    layer normalisation.  ``loss_divisor`` averages a loss over outputs.
     ``slab`` is the number of rows that training takes through all layers at once.
     """
 
@@ -97,6 +98,7 @@ class Net(NamedTuple):
     transposed: np.ndarray
     activations: np.ndarray
     slopes: np.ndarray
+    normalised: np.ndarray
     deltas: np.ndarray
     relu: np.ndarray
     activation: np.ndarray
@@ -105,6 +107,8 @@ class Net(NamedTuple):
     threshold: np.ndarray
     dropout_scale: np.ndarray
     dropout_seed: int
+    normalise: int
+    normalise_derivative: int
     softmax: int
     link: int
     loss: int
@@ -124,6 +128,7 @@ class Memory(NamedTuple):
     transposed: int
     first_slot: int
     second_slot: int
+    average: int
     gradient: int
     work: int
     zeros: int
@@ -157,6 +162,10 @@ class Update(NamedTuple):
     squares, scale : int
         Addresses of the loops that sum squares of a gradient and scale it.
     max_norm : float
+    average : int
+        Address of the loop that averages parameters over steps, or 0.
+    average_rate : float
+        One minus the average's decay.
     """
 
     loop: int
@@ -165,6 +174,8 @@ class Update(NamedTuple):
     squares: int
     scale: int
     max_norm: float
+    average: int
+    average_rate: float
 
 
 class Samples(NamedTuple):
@@ -335,6 +346,16 @@ def _narrow_forward(net, memory, layer, rows, A, out, like):
 
 
 @jit
+def _normalise(net, layer, rows, out, like):
+    """Layer normalisation of one layer's scores, kept for the backward pass if there is one."""
+    kept = np.int64(0)
+    if net.normalise_derivative:
+        kept = out + size_of(like) * (net.normalised[layer + 1] - net.activations[layer + 1])
+    arguments = (out, kept, net.strides[layer + 1], rows, net.widths[layer + 1], like)
+    call(net.normalise, arguments)
+
+
+@jit
 def _drop(net, layer, step, row, rows, out, slopes, like):
     """Dropout of one layer's outputs, from row ``row`` of the batch on."""
     call(net.dropout[layer], (out, slopes, net.strides[layer + 1], rows, net.widths[layer + 1],
@@ -369,6 +390,8 @@ def _forward_layer(net, memory, samples, layer, step, begin, start, first, rows,
         _product(net.tiles, rows, width // lanes, A, 0, stride, 1, W, width, bias, 0, C, out_stride,
                  fan_in, epilogue, C, size)  # fmt: skip
     if hidden:
+        if net.normalise:
+            _normalise(net, layer, rows, out, like)
         if net.activation[layer] and (sparse or not net.relu[layer]):
             call(net.activation[layer], (out, slopes, out_stride, rows, padded, like))
         if net.dropout[layer]:
@@ -478,6 +501,9 @@ def _input_gradients(net, memory, rows, place, delta, like):
                      size)  # fmt: skip
         if derivative and not relu:
             call(derivative, (slopes, below, below_stride, rows, padded, like))
+        if net.normalise_derivative:
+            kept = memory.work + size * (net.normalised[layer] + place * below_stride)
+            call(net.normalise_derivative, (kept, below, below_stride, rows, fan_in, like))
         delta = below
 
 
@@ -562,8 +588,11 @@ def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, 
 
 
 @jit
-def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, numbers, step, size):
-    """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares."""
+def _update_rows(memory, update, loop, at, g, n, n_bias, penalty, rate, numbers, step, size):
+    """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares.
+
+    ``loop`` is one of those of ``update``.
+    """
     kind = type(rate)
     c0, c1, c2 = kind(numbers[step, 1]), kind(numbers[step, 2]), kind(numbers[step, 3])
     c3, decay = kind(numbers[step, 4]), kind(numbers[step, 5])
@@ -572,11 +601,13 @@ def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, numbers, step,
     )  # fmt: skip
     squares = kind(0)
     if n > 0:
-        squares = call(update, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate))
+        squares = call(loop, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate))
     if n_bias > 0:
         skip = size * n
-        call(update, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), kind(0), c0,
-                      c1, c2, c3, rate))  # fmt: skip
+        call(loop, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), kind(0), c0,
+                    c1, c2, c3, rate))  # fmt: skip
+    if update.average and (update.training or loop == update.clipped):
+        call(update.average, (memory.average + size * at, w, n + n_bias, kind(update.average_rate)))
     return squares
 
 
@@ -599,8 +630,8 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         G = memory.gradient + size * panel
         _sparse_unit(net, memory, samples, start, rows, column, width, G, is_first, like)
         if is_last:
-            squares = _update_rows(memory, update.loop, panel, G, fan_in * width, width, penalty,
-                                   rate, numbers, step, size)  # fmt: skip
+            squares = _update_rows(memory, update, update.loop, panel, G, fan_in * width, width,
+                                   penalty, rate, numbers, step, size)  # fmt: skip
         return squares
     deltas = net.activations[layer + 1]
     if layer < net.widths.size - 2:
@@ -630,7 +661,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
                  delta_stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
     if is_last:
         n_weights = (min(end, fan_in) - first) * width
-        squares = _update_rows(memory, update.loop, at, G, n_weights,
+        squares = _update_rows(memory, update, update.loop, at, G, n_weights,
                                (end - first) * width - n_weights, penalty, rate, numbers, step,
                                size)  # fmt: skip
     if is_last and layer > 0 and update.training:
@@ -671,8 +702,8 @@ def _clipped_update(net, memory, units, begin, stop, update, rate, numbers, step
         if factor < 1:
             call(update.scale, (G, n, type(rate)(factor)))
         n_weights = (min(end, net.widths[layer]) - first) * width
-        _update_rows(memory, update.clipped, at, G, n_weights, n - n_weights, type(rate)(0), rate,
-                     numbers, step, size)  # fmt: skip
+        _update_rows(memory, update, update.clipped, at, G, n_weights, n - n_weights, type(rate)(0),
+                     rate, numbers, step, size)  # fmt: skip
         if layer > 0:
             _transpose_unit(net, memory, layer, column, width, first, end, rate)
 

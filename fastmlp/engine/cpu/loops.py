@@ -19,11 +19,13 @@ from llvmlite import ir
 from numba import types
 from numba.core.errors import NumbaError
 from numba.extending import intrinsic
+from numpy import sqrt as _sqrt
 
 from fastmlp import _jit
 from fastmlp.engine.cpu.vector import PRIMITIVES, load, size_of, store
 from fastmlp.functions import (
     ACTIVATIONS,
+    LAYER_NORM_EPSILON,
     LOSSES,
     USER,
     Activation,
@@ -115,6 +117,45 @@ def _dropout_loop(a, slopes, stride, rows, columns, seed, step, layer, first, th
             store(a + shift, j, load(a + shift, j, scale) * mask)
             store(slopes + shift, j, load(slopes + shift, j, scale) * mask)
     return scale
+
+
+def _normalise_loop(z, kept, stride, rows, columns, like):
+    """Rows less their mean, times 1 / standard deviation; a copy, and this factor, to ``kept``."""
+    n = type(like)(columns)
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        total, squares = type(like)(0), type(like)(0)
+        for j in range(columns):
+            total += load(z + shift, j, like)
+        mean = total / n
+        for j in range(columns):
+            distance = load(z + shift, j, like) - mean
+            squares += distance * distance
+        factor = type(like)(1) / _sqrt(squares / n + type(like)(LAYER_NORM_EPSILON))
+        for j in range(columns):
+            store(z + shift, j, (load(z + shift, j, like) - mean) * factor)
+        if kept:
+            for j in range(columns):
+                store(kept + shift, j, load(z + shift, j, like))
+            store(kept + shift, columns, factor)
+    return like
+
+
+def _normalise_derivative_loop(kept, delta, stride, rows, columns, like):
+    """From deltas of normalised scores to deltas of scores: both lose what rows share."""
+    n = type(like)(columns)
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        total, moment = type(like)(0), type(like)(0)
+        for j in range(columns):
+            total += load(delta + shift, j, like)
+            moment += load(delta + shift, j, like) * load(kept + shift, j, like)
+        mean, slope = total / n, moment / n
+        factor = load(kept + shift, columns, like)
+        for j in range(columns):
+            rest = load(delta + shift, j, like) - mean - slope * load(kept + shift, j, like)
+            store(delta + shift, j, factor * rest)
+    return like
 
 
 def _derivative_loop(a, delta, stride, rows, columns, like):
@@ -234,6 +275,14 @@ def _scale_loop(g, n, factor):
     return factor
 
 
+def _average_loop(average, w, n, rate):
+    """Move ``n`` numbers by a share of ``rate`` towards the parameters."""
+    for i in range(n):
+        before = load(average, i, rate)
+        store(average, i, before + rate * (load(w, i, rate) - before))
+    return rate
+
+
 # --- addresses --------------------------------------------------------------------------------
 
 
@@ -305,6 +354,19 @@ def dropout(dtype: str) -> int:
 
 
 @cache
+def normalise(dtype: str) -> int:
+    """Address of the loop of layer normalisation."""
+    return _address(_normalise_loop, 5, 1, dtype, "normalise", reassociate=True)
+
+
+@cache
+def normalise_derivative(dtype: str) -> int:
+    """Address of the loop that takes deltas back through it."""
+    template = _normalise_derivative_loop
+    return _address(template, 5, 1, dtype, "normalise-derivative", reassociate=True)
+
+
+@cache
 def link(out_activation: str, dtype: str) -> int:
     """Address of an output activation's loop; 0 for the identity and for softmax."""
     if out_activation not in _LINKS:
@@ -362,6 +424,12 @@ def scale(dtype: str) -> int:
     return _address(_scale_loop, 2, 1, dtype, "scale")
 
 
+@cache
+def average(dtype: str) -> int:
+    """Address of the loop that averages parameters over steps."""
+    return _address(_average_loop, 3, 1, dtype, "average")
+
+
 def compile_all(dtype: str) -> None:
     """Compile every row of every table, or load it from the disk cache."""
     for activation_row in ACTIVATIONS.values():
@@ -370,6 +438,8 @@ def compile_all(dtype: str) -> None:
         derivative(activation_row, dtype)
         derivative(activation_row, dtype, slopes=True)
     dropout(dtype)
+    normalise(dtype)
+    normalise_derivative(dtype)
     for row in LOSSES.values():
         loss(row, dtype)
         link(row.out_activation, dtype)
@@ -377,3 +447,4 @@ def compile_all(dtype: str) -> None:
         update(optimizer, dtype)
     squares(dtype)
     scale(dtype)
+    average(dtype)

@@ -55,6 +55,17 @@ _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
 
+def _require_support(network: Network, optimizer: Optimizer | None) -> None:
+    """Refuse by name what there are no kernels for."""
+    uses = {
+        "layer_norm": network.layer_norm,
+        "ema_decay": optimizer is not None and optimizer.ema_decay is not None,
+    }
+    for name, used in uses.items():
+        if used:
+            raise ValueError(f"device='cuda' does not support {name}; use device='cpu'.")
+
+
 class Rows(NamedTuple):
     """A block of rows of a batch: its first, and how many at most."""
 
@@ -82,6 +93,7 @@ class CudaEngine:
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
+        _require_support(network, optimizer)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
