@@ -12,6 +12,7 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 import copy
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from numbers import Integral, Real
@@ -203,7 +204,27 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         Train from that many random initialisations, at once as far as there are processors, and
         keep the best by ``restart_scores_``.  All share one validation split.
     max_time : float or None, default=None
-        Seconds after which `fit` ends with what it has, once the current epoch is complete."""
+        Seconds after which `fit` ends with what it has, once the current epoch is complete.
+    dropout : float or sequence of float, default=0.0
+        Share of the units that every training step sets to 0, in [0, 1), for all hidden layers or
+        one for each; the others are multiplied by ``1 / (1 - dropout)`` (Srivastava et al., 2014).
+        Predictions and validation have none; the training loss has, as in Keras.  Stochastic
+        solvers only.
+    max_grad_norm : float or None, default=None
+        A step whose gradient (of all parameters, penalty included) has a larger norm than this is
+        made with the gradient scaled down to it, as by PyTorch's clip_grad_norm_.  Stochastic
+        solvers only.
+    ema_decay : float or None, default=None
+        Average the parameters exponentially over the steps: after each of them,
+        ``average = ema_decay average + (1 - ema_decay) parameters``, in [0, 1).  The average starts
+        from the initial parameters without correction, so ``1 / (1 - ema_decay)`` should be a small
+        part of all steps.  It is what ``coefs_``, predictions and validation use; the training loss
+        is that of the parameters themselves.  Stochastic solvers only.
+    layer_norm : bool, default=False
+        Normalise the scores of each hidden layer over its units before the activation,
+        ``(z - mean) / sqrt(variance + 1e-5)`` (Ba et al., 2016), in training and prediction alike.
+        There is no gain and no offset: the weights and the biases of the layer that follows can do
+        their work."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -322,6 +343,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "weight_init": [StrOptions({"auto", *INITIALISERS}), callable],
         "n_restarts": [Interval(Integral, 1, None, closed="left")],
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
+        "ema_decay": [None, Interval(Real, 0, 1, closed="left")],
+        "layer_norm": ["boolean"],
     }
 
     # --- what the two estimators answer differently
@@ -431,6 +456,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _fit(self, X, y, sample_weight, incremental, held_out=(None, None, None), context=None):
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
+        dropout = self._dropout(len(hidden))
+        self._check_layer_norm(hidden)
         self._refuse_combinations(incremental, held_out)
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
 
@@ -443,7 +470,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         validation = self._given_validation(held_out, y, class_weights)
         n_outputs = self._n_outputs(y)
         widths = (X.shape[1], *hidden, n_outputs)
-        network = Network(widths, activations, loss, **self._loss_options(n_outputs))
+        options = self._loss_options(n_outputs)
+        network = Network(
+            widths, activations, loss, **options, dropout=dropout, layer_norm=bool(self.layer_norm)
+        )  # fmt: skip
 
         self._random_state = check_random_state(self.random_state)
         states = self._restart_states()
@@ -477,6 +507,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError(
                 "weight_decay does not work with solver='lbfgs'; use alpha, or a stochastic solver."
             )
+        for name in ("max_grad_norm", "ema_decay"):
+            if getattr(self, name) is not None and not stochastic:
+                raise ValueError(
+                    f"{name} does not work with solver='lbfgs'; use a stochastic solver."
+                )
         if not stochastic and (self.learning_rate not in _SGD_SCHEDULES or self.warmup_epochs):
             name = (
                 "warmup_epochs" if self.warmup_epochs else f"learning_rate={self.learning_rate!r}"
@@ -525,6 +560,32 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"hidden_layer_sizes, got {len(chosen)}."
             )
         return tuple(_user_activation(one) if _is_pair(one) else _known(one) for one in chosen)
+
+    def _dropout(self, n_hidden: int) -> tuple[float, ...]:
+        """The rate of each of ``n_hidden`` hidden layers; empty without dropout."""
+        one_for_all = isinstance(self.dropout, Real)
+        rates = [self.dropout] * n_hidden if one_for_all else list(self.dropout)
+        if len(rates) != n_hidden:
+            raise ValueError(
+                f"dropout must have one entry for each of the {n_hidden} hidden layers of "
+                f"hidden_layer_sizes, got {len(rates)}."
+            )
+        if not all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in rates):
+            raise ValueError(f"dropout must consist of numbers in [0, 1), got {rates}.")
+        if one_for_all and self.dropout and not rates:
+            raise ValueError("dropout needs a hidden layer; set dropout=0.0.")
+        if any(rates) and self.solver not in _STOCHASTIC_SOLVERS:
+            raise ValueError(
+                f"dropout does not work with solver={self.solver!r}; use a stochastic solver."
+            )
+        return tuple(float(rate) for rate in rates) if any(rates) else ()
+
+    def _check_layer_norm(self, hidden: tuple[int, ...]) -> None:
+        if self.layer_norm and (not hidden or min(hidden) < 2):
+            raise ValueError(
+                "layer_norm needs hidden layers of at least 2 units, over which it normalises, got "
+                f"hidden_layer_sizes={hidden}; set layer_norm=False."
+            )
 
     def _start(self, network: Network, dtype, first_pass: bool, random_state) -> Progress:
         """Initial parameters and counters, or those of the previous call."""
@@ -696,6 +757,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         state = getattr(self, "_optimizer_state", None) if incremental else None
         if state is None:
             state = self._new_optimizer_state(progress.parameters)
+        if network.dropout:
+            if state["dropout_seed"] is None:
+                state = state | {"dropout_seed": random_state.randint(np.iinfo(np.int32).max)}
+            network = replace(network, dropout_seed=state["dropout_seed"])
         progress.learning_rate = state["learning_rate"]
         progress.n_steps = state["step"]
         progress.plateau = state["plateau"]
@@ -740,7 +805,13 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             network,
             progress.parameters.dtype,
             alpha=self.alpha,
-            optimizer=Optimizer(state["rule"], tuple(state["constants"]), state["weight_decay"]),
+            optimizer=Optimizer(
+                state["rule"],
+                tuple(state["constants"]),
+                state["weight_decay"],
+                state["max_grad_norm"],
+                state["ema_decay"],
+            ),
             batch_size=batch_size,
         )
         engine.load(data.X, data.y, data.sample_weight)
@@ -775,6 +846,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "rule": rule,
             "constants": [float(constant) for constant in constants],
             "weight_decay": float(self.weight_decay),
+            "max_grad_norm": self.max_grad_norm,
+            "ema_decay": self.ema_decay,
             "schedule": {
                 "name": schedule,
                 "learning_rate_init": float(self.learning_rate_init),
@@ -787,9 +860,20 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             },
             "learning_rate": float(self.learning_rate_init),
             "plateau": (np.inf, 0),
-            "slots": np.zeros((N_SLOTS, parameters.size), parameters.dtype),
+            "dropout_seed": None,
+            "slots": self._new_slots(parameters),
             "step": 0,
         }
+
+    def _new_slots(self, parameters: np.ndarray) -> np.ndarray:
+        """See `fastmlp.engine.Engine.get_state`; what is trained goes on with ``warm_start``."""
+        slots = np.zeros((N_SLOTS, parameters.size), parameters.dtype)
+        if self.ema_decay is None:
+            return slots
+        earlier = getattr(self, "_optimizer_state", None) if self.warm_start else None
+        if earlier is not None and len(earlier["slots"]) > N_SLOTS:
+            parameters = earlier["slots"][N_SLOTS]
+        return np.vstack([slots, parameters])
 
     def _batch_size(self, n_samples: int) -> int:
         if self.batch_size == "auto":
@@ -864,7 +948,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         loss = next(
             name for name, row in LOSSES.items() if row.out_activation == self.out_activation_
         )
-        return Network(widths, self._activations(len(widths) - 2), loss)
+        activations = self._activations(len(widths) - 2)
+        return Network(widths, activations, loss, layer_norm=bool(self.layer_norm))
 
     def _outputs(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
@@ -917,7 +1002,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         arrays = predictor.arrays
         if len(arrays) != 2 * len(coefs):
             return False
-        if self._activations(len(coefs) - 1) != predictor.network.activations:
+        network = predictor.network
+        if self._activations(len(coefs) - 1) != network.activations:
+            return False
+        if network.layer_norm != self.layer_norm:
             return False
         return all(
             coef is W and intercept is b
@@ -1146,6 +1234,10 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         weight_init="auto",
         n_restarts=1,
         max_time=None,
+        dropout=0.0,
+        max_grad_norm=None,
+        ema_decay=None,
+        layer_norm=False,
         class_weight=None,
         loss="log_loss",
         focal_gamma=2.0,
@@ -1187,6 +1279,10 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.weight_init = weight_init
         self.n_restarts = n_restarts
         self.max_time = max_time
+        self.dropout = dropout
+        self.max_grad_norm = max_grad_norm
+        self.ema_decay = ema_decay
+        self.layer_norm = layer_norm
         self.class_weight = class_weight
         self.loss = loss
         self.focal_gamma = focal_gamma
@@ -1498,6 +1594,10 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         weight_init="auto",
         n_restarts=1,
         max_time=None,
+        dropout=0.0,
+        max_grad_norm=None,
+        ema_decay=None,
+        layer_norm=False,
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -1538,6 +1638,10 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.weight_init = weight_init
         self.n_restarts = n_restarts
         self.max_time = max_time
+        self.dropout = dropout
+        self.max_grad_norm = max_grad_norm
+        self.ema_decay = ema_decay
+        self.layer_norm = layer_norm
         self.huber_delta = huber_delta
         self.quantile = quantile
 

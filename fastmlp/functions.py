@@ -20,6 +20,9 @@ parameter sets (`huber`'s delta), so that nothing is compiled anew when it chang
 ``[tiny, 1 - tiny]`` before taking their logarithm; clamping the fused loss to the image of that
 interval reports the same number without the clipping.
 
+Dropout masks are a function of (seed, step, layer, row in the batch, unit), in integer arithmetic
+on 32-bit numbers, so that every engine draws the same mask whichever thread asks.
+
 The tables at the end list them, with an integer code for engines that dispatch by number.  Engines
 build their kernels from the tables, and the tests enumerate them: adding a row adds its kernels
 and its tests.
@@ -332,6 +335,37 @@ def log_loss(normaliser, score, tiny):
     cap = -log(tiny)
     loss = floor if loss < floor else loss
     return cap if loss > cap else loss
+
+
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's
+
+
+def row_key(seed, step, layer, row):
+    """A 32-bit number for one row of a batch, from four integers, each folded in by a finaliser.
+
+    The finaliser is that of MurmurHash3 (Appleby): every bit that goes in flips every bit that
+    comes out about half the time.
+    """
+    key = 0
+    for part in (seed, step, layer, row):
+        key = (key + part + 0x9E3779B9) & 0xFFFFFFFF
+        key = ((key ^ (key >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+        key = ((key ^ (key >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+        key ^= key >> 16
+    return key
+
+
+def random_bits(key, unit):
+    """32 random bits for one unit of a row: SplitMix's generator at a place of its own."""
+    bits = (key + unit * 0x9E3779B9) & 0xFFFFFFFF
+    bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return bits ^ (bits >> 16)
+
+
+def dropout_threshold(rate):
+    """A unit is dropped if its random bits are below this number."""
+    return min(round(rate * 2**32), 2**32 - 1)
 
 
 USER = -1  # the code of rows that are in no table

@@ -88,6 +88,12 @@ class Network:
         The loss's constant for each output, if it has one.
     label_smoothing : float
         Share of a class's target that is spread over all classes, for losses of classes.
+    dropout : tuple of float
+        Share of units that a training step drops in each hidden layer; empty for none.
+    dropout_seed : int
+        What its masks are drawn from, beside the step.
+    layer_norm : bool
+        Whether each hidden layer's scores are normalised over its units.
     """
 
     widths: tuple[int, ...]
@@ -95,11 +101,19 @@ class Network:
     loss: str | Loss
     loss_constants: tuple[float, ...] = ()
     label_smoothing: float = 0.0
+    dropout: tuple[float, ...] = ()
+    dropout_seed: int = 0
+    layer_norm: bool = False
 
     @cached_property
     def hidden(self) -> tuple[Activation, ...]:
         """The activation of each hidden layer."""
         return self._rows[: len(self.widths) - 2]
+
+    @cached_property
+    def dropout_rates(self) -> tuple[float, ...]:
+        """The share of units to drop in each hidden layer."""
+        return self.dropout or (0.0,) * len(self.hidden)
 
     @property
     def _rows(self) -> tuple[Activation, ...]:

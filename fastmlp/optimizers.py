@@ -130,11 +130,18 @@ class Optimizer(NamedTuple):
         The rule's numbers after its rate.
     weight_decay : float
         Decoupled weight decay.
+    max_grad_norm : float or None
+        The gradient of a step, penalty included, is scaled down to this norm if it is larger.
+    ema_decay : float or None
+        Decay of an exponential moving average of the parameters, which starts from the initial
+        ones.
     """
 
     name: str
     constants: tuple[float, float, float]
     weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    ema_decay: float | None = None
 
     def step_numbers(self, learning_rates: np.ndarray, step: int) -> np.ndarray:
         """Numbers for the rule, from the schedule's rates for steps ``step + 1, step + 2, ...``.

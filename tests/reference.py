@@ -78,13 +78,50 @@ def of_layers(activation, widths):
     return [activation] * (len(widths) - 2) if isinstance(activation, str) else list(activation)
 
 
-def forward(flat, widths, activation, X):
-    """Lists of z and a per layer; the last z are the raw scores."""
+def mix(x):
+    """The finaliser of MurmurHash3, on uint32."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
+def dropout_masks(seed, step, n_rows, widths, rates):
+    """What dropout multiplies each hidden layer by: arrays (n_rows, width)."""
+    golden = np.uint32(2654435769)
+    masks = []
+    for layer, (width, rate) in enumerate(zip(widths[1:-1], rates, strict=True)):
+        key = np.zeros((n_rows, 1), np.uint32)
+        for part in (seed % 2**32, step, layer, np.arange(n_rows)[:, None]):
+            key = mix(key + np.asarray(part).astype(np.uint32) + golden)
+        bits = mix(key + np.arange(width, dtype=np.uint32) * golden)
+        masks.append((bits >= rate * 2**32) / (1 - rate))
+    return masks
+
+
+def normalise(z):
+    """Each row less its mean, over its standard deviation."""
+    return (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+
+
+def normalise_jacobian(z):
+    """d normalised / d z, (n, width, width)."""
+    n = z.shape[1]
+    centred = z - z.mean(axis=1, keepdims=True)
+    variance = (z.var(axis=1) + 1e-5)[:, None, None]
+    outer = centred[:, :, None] * centred[:, None, :]
+    return (np.eye(n) - 1 / n - outer / (n * variance)) / np.sqrt(variance)
+
+
+def forward(flat, widths, activation, X, masks=None, layer_norm=False):
+    """Lists of z (normalised) and a per layer; the last z are the raw scores."""
     zs, activations = [], [np.asarray(X, float)]
     names = [*of_layers(activation, widths), "identity"]
-    for (W, b), name in zip(split(np.asarray(flat, float), widths), names, strict=True):
-        zs.append(activations[-1] @ W + b)
-        activations.append(HIDDEN[name][0](zs[-1]))
+    masks = [*masks, 1.0] if masks else [1.0] * len(names)
+    layers = split(np.asarray(flat, float), widths)
+    for (W, b), name, mask in zip(layers, names, masks, strict=True):
+        z = activations[-1] @ W + b
+        zs.append(normalise(z) if layer_norm and len(zs) < len(layers) - 1 else z)
+        activations.append(HIDDEN[name][0](zs[-1]) * mask)
     return zs, activations
 
 
@@ -181,13 +218,16 @@ def score_gradient(loss, z, y):
     return OUTPUT[loss](z) - target
 
 
-def objective(flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=EPS):
+def objective(
+    flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=EPS, masks=None,
+    layer_norm=False,
+):  # fmt: skip
     """(mean loss with penalty, flat gradient)."""
     flat = np.asarray(flat, float)
     weight = np.ones(len(X)) if weight is None else np.asarray(weight, float)
     total = weight.sum()
     layers = split(flat, widths)
-    zs, activations = forward(flat, widths, activation, X)
+    zs, activations = forward(flat, widths, activation, X, masks, layer_norm)
     value = weight @ losses(loss, zs[-1], y, eps) / total
     value += 0.5 * alpha / total * sum((W**2).sum() for W, _ in layers)
     delta = score_gradient(loss, zs[-1], y) * weight[:, None] / total
@@ -198,13 +238,24 @@ def objective(flat, widths, activation, loss, X, y, alpha=0.0, weight=None, eps=
         parts.insert(0, np.concatenate([dW.ravel(), delta.sum(axis=0)]))
         if layer:
             name = of_layers(activation, widths)[layer - 1]
-            delta = (delta @ W.T) * HIDDEN[name][1](zs[layer - 1])
+            mask = masks[layer - 1] if masks else 1.0
+            delta = (delta @ W.T) * mask * HIDDEN[name][1](zs[layer - 1])
+            if layer_norm:
+                W, b = layers[layer - 1]
+                jacobian = normalise_jacobian(activations[layer - 1] @ W + b)
+                delta = np.einsum("nj,njk->nk", delta, jacobian)
     return value, np.concatenate(parts)
 
 
-def predict(flat, widths, activation, loss, X):
+def predict(flat, widths, activation, loss, X, layer_norm=False):
     """Outputs (n, n_outputs)."""
-    return OUTPUT[loss](forward(flat, widths, activation, X)[0][-1])
+    zs, _ = forward(flat, widths, activation, X, layer_norm=layer_norm)
+    return OUTPUT[loss](zs[-1])
+
+
+def clip(gradient, max_norm):
+    """As PyTorch's clip_grad_norm_."""
+    return gradient * min(1.0, max_norm / (np.sqrt((gradient**2).sum()) + 1e-6))
 
 
 class Adam:

@@ -71,7 +71,7 @@ ALLOWED = {
         "optimizers",
     },
     "engine.cuda.device": set(),
-    "engine.cuda.kernels": {"engine.cuda.ptx"},
+    "engine.cuda.kernels": {"engine.cuda.ptx", "functions"},
     "engine.cuda.ptx": set(),
     "engine.cuda.samples": set(),
     "engine.cuda.tiles": {"engine.cuda.kernels", "engine.cuda.ptx"},

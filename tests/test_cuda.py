@@ -12,6 +12,7 @@ import reference
 import sklearn
 from conftest import CONSTANTS, EMULATED_SIZES, make_network, make_problem
 from numba import float32, float64
+from scipy import sparse
 from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
 from sklearn.exceptions import ConvergenceWarning
 
@@ -191,6 +192,27 @@ def test_both_paths_train_as_the_cpu_does(path, loss, rule):
     got, expected = train(emulated(path), loss, rule), train(CpuEngine, loss, rule)
     for mine, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("activations", [("relu", "tanh"), ("gelu", "relu")], ids=str)
+def test_dropout_and_clipped_gradients(activations, block, as_csr, monkeypatch):
+    """The CPU's masks, over batches of several blocks and several epochs."""
+    monkeypatch.setattr(target, "_BLOCK_ROWS", block)
+    network = Network((5, 7, 6, 3), activations, "log_loss", dropout=(0.4, 0.2), dropout_seed=5)
+    X, y = make_problem("log_loss", 30, 5, 3)
+    results = []
+    for make_engine in (emulated("tiled"), CpuEngine):
+        engine = make_engine(
+            network, dtype="float64", alpha=0.1, batch_size=12,
+            optimizer=Optimizer("adam", CONSTANTS["adam"], 0.1, max_grad_norm=0.2),
+        )  # fmt: skip
+        engine.load(sparse.csr_matrix(X) if as_csr else X, y)
+        engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+        losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01)) for _ in range(2)]
+        results.append(np.concatenate([losses, engine.get_parameters(), engine.predict(X).ravel()]))
+    np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -4,6 +4,8 @@ Limits are a little above what was measured when they were set; a kernel that ne
 its nature.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import make_network, make_problem
@@ -35,12 +37,12 @@ OTHERS = (40, 64)
 MAX_SHARED = 48 * 1024
 
 
-def use(device, network, dtype, X, y, *, rule="adam", precision="highest"):
+def use(device, network, dtype, X, y, *, rule="adam", precision="highest", **options):
     """Launch all kernels that a network of this kind needs."""
     constants = (0.9, 0.999, 1e-8)
     engine = CudaEngine(
         network, dtype=dtype, device=device, matmul_precision=precision, batch_size=200,
-        optimizer=Optimizer(rule, constants), alpha=0.1,
+        optimizer=Optimizer(rule, constants, **options), alpha=0.1,
     )  # fmt: skip
     weight = np.ones(X.shape[0], dtype)
     engine.load(X, y if LOSSES[network.loss].per_row else y.astype(dtype), weight)
@@ -71,6 +73,9 @@ def reports(capability, dtype, monkeypatch):
     use(device, network, dtype, sparse.csr_matrix(X), y)
     for rule in OPTIMIZERS:
         use(device, network, dtype, X, y, rule=rule)
+    dropped = make_network((300, 12, 3), "relu", "log_loss")
+    dropped = dataclasses.replace(dropped, dropout=(0.5,))
+    use(device, dropped, dtype, *make_problem("log_loss", 400, 300, 3), max_grad_norm=1.0)
     if dtype == "float32":
         for precision in ("high", "medium"):
             use(device, network, dtype, X, y, precision=precision)

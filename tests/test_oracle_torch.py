@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import reference
 from conftest import make_network, make_problem
 
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES
+from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the bench extra")
@@ -252,3 +254,70 @@ def test_adamw():
     optimizer = Optimizer("adam", (0.9, 0.999, 1e-14), 0.3)
     got = our_steps(optimizer, np.float64(0.7), gradients)
     np.testing.assert_allclose(got, parameter.item(), rtol=1e-10)
+
+
+class Mask(torch.nn.Module):
+    """Dropout whose draw the test sets."""
+
+    def forward(self, a):
+        return a * self.mask
+
+
+def regular_model(network, flat):
+    """One `Mask` behind each hidden layer, and normalisation before its activation."""
+    modules, masks = [], []
+    for module in torch_model(network, "gelu", flat):
+        is_hidden = not isinstance(module, torch.nn.Linear)
+        if is_hidden and network.layer_norm:
+            width = modules[-1].out_features
+            modules.append(torch.nn.LayerNorm(width, elementwise_affine=False))
+        modules.append(module)
+        if is_hidden:
+            masks.append(Mask())
+            modules.append(masks[-1])
+    return torch.nn.Sequential(*modules), masks
+
+
+REGULAR = {
+    "dropout": ({"dropout": (0.3, 0.5), "dropout_seed": 11}, {}),
+    "max_grad_norm": ({}, {"max_grad_norm": 0.3}),
+    "ema_decay": ({}, {"ema_decay": 0.9}),
+    "layer_norm": ({"layer_norm": True}, {}),
+    "all": (
+        {"dropout": (0.3, 0.5), "dropout_seed": 11, "layer_norm": True},
+        {"max_grad_norm": 0.3, "ema_decay": 0.9},
+    ),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+@pytest.mark.parametrize("name", REGULAR)
+def test_twenty_steps_of_a_regularised_network(device, name):
+    of_network, of_optimizer = REGULAR[name]
+    network = Network((6, 8, 7, 3), "gelu", "log_loss", **of_network)
+    X, y = make_problem("log_loss", 60, 6, 3)
+    flat = np.random.default_rng(1).normal(scale=0.5, size=network.n_parameters)
+    model, masks = regular_model(network, flat)
+    theirs = torch_optimizer("nesterov", model.parameters())
+    average_of = torch.optim.swa_utils.get_ema_multi_avg_fn(of_optimizer.get("ema_decay", 0.0))
+    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average_of)
+    averaged.update_parameters(model)  # the first call copies
+    optimizer = Optimizer("nesterov", CONSTANTS["nesterov"], **of_optimizer)
+    engine = get_engine(device, network, dtype="float64", optimizer=optimizer, batch_size=15)
+    engine.load(X, y)
+    engine.set_parameters(flat)
+    for step in range(20):
+        rows = slice(step % 4 * 15, step % 4 * 15 + 15)
+        drawn = reference.dropout_masks(11, step, 15, network.widths, network.dropout_rates)
+        for module, mask in zip(masks, drawn, strict=True):
+            module.mask = torch.tensor(mask)
+        theirs.zero_grad()
+        torch_loss("log_loss", model(torch.tensor(X[rows])), torch.tensor(y[rows])).backward()
+        if optimizer.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.max_grad_norm)
+        theirs.step()
+        averaged.update_parameters(model)
+    for _ in range(5):
+        engine.run_epoch(np.arange(60), np.full(4, 0.01))
+    expected = torch_flat(averaged.module)
+    np.testing.assert_allclose(engine.get_parameters(), expected, rtol=1e-10, atol=1e-11)

@@ -59,13 +59,20 @@ class Engine(Protocol):
         """Where and how the engine runs, for people."""
 
     def get_parameters(self) -> np.ndarray:
-        """A copy of the flat parameter vector."""
+        """A copy of the flat parameter vector, which `predict` and `evaluate` go by.
+
+        With `Optimizer.ema_decay` that is the average, and the parameters that are trained belong
+        to the state.
+        """
 
     def set_parameters(self, flat: np.ndarray) -> None:
-        """Replace the parameters."""
+        """Replace the parameters, those that are trained and their average."""
 
     def get_state(self) -> tuple[np.ndarray, int]:
-        """A copy of the optimizer's slots, (2, n_parameters), and the steps taken."""
+        """A copy of the optimizer's slots, (2, n_parameters), and the steps taken.
+
+        With `Optimizer.ema_decay` the slots have a third row, the parameters that are trained.
+        """
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
         """Replace the optimizer's state."""

@@ -24,6 +24,7 @@ from fastmlp.engine.cpu.kernels import (
     CUT_PANELS,
     CUT_ROWS,
     DECISION,
+    FIRST_STEP,
     KERNELS,
     LARGE_SLAB,
     SLAB,
@@ -33,13 +34,14 @@ from fastmlp.engine.cpu.kernels import (
     Memory,
     Net,
     Samples,
+    Update,
 )
 from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.stations import GO, Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.engine.cpu.vector import VECTOR_BYTES
-from fastmlp.functions import ACTIVATIONS, Loss
+from fastmlp.functions import ACTIVATIONS, Loss, dropout_threshold
 from fastmlp.network import Network
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
@@ -150,6 +152,9 @@ class CpuEngine:
         self._parameters = aligned(n_packed, self._dtype)
         self._slots = [aligned(n_packed if optimizer else 0, self._dtype) for _ in range(N_SLOTS)]
         self._transposed = aligned(int(self._layout.transposed[-1]), self._dtype)
+        self._averages = optimizer is not None and optimizer.ema_decay is not None
+        self._average = aligned(n_packed * self._averages, self._dtype)
+        self._average_transposed = aligned(self._transposed.size * self._averages, self._dtype)
         self._gradient = aligned(0, self._dtype)
         self._progress = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
@@ -163,21 +168,29 @@ class CpuEngine:
     # --- parameters and state
 
     def get_parameters(self) -> np.ndarray:
-        return self._layout.unpack(self._parameters)
+        return self._layout.unpack(self._average if self._averages else self._parameters)
 
     def set_parameters(self, flat: np.ndarray) -> None:
+        self._set_trained(flat)
+        if self._averages:
+            self._average[:] = self._parameters
+
+    def _set_trained(self, flat: np.ndarray) -> None:
         bias = _NO_CLASS if self._network.out_activation == "softmax" else 0.0
         flat = flat.astype(self._dtype, copy=False)
         self._layout.pack(flat, self._parameters, padding_bias=bias)
         self._transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
-        slots = np.array([self._layout.unpack(slot) for slot in self._slots])
+        packed = [*self._slots, *[self._parameters] * self._averages]
+        slots = np.array([self._layout.unpack(slot) for slot in packed])
         return slots, int(self._progress[STEPS])
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
-        for slot, values in zip(self._slots, slots, strict=True):
+        for slot, values in zip(self._slots, slots[:N_SLOTS], strict=True):
             self._layout.pack(values.astype(self._dtype, copy=False), slot)
+        if self._averages:
+            self._set_trained(slots[N_SLOTS])
         self._progress[STEPS] = step
 
     def info(self) -> dict[str, Any]:
@@ -249,17 +262,25 @@ class CpuEngine:
         """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
         return n_rows * self._operations_per_row
 
-    def _net(self, places_a, places_s, places_d, *, sparse: bool, train: bool, loss: bool) -> Net:
-        """The kernels' view of the network, with the loops that this use of it needs."""
+    def _net(self, places, *, sparse: bool, train: bool, loss: bool) -> Net:
+        """The kernels' view of the network, with the loops that this use of it needs.
+
+        ``places`` are those of activations, slopes, normalised scores and deltas.
+        """
         layout, network, dtype = self._layout, self._network, self._dtype.name
-        relu = [row == ACTIVATIONS["relu"] for row in network.hidden]
+        dropped = [train and rate > 0 for rate in network.dropout_rates]
+        slopes = self._keeps_slopes(train)
+        relu = [
+            row == ACTIVATIONS["relu"] and not drops and not network.layer_norm
+            for row, drops in zip(network.hidden, dropped, strict=True)
+        ]
         activations = [
-            loops.activation(row, dtype, slopes=train) if sparse or not fused else 0
-            for row, fused in zip(network.hidden, relu, strict=True)
+            loops.activation(row, dtype, slopes=keeps) if sparse or not fused else 0
+            for row, fused, keeps in zip(network.hidden, relu, slopes, strict=True)
         ]
         derivatives = [
-            loops.derivative(row, dtype) if train and not fused else 0
-            for row, fused in zip(network.hidden, relu, strict=True)
+            loops.derivative(row, dtype, slopes=keeps) if train and not fused else 0
+            for row, fused, keeps in zip(network.hidden, relu, slopes, strict=True)
         ]
         return Net(
             layout.widths,
@@ -268,12 +289,21 @@ class CpuEngine:
             layout.rows_transposed,
             layout.weights,
             layout.transposed,
-            places_a,
-            places_s,
-            places_d,
+            places[0],
+            places[1],
+            places[2],
+            places[3],
             relu=np.array(relu, np.int64),
             activation=np.array(activations, np.int64),
             derivative=np.array(derivatives, np.int64),
+            dropout=np.array([loops.dropout(dtype) if drops else 0 for drops in dropped], np.int64),
+            threshold=np.array([dropout_threshold(r) for r in network.dropout_rates], np.int64),
+            dropout_scale=1 / (1 - np.array(network.dropout_rates, np.float64)),
+            dropout_seed=network.dropout_seed,
+            normalise=loops.normalise(dtype) if network.layer_norm else 0,
+            normalise_derivative=loops.normalise_derivative(dtype)
+            if network.layer_norm and train
+            else 0,
             softmax=int(network.out_activation == "softmax"),
             link=0 if loss else loops.link(network.out_activation, dtype),
             loss=loops.loss(network.loss_row, dtype) if loss else 0,
@@ -282,19 +312,25 @@ class CpuEngine:
             tiles=self._kernels.tiles(self._like),
         )
 
+    def _keeps_slopes(self, train: bool) -> list[bool]:
+        """Which hidden layers keep their derivative from the forward pass."""
+        layers = zip(self._network.hidden, self._network.dropout_rates, strict=True)
+        return [train and (row.of_score or rate > 0) for row, rate in layers]
+
     def _reserve(self, rows: int, threads: int, source: Source, *, train: bool, loss: bool):
         """Workspace for ``rows`` rows: (net, memory, arrays that keep it alive)."""
         layout = self._layout
         sizes = layout.strides * rows
         if source.sparse:
             sizes = sizes * ([0] + [1] * (len(sizes) - 1))
-        of_score = np.array([row.of_score for row in self._network.hidden], dtype=bool)
+        keeps_slopes = np.array(self._keeps_slopes(train), dtype=bool)
         hidden = sizes[1:-1] * train
-        ends = np.cumsum([0, *sizes, *hidden, *(hidden * of_score)])
+        normalised = hidden * self._network.layer_norm
+        ends = np.cumsum([0, *sizes, *hidden, *(hidden * keeps_slopes), *normalised])
         places_a = ends[: len(sizes)].copy()
-        places_d, places_s = np.zeros_like(places_a), places_a.copy()
-        places_d[1:-1], of_slopes = np.split(ends[len(sizes) : -1], 2)
-        places_s[1:-1] = np.where(of_score & train, of_slopes, places_a[1:-1])
+        places_d, places_s, places_n = np.zeros_like(places_a), places_a.copy(), places_a.copy()
+        places_d[1:-1], of_slopes, places_n[1:-1] = np.split(ends[len(sizes) : -1], 3)
+        places_s[1:-1] = np.where(keeps_slopes, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
         softmax = self._network.out_activation == "softmax"
         fused = _is_fused(self._network.loss_row)
@@ -312,19 +348,23 @@ class CpuEngine:
             "scratch": aligned(MAX_UNIT_ROWS * layout.panel * threads, self._dtype),
             "slivers": aligned(SLIVER_ROWS * rows * threads * cut, self._dtype),
             "squares": aligned(len(layout.units(False)), self._dtype),
+            "norms": aligned(len(layout.units(False)), self._dtype),
         }
         arrays["constants"][:] = np.resize(self._network.loss_constants or 0.0, n_elementwise)
+        shows_average = self._averages and not train
         memory = Memory(
-            parameters=_address(self._parameters),
-            transposed=_address(self._transposed),
+            parameters=_address(self._average if shows_average else self._parameters),
+            transposed=_address(self._average_transposed if shows_average else self._transposed),
             first_slot=_address(self._slots[0]),
             second_slot=_address(self._slots[1]),
+            average=_address(self._average),
             gradient=_address(self._gradient),
             progress=_address(self._progress),
             barrier=_address(self._barrier),
             **{name: _address(array) if array.size else 0 for name, array in arrays.items()},
         )
-        net = self._net(places_a, places_s, places_d, sparse=source.sparse, train=train, loss=loss)
+        places = places_a, places_s, places_n, places_d
+        net = self._net(places, sparse=source.sparse, train=train, loss=loss)
         return net, memory, arrays
 
     def _block_rows(self, batch_size: int) -> int:
@@ -362,7 +402,7 @@ class CpuEngine:
             stations = Stations(n_threads)
         arguments = (
             n_threads, room.net, room.memory, samples, order.size, batch_size, room.block,
-            self._numbers, self._alpha, room.update, optimizer is not None, self._units,
+            self._numbers, self._alpha, room.update, self._units,
             self._layout.bounds(self._units, n_threads), prefetch,
             stations.address if stations else 0, self._like,
         )  # fmt: skip
@@ -370,7 +410,8 @@ class CpuEngine:
 
     def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
         block = self._block_rows(batch_size)
-        in_memory = optimizer is None or self._source.sparse or block < batch_size
+        update = self._make_update(optimizer)
+        in_memory = not update.training or self._source.sparse or block < batch_size
         if in_memory and not self._gradient.size:
             self._gradient = aligned(self._parameters.size, self._dtype)
         net, memory, arrays = self._reserve(
@@ -384,9 +425,24 @@ class CpuEngine:
             memory,
             arrays,
             samples=Samples(*self._source.fields, *self._targets.fields, order=0),
-            update=loops.update(None, self._dtype.name)
-            if optimizer is None
-            else loops.update(optimizer.name, self._dtype.name, decays=optimizer.weight_decay > 0),
+            update=update,
+        )
+
+    def _make_update(self, optimizer: Optimizer | None) -> Update:
+        dtype, loop, max_norm, decay = self._dtype.name, 0, None, None
+        if optimizer is not None:
+            loop = loops.update(optimizer.name, dtype, decays=optimizer.weight_decay > 0)
+            max_norm, decay = optimizer.max_grad_norm, optimizer.ema_decay
+        waits = optimizer is None or max_norm is not None
+        return Update(
+            loop=loops.update(None, dtype) if waits else loop,
+            training=not waits,
+            clipped=loop if waits else 0,
+            squares=loops.squares(dtype) if max_norm is not None else 0,
+            scale=loops.scale(dtype) if max_norm is not None else 0,
+            max_norm=0.0 if max_norm is None else float(max_norm),
+            average=0 if decay is None else loops.average(dtype),
+            average_rate=0.0 if decay is None else 1.0 - decay,
         )
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
@@ -396,7 +452,10 @@ class CpuEngine:
         n_threads = min(self._threads, n_slabs) if operations >= _WORTH_THREADS else 1
         rows = min(SLAB, source.n_samples) if n_threads == 1 else SLAB * n_threads
         net, memory, arrays = self._reserve(rows, n_threads, source, train=False, loss=out is None)
-        self._refresh_transposed(net, memory)
+        if self._averages:
+            self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
+        else:
+            self._refresh_transposed(net, memory)
         order = np.arange(source.n_samples)
         samples = Samples(*source.fields, *targets.fields, _address(order))
         arguments = (
@@ -417,6 +476,7 @@ class CpuEngine:
         kernel.prepare(0, *arguments)
         self._team.settle()
         self._progress[STOP] = self._progress[DECISION] = self._progress[ABORT] = 0
+        self._progress[FIRST_STEP] = self._progress[STEPS]
         self._barrier[0] = 0
         n_threads = arguments[0]
         supervised = self._needs_supervision(operations)
@@ -446,7 +506,7 @@ class _Room(NamedTuple):
     memory: Memory
     arrays: dict[str, np.ndarray]
     samples: Samples
-    update: int
+    update: Update
 
 
 class _Call(NamedTuple):

@@ -72,7 +72,7 @@ SLAB, LARGE_SLAB = 8 * MAX_ROWS[-1], 264
 CUT_PANELS, CUT_ROWS = 16, 256
 SLIVER_ROWS = MAX_UNIT_ROWS + MAX_ROWS[-1]  # no unit's slivers have more columns
 _MAX_TERMS = 256  # of a product at a time: the part of a panel that stays in L1
-STOP, STEPS, DECISION, ABORT = range(4)
+STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)
 _SPINS = 300  # before a waiting thread offers its processor to others
 _YIELDS = 200  # before it goes to sleep
 
@@ -82,11 +82,12 @@ class Net(NamedTuple):
 
     ``activations``, ``slopes`` and ``deltas`` are the layers' places in the workspace; the output
     layer's deltas take the place of its activations, and the slopes (what the derivative is made
-    of) are the activations themselves unless the derivative is a function of the score.  ``relu``
-    (flags), ``activation`` and ``derivative`` (addresses) have an entry for each hidden layer.  The
-    address of a loop that is not needed is 0; ``softmax`` is a flag.  ``loss_divisor`` averages a
-    loss over outputs.  ``slab`` is the number of rows that training takes through all layers at
-    once.
+    of) are the activations themselves unless the derivative is a function of the score, or the
+    layer has dropout.  ``relu`` (flags), ``activation``, ``derivative``, ``dropout`` (addresses),
+    ``threshold`` and ``dropout_scale`` have an entry for each hidden layer.  The address of a loop
+    that is not needed is 0; ``softmax`` is a flag.  ``normalised`` are the places of scores after
+    layer normalisation.  ``loss_divisor`` averages a loss over outputs.
+    ``slab`` is the number of rows that training takes through all layers at once.
     """
 
     widths: np.ndarray
@@ -97,10 +98,17 @@ class Net(NamedTuple):
     transposed: np.ndarray
     activations: np.ndarray
     slopes: np.ndarray
+    normalised: np.ndarray
     deltas: np.ndarray
     relu: np.ndarray
     activation: np.ndarray
     derivative: np.ndarray
+    dropout: np.ndarray
+    threshold: np.ndarray
+    dropout_scale: np.ndarray
+    dropout_seed: int
+    normalise: int
+    normalise_derivative: int
     softmax: int
     link: int
     loss: int
@@ -120,6 +128,7 @@ class Memory(NamedTuple):
     transposed: int
     first_slot: int
     second_slot: int
+    average: int
     gradient: int
     work: int
     zeros: int
@@ -134,8 +143,39 @@ class Memory(NamedTuple):
     scratch: int
     slivers: int
     squares: int
+    norms: int
     progress: int
     barrier: int
+
+
+class Update(NamedTuple):
+    """What happens once a unit's gradient is complete.
+
+    Parameters
+    ----------
+    loop : int
+        Address of the optimizer's loop, or of the one that only completes the gradient.
+    training : bool
+        Which of the two it is.
+    clipped : int
+        Address of the optimizer's loop if it has to wait for the norm of the whole gradient.
+    squares, scale : int
+        Addresses of the loops that sum squares of a gradient and scale it.
+    max_norm : float
+    average : int
+        Address of the loop that averages parameters over steps, or 0.
+    average_rate : float
+        One minus the average's decay.
+    """
+
+    loop: int
+    training: bool
+    clipped: int
+    squares: int
+    scale: int
+    max_norm: float
+    average: int
+    average_rate: float
 
 
 class Samples(NamedTuple):
@@ -306,7 +346,26 @@ def _narrow_forward(net, memory, layer, rows, A, out, like):
 
 
 @jit
-def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like):
+def _normalise(net, layer, rows, out, like):
+    """Layer normalisation of one layer's scores, kept for the backward pass if there is one."""
+    kept = np.int64(0)
+    if net.normalise_derivative:
+        kept = out + size_of(like) * (net.normalised[layer + 1] - net.activations[layer + 1])
+    arguments = (out, kept, net.strides[layer + 1], rows, net.widths[layer + 1], like)
+    call(net.normalise, arguments)
+
+
+@jit
+def _drop(net, layer, step, row, rows, out, slopes, like):
+    """Dropout of one layer's outputs, from row ``row`` of the batch on."""
+    call(net.dropout[layer], (out, slopes, net.strides[layer + 1], rows, net.widths[layer + 1],
+                              net.dropout_seed, step, layer, row, net.threshold[layer],
+                              type(like)(net.dropout_scale[layer])))  # fmt: skip
+
+
+@jit
+def _forward_layer(net, memory, samples, layer, step, begin, start, first, rows, A, out, slopes,
+                   like):  # fmt: skip
     """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
     size, lanes = size_of(like), _lanes(like)
     fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
@@ -331,17 +390,22 @@ def _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slop
         _product(net.tiles, rows, width // lanes, A, 0, stride, 1, W, width, bias, 0, C, out_stride,
                  fan_in, epilogue, C, size)  # fmt: skip
     if hidden:
+        if net.normalise:
+            _normalise(net, layer, rows, out, like)
         if net.activation[layer] and (sparse or not net.relu[layer]):
             call(net.activation[layer], (out, slopes, out_stride, rows, padded, like))
+        if net.dropout[layer]:
+            _drop(net, layer, step, start - begin + first, rows, out, slopes, like)
         for i in range(rows):
             store(out, i * out_stride + fan_out, type(like)(1))
 
 
 @jit
-def _forward(net, memory, samples, start, first, rows, place, like):
+def _forward(net, memory, samples, step, begin, start, first, rows, place, like):
     """Take samples ``start + first ...`` through all layers; returns where their scores are.
 
-    ``place`` is their first row in the workspace.
+    ``place`` is their first row in the workspace; ``step``, and the ``begin`` of its batch, are for
+    dropout only.
     """
     size = size_of(like)
     A = memory.work + size * (net.activations[0] + place * net.strides[0])
@@ -351,7 +415,8 @@ def _forward(net, memory, samples, start, first, rows, place, like):
         skip = place * net.strides[layer + 1]
         out = memory.work + size * (net.activations[layer + 1] + skip)
         slopes = memory.work + size * (net.slopes[layer + 1] + skip)
-        _forward_layer(net, memory, samples, layer, start, first, rows, A, out, slopes, like)
+        _forward_layer(net, memory, samples, layer, step, begin, start, first, rows, A, out, slopes,
+                       like)  # fmt: skip
         A = out
     return A
 
@@ -436,6 +501,9 @@ def _input_gradients(net, memory, rows, place, delta, like):
                      size)  # fmt: skip
         if derivative and not relu:
             call(derivative, (slopes, below, below_stride, rows, padded, like))
+        if net.normalise_derivative:
+            kept = memory.work + size * (net.normalised[layer] + place * below_stride)
+            call(net.normalise_derivative, (kept, below, below_stride, rows, fan_in, like))
         delta = below
 
 
@@ -520,8 +588,11 @@ def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, 
 
 
 @jit
-def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, numbers, step, size):
-    """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares."""
+def _update_rows(memory, update, loop, at, g, n, n_bias, penalty, rate, numbers, step, size):
+    """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares.
+
+    ``loop`` is one of those of ``update``.
+    """
     kind = type(rate)
     c0, c1, c2 = kind(numbers[step, 1]), kind(numbers[step, 2]), kind(numbers[step, 3])
     c3, decay = kind(numbers[step, 4]), kind(numbers[step, 5])
@@ -530,18 +601,19 @@ def _update_rows(memory, update, at, g, n, n_bias, penalty, rate, numbers, step,
     )  # fmt: skip
     squares = kind(0)
     if n > 0:
-        squares = call(update, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate))
+        squares = call(loop, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate))
     if n_bias > 0:
         skip = size * n
-        call(update, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), kind(0), c0,
-                      c1, c2, c3, rate))  # fmt: skip
+        call(loop, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), kind(0), c0,
+                    c1, c2, c3, rate))  # fmt: skip
+    if update.average and (update.training or loop == update.clipped):
+        call(update.average, (memory.average + size * at, w, n + n_bias, kind(update.average_rate)))
     return squares
 
 
 @jit
 def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first, is_last, scratch,
-          slivers, is_new, update, training, penalty, rate, numbers, step,
-          prefetch):  # fmt: skip
+          slivers, is_new, update, penalty, rate, numbers, step, prefetch):  # fmt: skip
     """One unit of the weight gradient for one block of rows and, after the last, its update.
 
     ``is_new`` says whether the unit has other rows than the unit before.
@@ -558,8 +630,8 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         G = memory.gradient + size * panel
         _sparse_unit(net, memory, samples, start, rows, column, width, G, is_first, like)
         if is_last:
-            squares = _update_rows(memory, update, panel, G, fan_in * width, width, penalty, rate,
-                                   numbers, step, size)  # fmt: skip
+            squares = _update_rows(memory, update, update.loop, panel, G, fan_in * width, width,
+                                   penalty, rate, numbers, step, size)  # fmt: skip
         return squares
     deltas = net.activations[layer + 1]
     if layer < net.widths.size - 2:
@@ -574,7 +646,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         if width == N_VECTORS * lanes:
             A, sliver, column_stride = slivers, rows * MAX_ROWS[1], MAX_ROWS[1]
     at = panel + first * width
-    G = scratch if is_first and is_last and training else memory.gradient + size * at
+    G = scratch if is_first and is_last and update.training else memory.gradient + size * at
     if prefetch:
         n_bytes = size * (end - first) * width
         prefetch_for_writing(memory.parameters + size * at, n_bytes)
@@ -589,11 +661,51 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
                  delta_stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
     if is_last:
         n_weights = (min(end, fan_in) - first) * width
-        squares = _update_rows(memory, update, at, G, n_weights, (end - first) * width - n_weights,
-                               penalty, rate, numbers, step, size)  # fmt: skip
-    if is_last and layer > 0 and training:
+        squares = _update_rows(memory, update, update.loop, at, G, n_weights,
+                               (end - first) * width - n_weights, penalty, rate, numbers, step,
+                               size)  # fmt: skip
+    if is_last and layer > 0 and update.training:
         _transpose_unit(net, memory, layer, column, width, first, end, like)
     return squares
+
+
+@jit
+def _unit_place(net, layer, column, first, end, like):
+    """A unit's start in the packed parameters, how many they are, and the width of its panel."""
+    width = _panel_width(column, _padded(net.widths[layer + 1], like), like)
+    at = net.weights[layer] + column * net.rows[layer] + first * width
+    return at, (end - first) * width, width
+
+
+@jit
+def _unit_norm(net, memory, update, layer, column, first, end, like):
+    """Sum of squares of a unit's gradient."""
+    at, n, _ = _unit_place(net, layer, column, first, end, like)
+    return call(update.squares, (memory.gradient + size_of(like) * at, n, like))
+
+
+@jit
+def _clipped_update(net, memory, units, begin, stop, update, rate, numbers, step):
+    """Update units ``begin`` to ``stop`` with the gradient in memory, scaled to its norm at most.
+
+    The 1e-6 is that of PyTorch's clip_grad_norm_.
+    """
+    size = size_of(rate)
+    total = 0.0
+    for u in range(units.shape[0]):
+        total += load(memory.norms, u, rate)
+    factor = update.max_norm / (np.sqrt(total) + 1e-6)
+    for u in range(begin, stop):
+        layer, column, first, end = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        at, n, width = _unit_place(net, layer, column, first, end, rate)
+        G = memory.gradient + size * at
+        if factor < 1:
+            call(update.scale, (G, n, type(rate)(factor)))
+        n_weights = (min(end, net.widths[layer]) - first) * width
+        _update_rows(memory, update, update.clipped, at, G, n_weights, n - n_weights, type(rate)(0),
+                     rate, numbers, step, size)  # fmt: skip
+        if layer > 0:
+            _transpose_unit(net, memory, layer, column, width, first, end, rate)
 
 
 # --- entry points -----------------------------------------------------------------------------
@@ -624,7 +736,7 @@ def _sum_losses(samples, losses, start, rows, like):
 
 @jit
 def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
-           update, training, units, bounds, prefetch, like):  # fmt: skip
+           update, units, bounds, prefetch, like):  # fmt: skip
     """See `run_epoch`."""
     size = size_of(like)
     kind = type(like)
@@ -633,6 +745,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
     slivers = memory.slivers + thread * size * SLIVER_ROWS * block
     accumulated = 0.0
     count = 0
+    first_step = load(memory.progress, FIRST_STEP, np.int64(0))
     for step in range(numbers.shape[0]):
         begin = step * batch_size
         stop = min(begin + batch_size, n_samples)
@@ -649,7 +762,8 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                     first = share + slab * n_share // n_slabs
                     rows = share + (slab + 1) * n_share // n_slabs - first
                     _set_scales(samples, memory, start, first, rows, first, scale, like)
-                    z = _forward(net, memory, samples, start, first, rows, first, like)
+                    z = _forward(net, memory, samples, first_step + step, begin, start, first, rows,
+                                 first, like)  # fmt: skip
                     _head(net, memory, samples, start, first, rows, first, z, tiny)
                     _input_gradients(net, memory, rows, first, z, like)
                 count += 1
@@ -666,15 +780,25 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                     layer, first = units[u, 0], units[u, 2]
                     squares = _unit(
                         net, memory, samples, layer, units[u, 1], first, units[u, 3], start, n,
-                        is_first, is_last, scratch, slivers, is_new, update, training,
+                        is_first, is_last, scratch, slivers, is_new, update,
                         kind(alpha / total_weight), kind(numbers[step, 0]), numbers, step,
                         prefetch,
                     )  # fmt: skip
                     store(memory.squares, u, squares)
+                    if update.clipped and is_last:
+                        norm = _unit_norm(net, memory, update, layer, units[u, 1], first,
+                                          units[u, 3], like)  # fmt: skip
+                        store(memory.norms, u, norm)
                 count += 1
                 if not _wait(memory, n_threads, count):
                     return accumulated
                 if load(memory.progress, DECISION, np.int64(0)) and not is_last:
+                    return accumulated
+            if update.clipped:
+                _clipped_update(net, memory, units, bounds[thread], bounds[thread + 1], update,
+                                kind(numbers[step, 0]), numbers, step)  # fmt: skip
+                count += 1
+                if not _wait(memory, n_threads, count):
                     return accumulated
             if thread == 0:
                 squared = 0.0
@@ -689,7 +813,7 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
 
 
 def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block, numbers, alpha,
-              update, training, units, bounds, prefetch, stations, like):  # fmt: skip
+              update, units, bounds, prefetch, stations, like):  # fmt: skip
     """One pass over ``n_samples`` rows in steps of ``batch_size``, as thread ``thread``.
 
     A batch whose weights sum to zero carries no information and is passed over.  A helper that has
@@ -701,15 +825,13 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
     thread, n_threads : int
         This thread's number, and how many run this function at once.
     net, memory, samples
-        See the classes; ``memory.progress`` is [stop, steps, decision, abort].
+        See the classes; ``memory.progress`` is [stop, steps, decision, abort, steps before
+        this call].
     block : int
         Rows that the workspace has room for.
     numbers : array of shape (n_steps, N_NUMBERS), float64
         See `fastmlp.optimizers.Optimizer.step_numbers`.
-    update : int
-        Address of the optimizer's loop.
-    training : bool
-        False if that loop only completes the gradient.
+    update : Update
     units, bounds : arrays
         See `Layout.units` and `Layout.bounds`.
     stations : int
@@ -724,8 +846,7 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
     """
     while True:
         loss = _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block,
-                      numbers, alpha, update, training, units, bounds, prefetch,
-                      like)  # fmt: skip
+                      numbers, alpha, update, units, bounds, prefetch, like)  # fmt: skip
         if thread == 0 or not stand_by(stations, thread):
             return loss
 
@@ -748,7 +869,7 @@ def run_rows(thread, n_threads, net, memory, samples, n_samples, out, losses, li
             return
         start = slab * SLAB
         rows = min(SLAB, n_samples - start)
-        z = _forward(net, memory, samples, start, 0, rows, place, like)
+        z = _forward(net, memory, samples, 0, start, start, 0, rows, place, like)
         for i in range(rows):
             store(memory.scales, place + i, kind(1))
         if not out:

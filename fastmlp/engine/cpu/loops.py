@@ -19,11 +19,13 @@ from llvmlite import ir
 from numba import types
 from numba.core.errors import NumbaError
 from numba.extending import intrinsic
+from numpy import sqrt as _sqrt
 
 from fastmlp import _jit
 from fastmlp.engine.cpu.vector import PRIMITIVES, load, size_of, store
 from fastmlp.functions import (
     ACTIVATIONS,
+    LAYER_NORM_EPSILON,
     LOSSES,
     USER,
     Activation,
@@ -32,6 +34,8 @@ from fastmlp.functions import (
     identity,
     identity_derivative,
     logistic,
+    random_bits,
+    row_key,
     straight_through,
 )
 from fastmlp.optimizers import OPTIMIZERS, decay_weight, keep_weight
@@ -69,6 +73,7 @@ FORMULA: Callable[..., Any] = _unbound
 GRADIENT: Callable[..., Any] = _unbound
 DECAY: Callable[..., Any] = _unbound
 _exp, _log, _log1p = (PRIMITIVES[name] for name in ("exp", "log", "log1p"))
+_row_key, _random_bits = (_jit.formula(function, {}) for function in (row_key, random_bits))
 
 
 def _activation_loop(z, slopes, stride, rows, columns, like):
@@ -88,6 +93,68 @@ def _slope_loop(z, slopes, stride, rows, columns, like):
             score = load(z + shift, j, like)
             store(z + shift, j, type(like)(FORMULA(score)))
             store(slopes + shift, j, type(like)(GRADIENT(score)))
+    return like
+
+
+def _output_slope_loop(z, slopes, stride, rows, columns, like):
+    """`_slope_loop` for a derivative that is a function of the output."""
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        for j in range(columns):
+            output = type(like)(FORMULA(load(z + shift, j, like)))
+            store(z + shift, j, output)
+            store(slopes + shift, j, type(like)(GRADIENT(output)))
+    return like
+
+
+def _dropout_loop(a, slopes, stride, rows, columns, seed, step, layer, first, threshold, scale):
+    """Multiply outputs and slopes by 0 or ``scale``; ``first`` is the first row in the batch."""
+    for i in range(rows):
+        shift = i * stride * size_of(scale)
+        key = _row_key(seed, step, layer, first + i)
+        for j in range(columns):
+            mask = type(scale)(0) if _random_bits(key, j) < threshold else scale
+            store(a + shift, j, load(a + shift, j, scale) * mask)
+            store(slopes + shift, j, load(slopes + shift, j, scale) * mask)
+    return scale
+
+
+def _normalise_loop(z, kept, stride, rows, columns, like):
+    """Rows less their mean, times 1 / standard deviation; a copy, and this factor, to ``kept``."""
+    n = type(like)(columns)
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        total, squares = type(like)(0), type(like)(0)
+        for j in range(columns):
+            total += load(z + shift, j, like)
+        mean = total / n
+        for j in range(columns):
+            distance = load(z + shift, j, like) - mean
+            squares += distance * distance
+        factor = type(like)(1) / _sqrt(squares / n + type(like)(LAYER_NORM_EPSILON))
+        for j in range(columns):
+            store(z + shift, j, (load(z + shift, j, like) - mean) * factor)
+        if kept:
+            for j in range(columns):
+                store(kept + shift, j, load(z + shift, j, like))
+            store(kept + shift, columns, factor)
+    return like
+
+
+def _normalise_derivative_loop(kept, delta, stride, rows, columns, like):
+    """From deltas of normalised scores to deltas of scores: both lose what rows share."""
+    n = type(like)(columns)
+    for i in range(rows):
+        shift = i * stride * size_of(like)
+        total, moment = type(like)(0), type(like)(0)
+        for j in range(columns):
+            total += load(delta + shift, j, like)
+            moment += load(delta + shift, j, like) * load(kept + shift, j, like)
+        mean, slope = total / n, moment / n
+        factor = load(kept + shift, columns, like)
+        for j in range(columns):
+            rest = load(delta + shift, j, like) - mean - slope * load(kept + shift, j, like)
+            store(delta + shift, j, factor * rest)
     return like
 
 
@@ -193,6 +260,29 @@ def _penalty_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
     return squares
 
 
+def _squares_loop(g, n, like):
+    """Sum of ``n`` squares."""
+    total = type(like)(0)
+    for i in range(n):
+        total += load(g, i, like) * load(g, i, like)
+    return total
+
+
+def _scale_loop(g, n, factor):
+    """Multiply ``n`` numbers by ``factor``."""
+    for i in range(n):
+        store(g, i, load(g, i, factor) * factor)
+    return factor
+
+
+def _average_loop(average, w, n, rate):
+    """Move ``n`` numbers by a share of ``rate`` towards the parameters."""
+    for i in range(n):
+        before = load(average, i, rate)
+        store(average, i, before + rate * (load(w, i, rate) - before))
+    return rate
+
+
 # --- addresses --------------------------------------------------------------------------------
 
 
@@ -231,29 +321,49 @@ def _user_address(template, integers, floats, dtype, parameter, *formulas) -> in
 def activation(row: Activation, dtype: str, *, slopes: bool = False) -> int:
     """Address of an activation's loop; 0 for the identity.
 
-    ``slopes`` makes it write the derivative as well, if that is a function of the score.
+    ``slopes`` makes it write the derivative as well.
     """
-    if row == ACTIVATIONS["identity"]:
-        return 0
     formulas = [row.value]
     template = _activation_loop
-    if slopes and row.of_score:
-        formulas, template = [row.value, row.derivative], _slope_loop
+    if slopes:
+        formulas = [row.value, row.derivative]
+        template = _slope_loop if row.of_score else _output_slope_loop
+    elif row == ACTIVATIONS["identity"]:
+        return 0
     if row.code == USER:
         return _user_address(template, 5, 1, dtype, "activation", *formulas)
     return _address(template, 5, 1, dtype, row.value.__name__, *formulas)
 
 
 @cache
-def derivative(row: Activation, dtype: str) -> int:
+def derivative(row: Activation, dtype: str, *, slopes: bool = False) -> int:
     """Address of the loop that multiplies deltas by a derivative; 0 where that is 1.
 
-    A derivative of the score has been worked out by then.
+    ``slopes`` says that the derivative was worked out with the activation.
     """
-    formula = identity if row.of_score else row.derivative
+    formula = identity if slopes else row.derivative
     if formula in _CONSTANT_DERIVATIVES:
         return 0
     return _address(_derivative_loop, 5, 1, dtype, formula.__name__, formula)
+
+
+@cache
+def dropout(dtype: str) -> int:
+    """Address of the loop that draws masks."""
+    return _address(_dropout_loop, 10, 1, dtype, "dropout")
+
+
+@cache
+def normalise(dtype: str) -> int:
+    """Address of the loop of layer normalisation."""
+    return _address(_normalise_loop, 5, 1, dtype, "normalise", reassociate=True)
+
+
+@cache
+def normalise_derivative(dtype: str) -> int:
+    """Address of the loop that takes deltas back through it."""
+    template = _normalise_derivative_loop
+    return _address(template, 5, 1, dtype, "normalise-derivative", reassociate=True)
 
 
 @cache
@@ -302,14 +412,39 @@ def update(optimizer: str | None, dtype: str, *, decays: bool = False) -> int:
     )  # fmt: skip
 
 
+@cache
+def squares(dtype: str) -> int:
+    """Address of the loop that sums squares."""
+    return _address(_squares_loop, 2, 1, dtype, "squares", reassociate=True)
+
+
+@cache
+def scale(dtype: str) -> int:
+    """Address of the loop that scales a gradient."""
+    return _address(_scale_loop, 2, 1, dtype, "scale")
+
+
+@cache
+def average(dtype: str) -> int:
+    """Address of the loop that averages parameters over steps."""
+    return _address(_average_loop, 3, 1, dtype, "average")
+
+
 def compile_all(dtype: str) -> None:
     """Compile every row of every table, or load it from the disk cache."""
     for activation_row in ACTIVATIONS.values():
         activation(activation_row, dtype)
         activation(activation_row, dtype, slopes=True)
         derivative(activation_row, dtype)
+        derivative(activation_row, dtype, slopes=True)
+    dropout(dtype)
+    normalise(dtype)
+    normalise_derivative(dtype)
     for row in LOSSES.values():
         loss(row, dtype)
         link(row.out_activation, dtype)
     for optimizer in (None, *OPTIMIZERS):
         update(optimizer, dtype)
+    squares(dtype)
+    scale(dtype)
+    average(dtype)

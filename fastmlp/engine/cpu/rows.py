@@ -49,7 +49,7 @@ def _add_rows(z, W, x, n, like):
 
 
 @jit
-def _one_row(arrays, widths, activations, link, softmax, x, work, out, like):
+def _one_row(arrays, widths, activations, normalise, link, softmax, x, work, out, like):
     """Outputs of the sample at address ``x`` to ``out``; ``work`` has room for two layers."""
     size = size_of(like)
     n_layers = widths.size - 1
@@ -71,6 +71,8 @@ def _one_row(arrays, widths, activations, link, softmax, x, work, out, like):
             row = W + size * j * fan_out
             for k in range(fan_out):
                 store(z, k, load(z, k, like) + value * load(row, k, like))
+        if not last and normalise:
+            call(normalise, (z, np.int64(0), np.int64(0), np.int64(1), fan_out, like))
         if not last and activations[layer]:
             call(activations[layer], (z, z, np.int64(0), np.int64(1), fan_out, like))
         source = z
@@ -80,7 +82,8 @@ def _one_row(arrays, widths, activations, link, softmax, x, work, out, like):
         call(link, (out, out, np.int64(0), np.int64(1), widths[n_layers], like))
 
 
-def few_rows(arrays, widths, activations, link, softmax, X, stride, n_rows, work, out, like):
+def few_rows(arrays, widths, activations, normalise, link, softmax, X, stride, n_rows, work, out,
+             like):  # fmt: skip
     """Outputs of ``n_rows`` rows ``stride`` bytes apart; False if an input is not finite."""
     size = size_of(like)
     for i in range(n_rows):
@@ -90,7 +93,7 @@ def few_rows(arrays, widths, activations, link, softmax, X, stride, n_rows, work
             check += load(row, j, like) * type(like)(0)
         if check != 0:  # infinity x 0 and NaN x 0 are NaN, which differs from 0
             return False
-        _one_row(arrays, widths, activations, link, softmax, row, work,
+        _one_row(arrays, widths, activations, normalise, link, softmax, row, work,
                  out + i * size * widths[-1], like)  # fmt: skip
     return True
 
@@ -120,6 +123,7 @@ class RowPredictor:
             np.array([array.ctypes.data for array in self.arrays], np.int64),
             self._widths,
             np.array([loops.activation(row, name) for row in network.hidden], np.int64),
+            loops.normalise(name) if network.layer_norm else 0,
             loops.link(network.out_activation, name),
             network.out_activation == "softmax",
         )
@@ -157,7 +161,8 @@ class RowPredictor:
         parameters = [np.array(array) for array in self.arrays]
         addresses = np.array([array.ctypes.data for array in parameters], np.int64)
         widths, dtype = self._widths, self.dtype
-        activations, (link, softmax) = self.arguments[2], map(int, self.arguments[3:])
+        activations = self.arguments[2]
+        normalise, link, softmax = map(int, self.arguments[3:])
         n_features, n_outputs = self.network.widths[0], self.network.n_outputs
         x_at = n_outputs + self._n_work
         n_buffer = x_at + n_features
@@ -169,7 +174,7 @@ class RowPredictor:
             for j in range(n_features):
                 buffer[x_at + j] = x[j]
             out, size = np.int64(buffer.ctypes.data), buffer.itemsize
-            _one_row(addresses, widths, activations, link, softmax, out + x_at * size,
+            _one_row(addresses, widths, activations, normalise, link, softmax, out + x_at * size,
                      out + n_outputs * size, out, buffer.dtype.type(0))  # fmt: skip
             return buffer[:n_outputs]
 

@@ -25,6 +25,7 @@ from fastmlp.functions import (
     USER,
     Activation,
     Loss,
+    dropout_threshold,
     exponential,
     identity,
     logistic,
@@ -54,6 +55,17 @@ _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
 
+def _require_support(network: Network, optimizer: Optimizer | None) -> None:
+    """Refuse by name what there are no kernels for."""
+    uses = {
+        "layer_norm": network.layer_norm,
+        "ema_decay": optimizer is not None and optimizer.ema_decay is not None,
+    }
+    for name, used in uses.items():
+        if used:
+            raise ValueError(f"device='cuda' does not support {name}; use device='cpu'.")
+
+
 class Rows(NamedTuple):
     """A block of rows of a batch: its first, and how many at most."""
 
@@ -81,6 +93,7 @@ class CudaEngine:
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
+        _require_support(network, optimizer)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
@@ -89,7 +102,7 @@ class CudaEngine:
         self._parameters = self._device.zeros(network.n_parameters, self._dtype)
         self._slots = self._device.zeros(N_SLOTS * network.n_parameters, self._dtype)
         self._steps = 0
-        self._progress = self._device.zeros(3, np.int64)
+        self._progress = self._device.zeros(4, np.int64)
         shapes = zip(pairwise(network.widths), pairwise(network.offsets), strict=True)
         ends = [(end, start + fan_in * fan_out) for (fan_in, fan_out), (start, end) in shapes]
         self._layers = self._device.upload(np.array(ends, np.int64))
@@ -123,6 +136,9 @@ class CudaEngine:
     @property
     def path(self) -> str:
         """How epochs run on the loaded data: 'resident' or 'tiled'."""
+        optimizer = self._optimizer
+        if self._network.dropout or (optimizer and optimizer.max_grad_norm is not None):
+            return "tiled"
         dense = self._source is None or not self._source.sparse
         small = self._network.n_parameters <= _RESIDENT_PARAMETERS and self._chunk_rows() >= 4
         small = small and len(set(self._network.hidden)) <= 1
@@ -237,7 +253,7 @@ class CudaEngine:
         if rows is not None or buffer.dtype != self._dtype:
             order = np.arange(n) if rows is None else np.asarray(rows, np.int64)
             n = order.size
-            self._device.write(self._progress, np.array([0, n, n], np.int64))
+            self._device.write(self._progress, np.array([0, n, n, 0], np.int64))
             copied = self._device.empty(n * n_features, self._dtype)
             self._by_threads(self._kernel(kernels.gather), n * n_features, 0, n,
                              self._device.upload(order), buffer, n_features, copied,
@@ -257,7 +273,7 @@ class CudaEngine:
             )
         call = source.passes[n, batch_size]
         call.start(source.positions(order, batch_size, most), numbers, source.batch_weights(order))
-        self._device.write(self._progress, np.array([0, n, batch_size], np.int64))
+        self._device.write(self._progress, np.array([0, n, batch_size, self._steps], np.int64))
         return call
 
     def _make_workspace(self, most: int) -> "_Workspace":
@@ -360,14 +376,26 @@ class CudaEngine:
                 (self._parameters, self._network.offsets[layer], fan_out, False),
                 (work.activations, work.places[layer + 1], work.strides[layer + 1]), **names,
             )  # fmt: skip
+            if train and layer < len(widths) - 2 and self._network.dropout_rates[layer]:
+                self._drop(layer, work, rows)
+
+    def _drop(self, layer: int, work: "_Workspace", rows: Rows) -> None:
+        """Dropout of a hidden layer."""
+        rate, width = self._network.dropout_rates[layer], self._network.widths[layer + 1]
+        self._by_threads(
+            self._kernel(kernels.drop), rows.most * width, *rows, work.activations, work.deltas,
+            work.places[layer + 1], work.strides[layer + 1], width, self._network.dropout_seed,
+            layer, dropout_threshold(rate), self._dtype.type(1 / (1 - rate)),
+        )  # fmt: skip
 
     def _activation(self, layer: int, work: "_Workspace", train: bool) -> dict[str, Any]:
         """What ends the product of a hidden layer."""
         row = self._network.hidden[layer]
-        if not (train and row.of_score):
+        if not (train and (row.of_score or self._network.dropout_rates[layer])):
             return {"FINISH": kernels.activate, "FORMULA": _formula(row, row.value)}
         return {
-            "FINISH": kernels.activate_and_keep_slope, "FORMULA": _formula(row, row.value),
+            "FINISH": kernels.activate_and_keep_slope if row.of_score
+            else kernels.activate_and_keep_slope_of_output, "FORMULA": _formula(row, row.value),
             "GRADIENT": _formula(row, row.derivative), "aux": work.deltas,
         }  # fmt: skip
 
@@ -401,20 +429,38 @@ class CudaEngine:
                     rows, (0, fan_in, fan_out), (deltas, place, stride, True),
                     (self._parameters, offsets[layer], fan_out, True),
                     (work.deltas, work.places[layer], work.strides[layer]),
-                    aux=work.activations, **_slope(self._network.hidden[layer - 1]),
+                    aux=work.activations, **self._slope(layer - 1),
                 )  # fmt: skip
             deltas = work.deltas
 
+    def _slope(self, layer: int) -> dict[str, Any]:
+        """What ends the product that makes the gradient of a hidden layer's outputs."""
+        row = self._network.hidden[layer]
+        if row.of_score or self._network.dropout_rates[layer]:
+            return {"STORE": kernels.multiply_by}
+        return {"FINISH": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
+
     def _update(self, call: "_Pass", optimizer: Optimizer | None) -> None:
         work, n, kind = call.workspace, self._network.n_parameters, self._dtype.type
-        if optimizer is None:
+        max_norm = None if optimizer is None else optimizer.max_grad_norm
+        if optimizer is None or max_norm is not None:
             kernel = self._kernel(kernels.complete_gradient)
         else:
             kernel = self._kernel(kernels.update, **self._rule(optimizer))
+        places = self._layers, len(self._network.widths) - 1
         self._by_threads(
-            kernel, n, self._parameters, work.partial, work.n_splits, self._slots, n, self._layers,
-            len(self._network.widths) - 1, kind(self._alpha), call.scales, call.numbers,
-            self._squares,
+            kernel, n, self._parameters, work.partial, work.n_splits, self._slots, n, *places,
+            kind(self._alpha), call.scales, call.numbers, self._squares,
+        )  # fmt: skip
+        if optimizer is None or max_norm is None:
+            return
+        n_blocks, norms = self._blocks_for(n), call.room_for_norms(self._blocks_for(n))
+        self._by_threads(self._kernel(kernels.sum_squares), n, work.partial, n, norms)
+        self._by_threads(self._kernel(kernels.finish_norm), 1, norms, n_blocks)
+        self._by_threads(
+            self._kernel(kernels.clipped_update, **self._rule(optimizer)), n, self._parameters,
+            work.partial, self._slots, n, *places, call.scales, call.numbers, norms, n_blocks,
+            float(max_norm),
         )  # fmt: skip
 
     @staticmethod
@@ -525,13 +571,6 @@ def _head(row: Loss, module):
     return module.probability_head if row.of_probability else module.softmax_head
 
 
-def _slope(row: Activation) -> dict[str, Any]:
-    """What ends the product that makes the gradient of a hidden layer's outputs."""
-    if row.of_score:
-        return {"STORE": kernels.multiply_by}
-    return {"FINISH": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
-
-
 class _Workspace:
     """Room for ``most`` rows of activations and deltas, and for the gradient's splits."""
 
@@ -568,6 +607,7 @@ class _Pass:
         self.sequences: dict[int, Sequence] = {}
         self._partial: Any = None
         self._sums: Any = None
+        self._norms: Any = None
 
     def start(self, order: np.ndarray, numbers: np.ndarray, weights: np.ndarray | None) -> None:
         """Write what the next pass reads; ``weights`` are in the samples' order."""
@@ -585,6 +625,12 @@ class _Pass:
             self._partial = self._device.empty(n_blocks * n_parameters, self._dtype)
             self._sums = self._device.empty(2 * n_blocks, np.float64)
         return self._partial, self._sums
+
+    def room_for_norms(self, n_blocks: int) -> Any:
+        """The blocks' sums of squares of the gradient, and its norm."""
+        if self._norms is None:
+            self._norms = self._device.empty(n_blocks + 1, np.float64)
+        return self._norms
 
     def blocks(self, slab: Slab) -> Iterator[Rows]:
         """The blocks of rows that a slab's part of a batch is taken in."""

@@ -8,17 +8,17 @@ Activations carry a constant 1 in the column after the last.  With it, ``W`` and
 are one matrix of fan_in + 1 rows, contiguous in the flat parameter vector, and no product needs a
 bias: forward ``[A 1] @ [W; b]``, weight gradient ``[A 1]^T @ D``, input gradient ``D @ W^T``.
 
-No kernel is told which step it is in.  ``progress`` (int64: steps done, samples, batch size) is in
-device memory and `finish_step` advances it, so that one captured launch sequence serves every step
-of every epoch.  A step takes its batch in blocks of rows, as many as the workspace holds; ``first``
-is where a block starts in its batch, and ``most`` its size.
+No kernel is told which step it is in.  ``progress`` (int64: steps done, samples, batch size, steps
+before) is in device memory and `finish_step` advances it, so that one captured launch sequence
+serves every step of every epoch.  A step takes its batch in blocks of rows, as many as the
+workspace holds; ``first`` is where a block starts in its batch, and ``most`` its size.
 
 Sums have one order: within a thread, then over threads and splits by number.  Same seed, same GPU,
 same bits.
 """
 
 from collections.abc import Callable
-from math import exp, log, log1p
+from math import exp, log, log1p, sqrt
 from typing import Any
 
 from numba import cuda, float64
@@ -31,6 +31,7 @@ from fastmlp.engine.cuda.ptx import (
     wait_for_all_but_one,
     wait_for_all_copies,
 )
+from fastmlp.functions import random_bits, row_key
 
 
 def _unbound(*args):
@@ -266,6 +267,12 @@ def activate_and_keep_slope(C, at, aux):
     C[at] = FORMULA(C[at])
 
 
+def activate_and_keep_slope_of_output(C, at, aux):
+    """The same for an activation whose output tells the derivative."""
+    C[at] = FORMULA(C[at])
+    aux[at] = GRADIENT(C[at])
+
+
 def apply_derivative(C, at, aux):
     """The gradient of a hidden layer's scores; ``aux`` holds its outputs, placed like ``C``."""
     C[at] *= FORMULA(aux[at])
@@ -308,6 +315,17 @@ def gather_sparse(progress, first, most, order, values, columns, starts, n_featu
         if lane == 0:
             for p in range(starts[sample], starts[sample + 1]):
                 A[i * lda + columns[p]] += values[p]
+
+
+def drop(progress, first, most, A, slopes, a0, lda, width, seed, layer, threshold, scale):
+    """Dropout of a hidden layer's outputs and slopes; one thread per element."""
+    e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i, unit, at = e // width, e % width, a0 + e // width * lda + e % width
+    if i < count_rows(progress, first, most):
+        key = row_key(seed, progress[3] + progress[0], layer, first + i)
+        mask = REAL(0) if random_bits(key, unit) < threshold else scale
+        A[at] *= mask
+        slopes[at] *= mask
 
 
 def plain_loss(z, y, tiny, constant):
@@ -503,6 +521,40 @@ def complete_gradient(progress, parameters, partial, n_splits, slots, n, layers,
     total = add_over_block(shared, square)
     if cuda.threadIdx.x == 0:
         squares[cuda.blockIdx.x] = total
+
+
+def sum_squares(progress, gradient, n, norms):
+    """Each block's sum of squares of the gradient."""
+    shared = cuda.shared.array(THREADS, float64)
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    g = float64(gradient[i]) if i < n else float64(0)
+    total = add_over_block(shared, g * g)
+    if cuda.threadIdx.x == 0:
+        norms[cuda.blockIdx.x] = total
+
+
+def finish_norm(progress, norms, n_blocks):
+    """The gradient's norm, behind the blocks' sums; one block."""
+    shared = cuda.shared.array(THREADS, float64)
+    total = float64(0)
+    for i in range(cuda.threadIdx.x, n_blocks, THREADS):
+        total += norms[i]
+    total = add_over_block(shared, total)
+    if cuda.threadIdx.x == 0:
+        norms[n_blocks] = sqrt(total)
+
+
+def clipped_update(progress, parameters, gradient, slots, n, layers, n_layers, scales, numbers,
+                   norms, n_blocks, max_norm):  # fmt: skip
+    """`update` with the gradient scaled to ``max_norm`` at most, as PyTorch's clip_grad_norm_."""
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < n and scales[progress[0]] != 0:
+        factor = max_norm / (norms[n_blocks] + 1e-6)
+        g = gradient[i] * REAL(factor) if factor < 1 else gradient[i]
+        parameters[i], slots[i], slots[n + i] = apply_rule(
+            parameters[i], g, slots[i], slots[n + i], is_weight(i, layers, n_layers), numbers,
+            progress[0],
+        )  # fmt: skip
 
 
 def finish_step(progress, losses, squares, n_squares, results):
