@@ -29,6 +29,7 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from fastmlp import MLPClassifier, MLPRegressor, tabular_pipeline
 
@@ -194,6 +195,7 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "results" / "tabular.json")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    threadpool_limits(1, user_api="openmp")  # gradient boosting's threads spin on a busy machine
     chosen = [DATA_SETS[0], DATA_SETS[7]] if arguments.tiny else DATA_SETS
     n_splits = 2 if arguments.tiny else arguments.splits
     results = {}
