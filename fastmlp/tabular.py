@@ -45,7 +45,7 @@ class CosLog4:
     >>> from fastmlp.tabular import CosLog4
     >>> schedule = CosLog4(0.01)
     >>> [round(schedule(step, 1, 15), 4) for step in (0, 1, 2, 3)]
-    [0.0, 0.0, 0.0095, 0.0]
+    [0.0, 0.0, 0.0093, 0.0]
     """
 
     learning_rate_init: float
@@ -288,22 +288,21 @@ def _missing_as_none(X):
     return X.astype(object).where(X.notna(), None) if hasattr(X, "notna") else X
 
 
-def _numeric_columns(X) -> list:
-    """Columns of numbers and booleans: names if all have one, else positions."""
+def _numeric_columns(X) -> list[int]:
+    """Positions of the columns of numbers and booleans."""
     return _columns(X, numeric=True)
 
 
-def _categorical_columns(X) -> list:
+def _categorical_columns(X) -> list[int]:
     return _columns(X, numeric=False)
 
 
-def _columns(X, numeric: bool) -> list:
-    if not hasattr(X, "dtypes"):
-        return [j for j in range(X.shape[1]) if _holds_numbers(X, j) == numeric]
-    labels = list(X.columns)
-    places = labels if all(isinstance(label, str) for label in labels) else range(len(labels))
-    kinds = [_is_numeric(dtype, label) for dtype, label in zip(X.dtypes, labels, strict=True)]
-    return [place for place, kind in zip(places, kinds, strict=True) if kind == numeric]
+def _columns(X, numeric: bool) -> list[int]:
+    if hasattr(X, "dtypes"):
+        kinds = [_is_numeric(dtype, name) for dtype, name in zip(X.dtypes, X.columns, strict=True)]
+    else:
+        kinds = [_holds_numbers(X, j) for j in range(X.shape[1])]
+    return [j for j, kind in enumerate(kinds) if kind == numeric]
 
 
 def _holds_numbers(X, column: int) -> bool:
@@ -313,10 +312,10 @@ def _holds_numbers(X, column: int) -> bool:
     return all(value is None or isinstance(value, Number) for value in X[:, column])
 
 
-def _is_numeric(dtype, label) -> bool:
+def _is_numeric(dtype, name) -> bool:
     """Whether numbers or booleans are behind a dtype of NumPy, pandas or polars."""
     kind = getattr(dtype, "kind", None)
     if kind in ("m", "M") or (kind is None and dtype.is_temporal()):
-        raise ValueError(f"Column {label!r} of X holds dates or times ({dtype}); turn them into "
+        raise ValueError(f"Column {name!r} of X holds dates or times ({dtype}); turn them into "
                          "numbers or categories first.")  # fmt: skip
     return dtype.is_numeric() or str(dtype) == "Boolean" if kind is None else kind in "biuf"

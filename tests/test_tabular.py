@@ -121,8 +121,9 @@ def test_any_table_gives_the_same_features(name):
     assert model.predict(frames()[name]).shape == (N,)
 
 
-def test_columns_go_by_name():
-    table = frames()["pandas"]
+@pytest.mark.parametrize("name", ["pandas", "polars"])
+def test_columns_go_by_name(name):
+    table = frames()[name]
     model = quick(MLPClassifier()).fit(table, FLAGS)
     np.testing.assert_array_equal(
         model.predict_proba(table), model.predict_proba(table[["flag", "colour", "number"]])
