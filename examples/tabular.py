@@ -1,8 +1,8 @@
 """A table with numbers, strings and holes: `tabular_pipeline` takes it as it is.
 
 Predicts the progress of diabetes from scikit-learn's bundled data, some of which are made to be
-missing, and searches for the network's learning rate.  Run it with ``--tiny`` for a shortened
-version.  Needs pandas.
+missing, and searches for the network's learning rate.  A frame of pandas or polars would do as well
+as this array of objects.  Run it with ``--tiny`` for a shortened version.
 """
 
 import sys
@@ -18,9 +18,10 @@ EPOCHS = 3 if "--tiny" in sys.argv else 256
 
 
 def main():
-    X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
-    X["sex"] = X["sex"].map({1.0: "one", 2.0: "the other"})
-    X.loc[np.random.default_rng(0).random(len(X)) < 0.1, "bmi"] = np.nan
+    X, y = load_diabetes(return_X_y=True, scaled=False)
+    X = X.astype(object)
+    X[:, 1] = np.where(X[:, 1] == 1, "one", "the other")  # sex
+    X[np.random.default_rng(0).random(len(X)) < 0.1, 2] = None  # body mass index
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 
     model = tabular_pipeline(MLPRegressor(max_iter=EPOCHS, random_state=0), task="regression")
