@@ -4,10 +4,32 @@
 compiles nothing; the kernels are compiled at the first fit, or by `warmup`, and cached on disk.
 """
 
+from typing import TYPE_CHECKING
+
 from fastmlp.estimators import MLPClassifier, MLPRegressor
 
+if TYPE_CHECKING:
+    from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
+
 __version__ = "0.1.0.dev0"
-__all__ = ["MLPClassifier", "MLPRegressor", "jit_predictor", "show_versions", "warmup"]
+__all__ = [
+    "MLPClassifier",
+    "MLPRegressor",
+    "RobustScaleSmoothClip",
+    "jit_predictor",
+    "show_versions",
+    "tabular_pipeline",
+    "warmup",
+]
+
+
+def __getattr__(name: str):
+    """What needs more of scikit-learn than the estimators is imported when asked for."""
+    if name not in ("RobustScaleSmoothClip", "tabular_pipeline"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fastmlp import tabular
+
+    return getattr(tabular, name)
 
 
 def show_versions() -> None:

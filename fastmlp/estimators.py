@@ -160,7 +160,8 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     epsilon : float, default=1e-8
         Term for numerical stability of 'adam', 'nadam' and 'rmsprop'.
     n_iter_no_change : int, default=10
-        Epochs in a row without improvement that are tolerated.
+        Epochs in a row without improvement that are tolerated.  With ``np.inf`` and 'cosine',
+        'one_cycle' or a function as ``learning_rate``, ending at ``max_iter`` is no reason to warn.
     max_fun : int, default=15000
         Most evaluations of the loss by 'lbfgs'.
     n_threads : int or None, default=None

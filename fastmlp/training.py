@@ -183,7 +183,7 @@ def train(
             if reason is None and (single_epoch or progress.n_iter == settings.max_iter):
                 reason = "max_iter"
             progress.stop_reason = reason or limit.reason()
-        if progress.stop_reason == "max_iter" and not single_epoch:
+        if progress.stop_reason == "max_iter" and not (single_epoch or _as_planned(settings)):
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) "
                 "reached and the optimization hasn't converged yet.",
@@ -331,6 +331,13 @@ def _require_finite(progress: Progress) -> None:
         "(for instance with StandardScaler), and y for a regression, or lower "
         "learning_rate_init."
     )
+
+
+def _as_planned(settings: Settings) -> bool:
+    """Whether the user asked for all epochs, by a schedule over them and no way to stop earlier."""
+    name = settings.schedule.name
+    over_all_epochs = callable(name) or name in ("cosine", "one_cycle")
+    return over_all_epochs and settings.n_iter_no_change == np.inf
 
 
 def _run_epoch(engine: Engine, progress: Progress, settings: Settings, order: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import fastmlp
 
 PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
-    "__init__": {"_random", "_versions", "engine", "estimators"},
+    "__init__": {"_random", "_versions", "engine", "estimators", "tabular"},
     "_versions": {"engine"},
     "estimators": {
         "_arrays",
@@ -24,6 +24,7 @@ ALLOWED = {
         "training",
     },
     "training": {"_random", "_sklearn", "engine", "schedules"},
+    "tabular": {"_sklearn", "estimators"},
     "_random": {"_jit"},
     "network": {"functions"},
     "engine": {
@@ -130,10 +131,11 @@ def test_only_jit_sets_numba_flags():
 def test_import_compiles_nothing_and_loads_no_optional_package():
     code = (
         "import sys, sklearn.neural_network; before = set(sys.modules); import fastmlp;"
-        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}),"
+        "'fastmlp.tabular' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "['fastmlp']"
+    assert out.stdout.strip() == "['fastmlp'] False"
 
 
 def test_only_the_cuda_target_imports_numba_cuda():

@@ -4,6 +4,8 @@ import re
 import warnings
 from pathlib import Path
 
+import fastmlp
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -25,3 +27,23 @@ def test_two_commands():
     main_job, tests = blocks("sh")
     assert main_job == "python -m pip install . && python examples/quickstart.py\n"
     assert tests == 'python -m pip install -e ".[test]" && python -m pytest\n'
+
+
+def test_table_of_parameters_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    import parameters
+
+    section = README.partition(parameters.START)[2].partition(parameters.END)[0]
+    assert section.strip() == parameters.table(), "run python bench/parameters.py --readme"
+
+
+def test_every_new_parameter_is_described(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    import parameters
+
+    for name in parameters.ESTIMATORS:
+        described = parameters.documentation(getattr(fastmlp, name))
+        new = parameters.new_parameters(name)
+        assert new.keys() <= described.keys()
+        assert {"n_threads", "weight_decay"} <= new.keys()
+        assert not {"alpha", "solver", "random_state"} & new.keys()

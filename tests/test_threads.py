@@ -18,7 +18,7 @@ from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.engine.cpu import CpuEngine, threads
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
-from fastmlp.optimizers import OPTIMIZERS, Optimizer
+from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer
 
 
 class FixedCount:
