@@ -27,6 +27,7 @@ from fastmlp.engine.cpu.kernels import (
     FIRST_STEP,
     KERNELS,
     LARGE_SLAB,
+    LAYER_FIELDS,
     SLAB,
     SLIVER_ROWS,
     STEPS,
@@ -282,22 +283,20 @@ class CpuEngine:
             loops.derivative(row, dtype, slopes=keeps) if train and not fused else 0
             for row, fused, keeps in zip(network.hidden, relu, slopes, strict=True)
         ]
+        rows: dict[str, Any] = {
+            "widths": layout.widths, "strides": layout.strides, "rows": layout.rows,
+            "rows_transposed": layout.rows_transposed, "weights": layout.weights,
+            "transposed": layout.transposed, "activations": places[0], "slopes": places[1],
+            "normalised": places[2], "deltas": places[3], "relu": relu, "activation": activations,
+            "derivative": derivatives,
+            "dropout": [loops.dropout(dtype) if drops else 0 for drops in dropped],
+            "threshold": [dropout_threshold(rate) for rate in network.dropout_rates],
+        }  # fmt: skip
+        layers = np.zeros((len(LAYER_FIELDS), len(layout.widths)), np.int64)
+        for row, name in zip(layers, LAYER_FIELDS, strict=True):
+            row[: len(rows[name])] = rows[name]
         return Net(
-            layout.widths,
-            layout.strides,
-            layout.rows,
-            layout.rows_transposed,
-            layout.weights,
-            layout.transposed,
-            places[0],
-            places[1],
-            places[2],
-            places[3],
-            relu=np.array(relu, np.int64),
-            activation=np.array(activations, np.int64),
-            derivative=np.array(derivatives, np.int64),
-            dropout=np.array([loops.dropout(dtype) if drops else 0 for drops in dropped], np.int64),
-            threshold=np.array([dropout_threshold(r) for r in network.dropout_rates], np.int64),
+            layers,
             dropout_scale=1 / (1 - np.array(network.dropout_rates, np.float64)),
             dropout_seed=network.dropout_seed,
             normalise=loops.normalise(dtype) if network.layer_norm else 0,

@@ -77,34 +77,57 @@ _SPINS = 300  # before a waiting thread offers its processor to others
 _YIELDS = 200  # before it goes to sleep
 
 
-class Net(NamedTuple):
-    """A network's sizes and offsets (see `Layout`), and the addresses of its loops and tiles.
+LAYER_FIELDS = (
+    "widths",
+    "strides",
+    "rows",
+    "rows_transposed",
+    "weights",
+    "transposed",
+    "activations",
+    "slopes",
+    "normalised",
+    "deltas",
+    "relu",
+    "activation",
+    "derivative",
+    "dropout",
+    "threshold",
+)
+(
+    WIDTHS,
+    STRIDES,
+    ROWS,
+    ROWS_TRANSPOSED,
+    WEIGHTS,
+    TRANSPOSED,
+    ACTIVATIONS,
+    SLOPES,
+    NORMALISED,
+    DELTAS,
+    IS_RELU,
+    ACTIVATION_LOOP,
+    DERIVATIVE_LOOP,
+    DROPOUT_LOOP,
+    THRESHOLD,
+) = range(len(LAYER_FIELDS))
 
-    ``activations``, ``slopes`` and ``deltas`` are the layers' places in the workspace; the output
-    layer's deltas take the place of its activations, and the slopes (what the derivative is made
-    of) are the activations themselves unless the derivative is a function of the score, or the
-    layer has dropout.  ``relu`` (flags), ``activation``, ``derivative``, ``dropout`` (addresses),
-    ``threshold`` and ``dropout_scale`` have an entry for each hidden layer.  The address of a loop
-    that is not needed is 0; ``softmax`` is a flag.  ``normalised`` are the places of scores after
-    layer normalisation.  ``loss_divisor`` averages a loss over outputs.
-    ``slab`` is the number of rows that training takes through all layers at once.
+
+class Net(NamedTuple):
+    """A network's sizes and offsets, the addresses of its loops and tiles, and flags.
+
+    ``layers`` is one table, of shape (15, n_layers + 1), because each array of its own is seven more
+    arguments of every call (with fifteen of them small networks took 17 % longer): widths, strides,
+    rows and places of parameters (see `Layout`); the places in the workspace of activations, slopes, scores after layer normalisation, and
+    deltas; and for each hidden layer, whether relu is fused into the tiles, the addresses of the
+    loops of activation, derivative and dropout, and dropout's threshold.  The output layer's deltas
+    take the place of its activations, and the slopes (what the derivative is made of) are the
+    activations themselves unless the derivative is a function of the score, or the layer has
+    dropout.  The address of a loop that is not needed is 0.  ``loss_divisor`` averages a loss over
+    outputs.  ``slab`` is the number of rows that training takes through all layers at once.
     """
 
-    widths: np.ndarray
-    strides: np.ndarray
-    rows: np.ndarray
-    rows_transposed: np.ndarray
-    weights: np.ndarray
-    transposed: np.ndarray
-    activations: np.ndarray
-    slopes: np.ndarray
-    normalised: np.ndarray
-    deltas: np.ndarray
-    relu: np.ndarray
-    activation: np.ndarray
-    derivative: np.ndarray
-    dropout: np.ndarray
-    threshold: np.ndarray
+    layers: np.ndarray
     dropout_scale: np.ndarray
     dropout_seed: int
     normalise: int
@@ -325,24 +348,24 @@ def _sparse_rows(samples, start, first, rows, W, bias, out, stride, width, like)
 @jit
 def _is_narrow(net, layer, like):
     """Whether a layer has so few outputs that most of a panel would be padding."""
-    return layer > 0 and not net.softmax and 4 * net.widths[layer + 1] <= _lanes(like)
+    return layer > 0 and not net.softmax and 4 * net.layers[WIDTHS, layer + 1] <= _lanes(like)
 
 
 @jit
 def _narrow_forward(net, memory, layer, rows, A, out, like):
     """`_forward_layer` for a narrow layer, output by output, with the transposed copy."""
     size, lanes = size_of(like), _lanes(like)
-    fan_in = net.widths[layer]
+    fan_in = net.layers[WIDTHS, layer]
     n_pieces = _padded(fan_in, like) // (N_VECTORS * lanes)
-    hop = N_VECTORS * lanes * net.rows_transposed[layer]
-    W = memory.transposed + size * net.transposed[layer]
-    bias = memory.parameters + size * (net.weights[layer] + fan_in * lanes)
-    for k in range(net.widths[layer + 1]):
+    hop = N_VECTORS * lanes * net.layers[ROWS_TRANSPOSED, layer]
+    W = memory.transposed + size * net.layers[TRANSPOSED, layer]
+    bias = memory.parameters + size * (net.layers[WEIGHTS, layer] + fan_in * lanes)
+    for k in range(net.layers[WIDTHS, layer + 1]):
         tail = 0
         if _padded(fan_in, like) > n_pieces * N_VECTORS * lanes:
             tail = W + size * (n_pieces * hop + k * lanes)
-        dots(A, net.strides[layer], rows, W + size * k * N_VECTORS * lanes, hop, n_pieces, tail,
-             bias + size * k, out + size * k, net.strides[layer + 1], like)  # fmt: skip
+        dots(A, net.layers[STRIDES, layer], rows, W + size * k * N_VECTORS * lanes, hop, n_pieces,
+             tail, bias + size * k, out + size * k, net.layers[STRIDES, layer + 1], like)  # fmt: skip
 
 
 @jit
@@ -350,17 +373,28 @@ def _normalise(net, layer, rows, out, like):
     """Layer normalisation of one layer's scores, kept for the backward pass if there is one."""
     kept = np.int64(0)
     if net.normalise_derivative:
-        kept = out + size_of(like) * (net.normalised[layer + 1] - net.activations[layer + 1])
-    arguments = (out, kept, net.strides[layer + 1], rows, net.widths[layer + 1], like)
+        kept = out + size_of(like) * (
+            net.layers[NORMALISED, layer + 1] - net.layers[ACTIVATIONS, layer + 1]
+        )
+    arguments = (
+        out,
+        kept,
+        net.layers[STRIDES, layer + 1],
+        rows,
+        net.layers[WIDTHS, layer + 1],
+        like,
+    )
     call(net.normalise, arguments)
 
 
 @jit
 def _drop(net, layer, step, row, rows, out, slopes, like):
     """Dropout of one layer's outputs, from row ``row`` of the batch on."""
-    call(net.dropout[layer], (out, slopes, net.strides[layer + 1], rows, net.widths[layer + 1],
-                              net.dropout_seed, step, layer, row, net.threshold[layer],
-                              type(like)(net.dropout_scale[layer])))  # fmt: skip
+    stride, width = net.layers[STRIDES, layer + 1], net.layers[WIDTHS, layer + 1]
+    call(net.layers[DROPOUT_LOOP, layer], (
+        out, slopes, stride, rows, width, net.dropout_seed, step, layer, row,
+        net.layers[THRESHOLD, layer], type(like)(net.dropout_scale[layer]),
+    ))  # fmt: skip
 
 
 @jit
@@ -368,18 +402,20 @@ def _forward_layer(net, memory, samples, layer, step, begin, start, first, rows,
                    like):  # fmt: skip
     """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
     size, lanes = size_of(like), _lanes(like)
-    fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
-    stride, out_stride = net.strides[layer], net.strides[layer + 1]
+    fan_in, fan_out = net.layers[WIDTHS, layer], net.layers[WIDTHS, layer + 1]
+    stride, out_stride = net.layers[STRIDES, layer], net.layers[STRIDES, layer + 1]
     padded = _padded(fan_out, like)
-    hidden = layer < net.widths.size - 2
+    hidden = layer < net.layers.shape[1] - 2
     if not hidden and _is_narrow(net, layer, like):
         _narrow_forward(net, memory, layer, rows, A, out, like)
         return
-    epilogue = RELU if hidden and net.relu[layer] else PLAIN
+    epilogue = RELU if hidden and net.layers[IS_RELU, layer] else PLAIN
     sparse = layer == 0 and samples.sparse
     for column in range(0, padded, N_VECTORS * lanes):
         width = _panel_width(column, padded, like)
-        W = memory.parameters + size * (net.weights[layer] + column * net.rows[layer])
+        W = memory.parameters + size * (
+            net.layers[WEIGHTS, layer] + column * net.layers[ROWS, layer]
+        )
         bias = W + size * fan_in * width
         if sparse:
             _sparse_rows(
@@ -392,9 +428,9 @@ def _forward_layer(net, memory, samples, layer, step, begin, start, first, rows,
     if hidden:
         if net.normalise:
             _normalise(net, layer, rows, out, like)
-        if net.activation[layer] and (sparse or not net.relu[layer]):
-            call(net.activation[layer], (out, slopes, out_stride, rows, padded, like))
-        if net.dropout[layer]:
+        if net.layers[ACTIVATION_LOOP, layer] and (sparse or not net.layers[IS_RELU, layer]):
+            call(net.layers[ACTIVATION_LOOP, layer], (out, slopes, out_stride, rows, padded, like))
+        if net.layers[DROPOUT_LOOP, layer]:
             _drop(net, layer, step, start - begin + first, rows, out, slopes, like)
         for i in range(rows):
             store(out, i * out_stride + fan_out, type(like)(1))
@@ -408,13 +444,13 @@ def _forward(net, memory, samples, step, begin, start, first, rows, place, like)
     dropout only.
     """
     size = size_of(like)
-    A = memory.work + size * (net.activations[0] + place * net.strides[0])
+    A = memory.work + size * (net.layers[ACTIVATIONS, 0] + place * net.layers[STRIDES, 0])
     if not samples.sparse:
-        _gather(samples, start, first, rows, A, net.strides[0], net.widths[0], like)
-    for layer in range(net.widths.size - 1):
-        skip = place * net.strides[layer + 1]
-        out = memory.work + size * (net.activations[layer + 1] + skip)
-        slopes = memory.work + size * (net.slopes[layer + 1] + skip)
+        _gather(samples, start, first, rows, A, net.layers[STRIDES, 0], net.layers[WIDTHS, 0], like)
+    for layer in range(net.layers.shape[1] - 1):
+        skip = place * net.layers[STRIDES, layer + 1]
+        out = memory.work + size * (net.layers[ACTIVATIONS, layer + 1] + skip)
+        slopes = memory.work + size * (net.layers[SLOPES, layer + 1] + skip)
         _forward_layer(net, memory, samples, layer, step, begin, start, first, rows, A, out, slopes,
                        like)  # fmt: skip
         A = out
@@ -425,7 +461,7 @@ def _forward(net, memory, samples, step, begin, start, first, rows, place, like)
 def _softmax_head(net, memory, samples, order, rows, place, z, tiny):
     """`_head` for the loss that is fused with softmax."""
     size = size_of(tiny)
-    stride, padded = net.strides[-1], _padded(net.widths[-1], tiny)
+    stride, padded = net.layers[STRIDES, -1], _padded(net.layers[WIDTHS, -1], tiny)
     scales, losses = memory.scales + size * place, memory.losses + size * place
     sums, peaks = memory.sums + size * place, memory.peaks + size * place
     for i in range(rows):
@@ -444,7 +480,7 @@ def _softmax_head(net, memory, samples, order, rows, place, z, tiny):
 def _elementwise_head(net, memory, samples, order, rows, place, z, tiny):
     """`_head` for all other losses, whose loop runs over all scores in a row."""
     size = size_of(tiny)
-    stride, n_outputs = net.strides[-1], net.widths[-1]
+    stride, n_outputs = net.layers[STRIDES, -1], net.layers[WIDTHS, -1]
     padded = _padded(n_outputs, tiny)
     skip = size * place * n_outputs
     scores, targets, values = memory.scores + skip, memory.targets + skip, memory.values + skip
@@ -482,18 +518,18 @@ def _head(net, memory, samples, start, first, rows, place, z, tiny):
 def _input_gradients(net, memory, rows, place, delta, like):
     """Deltas of the hidden layers, from those of the output layer."""
     size, lanes = size_of(like), _lanes(like)
-    for layer in range(net.widths.size - 2, 0, -1):
-        fan_in, fan_out = net.widths[layer], net.widths[layer + 1]
-        stride, below_stride = net.strides[layer + 1], net.strides[layer]
-        slopes = memory.work + size * (net.slopes[layer] + place * below_stride)
-        below = memory.work + size * (net.deltas[layer] + place * below_stride)
+    for layer in range(net.layers.shape[1] - 2, 0, -1):
+        fan_in, fan_out = net.layers[WIDTHS, layer], net.layers[WIDTHS, layer + 1]
+        stride, below_stride = net.layers[STRIDES, layer + 1], net.layers[STRIDES, layer]
+        slopes = memory.work + size * (net.layers[SLOPES, layer] + place * below_stride)
+        below = memory.work + size * (net.layers[DELTAS, layer] + place * below_stride)
         padded = _padded(fan_in, like)
-        relu, derivative = net.relu[layer - 1], net.derivative[layer - 1]
+        relu, derivative = net.layers[IS_RELU, layer - 1], net.layers[DERIVATIVE_LOOP, layer - 1]
         epilogue = RELU_DERIVATIVE if relu else PLAIN
         for column in range(0, padded, N_VECTORS * lanes):
             width = _panel_width(column, padded, like)
             W = memory.transposed + size * (
-                net.transposed[layer] + column * net.rows_transposed[layer]
+                net.layers[TRANSPOSED, layer] + column * net.layers[ROWS_TRANSPOSED, layer]
             )
             shift = size * column
             _product(net.tiles, rows, width // lanes, delta, 0, stride, 1, W, width, memory.zeros,
@@ -502,7 +538,7 @@ def _input_gradients(net, memory, rows, place, delta, like):
         if derivative and not relu:
             call(derivative, (slopes, below, below_stride, rows, padded, like))
         if net.normalise_derivative:
-            kept = memory.work + size * (net.normalised[layer] + place * below_stride)
+            kept = memory.work + size * (net.layers[NORMALISED, layer] + place * below_stride)
             call(net.normalise_derivative, (kept, below, below_stride, rows, fan_in, like))
         delta = below
 
@@ -526,15 +562,20 @@ def _set_scales(samples, memory, start, first, rows, place, scale, like):
 def _transpose_unit(net, memory, layer, column, width, first, end, like):
     """Refresh the transposed copy of rows ``first`` to ``end`` of one panel."""
     size, lanes = size_of(like), _lanes(like)
-    fan_in = net.widths[layer]
+    fan_in = net.layers[WIDTHS, layer]
     padded = _padded(fan_in, like)
-    W = memory.parameters + size * (net.weights[layer] + column * net.rows[layer])
-    target = memory.transposed + size * net.transposed[layer]
+    W = memory.parameters + size * (net.layers[WEIGHTS, layer] + column * net.layers[ROWS, layer])
+    target = memory.transposed + size * net.layers[TRANSPOSED, layer]
     for row in range(first, min(end, padded), lanes):
         panel = row // (N_VECTORS * lanes) * (N_VECTORS * lanes)
         panel_width = _panel_width(panel, padded, like)
         for k in range(0, width, lanes):
-            at = panel * net.rows_transposed[layer] + (column + k) * panel_width + row - panel
+            at = (
+                panel * net.layers[ROWS_TRANSPOSED, layer]
+                + (column + k) * panel_width
+                + row
+                - panel
+            )
             transpose(W + size * (row * width + k), width, fan_in - row, target + size * at,
                       panel_width, like)  # fmt: skip
 
@@ -543,8 +584,8 @@ def _transpose_unit(net, memory, layer, column, width, first, end, like):
 def _sparse_unit(net, memory, samples, start, rows, column, width, G, fresh, like):
     """Gradient of one panel of the first layer for sparse samples, bias included, into ``G``."""
     size = size_of(like)
-    fan_in, stride = net.widths[0], net.strides[1]
-    deltas = net.activations[1] if net.widths.size == 2 else net.deltas[1]
+    fan_in, stride = net.layers[WIDTHS, 0], net.layers[STRIDES, 1]
+    deltas = net.layers[ACTIVATIONS, 1] if net.layers.shape[1] == 2 else net.layers[DELTAS, 1]
     if fresh:
         for k in range((fan_in + 1) * width):
             store(G, k, type(like)(0))
@@ -567,7 +608,7 @@ def _sparse_unit(net, memory, samples, start, rows, column, width, G, fresh, lik
 def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, like):
     """One unit's gradient of a narrow layer into ``G``: its transpose, deltas times activations."""
     size, lanes = size_of(like), _lanes(like)
-    n_outputs = net.widths[layer + 1]
+    n_outputs = net.layers[WIDTHS, layer + 1]
     for k in range(n_outputs):
         for i in range(end - first):
             value = type(like)(0)
@@ -577,8 +618,8 @@ def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, 
     for i in range(0, end - first, N_VECTORS * lanes):
         vectors = 1 if end - first - i <= lanes else N_VECTORS
         C = scratch + size * i
-        _product(net.tiles, n_outputs, vectors, D, 0, 1, net.strides[layer + 1], A + size * i,
-                 net.strides[layer], C, MAX_UNIT_ROWS, C, MAX_UNIT_ROWS, rows, PLAIN, C,
+        _product(net.tiles, n_outputs, vectors, D, 0, 1, net.layers[STRIDES, layer + 1],
+                 A + size * i, net.layers[STRIDES, layer], C, MAX_UNIT_ROWS, C, MAX_UNIT_ROWS, rows, PLAIN, C,
                  size)  # fmt: skip
     for i in range(end - first):
         for k in range(n_outputs):
@@ -622,9 +663,13 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
     """
     like = rate
     size, lanes = size_of(like), _lanes(like)
-    fan_in, stride, delta_stride = net.widths[layer], net.strides[layer], net.strides[layer + 1]
-    width = _panel_width(column, _padded(net.widths[layer + 1], like), like)
-    panel = net.weights[layer] + column * net.rows[layer]
+    fan_in, stride, delta_stride = (
+        net.layers[WIDTHS, layer],
+        net.layers[STRIDES, layer],
+        net.layers[STRIDES, layer + 1],
+    )
+    width = _panel_width(column, _padded(net.layers[WIDTHS, layer + 1], like), like)
+    panel = net.layers[WEIGHTS, layer] + column * net.layers[ROWS, layer]
     squares = type(like)(0)
     if layer == 0 and samples.sparse:
         G = memory.gradient + size * panel
@@ -633,13 +678,13 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
             squares = _update_rows(memory, update, update.loop, panel, G, fan_in * width, width,
                                    penalty, rate, numbers, step, size)  # fmt: skip
         return squares
-    deltas = net.activations[layer + 1]
-    if layer < net.widths.size - 2:
-        deltas = net.deltas[layer + 1]
+    deltas = net.layers[ACTIVATIONS, layer + 1]
+    if layer < net.layers.shape[1] - 2:
+        deltas = net.layers[DELTAS, layer + 1]
     D = memory.work + size * (deltas + column)
-    A = memory.work + size * (net.activations[layer] + first)
+    A = memory.work + size * (net.layers[ACTIVATIONS, layer] + first)
     sliver, column_stride = 0, stride
-    n_panels = net.widths[layer + 1] // (N_VECTORS * lanes)
+    n_panels = net.layers[WIDTHS, layer + 1] // (N_VECTORS * lanes)
     if memory.slivers and n_panels >= CUT_PANELS and rows >= CUT_ROWS:
         if is_new:
             _cut(A, stride, rows, end - first, slivers, like)
@@ -652,7 +697,7 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
         prefetch_for_writing(memory.parameters + size * at, n_bytes)
         prefetch_for_writing(memory.first_slot + size * at, n_bytes)
         prefetch_for_writing(memory.second_slot + size * at, n_bytes)
-    if layer == net.widths.size - 2 and _is_narrow(net, layer, like):
+    if layer == net.layers.shape[1] - 2 and _is_narrow(net, layer, like):
         _narrow_unit(net, memory, layer, first, end, rows, D, A, G, is_first,
                      scratch + size * MAX_UNIT_ROWS * lanes, like)  # fmt: skip
     else:
@@ -672,8 +717,8 @@ def _unit(net, memory, samples, layer, column, first, end, start, rows, is_first
 @jit
 def _unit_place(net, layer, column, first, end, like):
     """A unit's start in the packed parameters, how many they are, and the width of its panel."""
-    width = _panel_width(column, _padded(net.widths[layer + 1], like), like)
-    at = net.weights[layer] + column * net.rows[layer] + first * width
+    width = _panel_width(column, _padded(net.layers[WIDTHS, layer + 1], like), like)
+    at = net.layers[WEIGHTS, layer] + column * net.layers[ROWS, layer] + first * width
     return at, (end - first) * width, width
 
 
@@ -701,7 +746,7 @@ def _clipped_update(net, memory, units, begin, stop, update, rate, numbers, step
         G = memory.gradient + size * at
         if factor < 1:
             call(update.scale, (G, n, type(rate)(factor)))
-        n_weights = (min(end, net.widths[layer]) - first) * width
+        n_weights = (min(end, net.layers[WIDTHS, layer]) - first) * width
         _update_rows(memory, update, update.clipped, at, G, n_weights, n - n_weights, type(rate)(0),
                      rate, numbers, step, size)  # fmt: skip
         if layer > 0:
@@ -860,7 +905,7 @@ def run_rows(thread, n_threads, net, memory, samples, n_samples, out, losses, li
     size = size_of(like)
     kind = type(like)
     tiny = kind(np.finfo(kind).eps)
-    stride, n_outputs = net.strides[-1], net.widths[-1]
+    stride, n_outputs = net.layers[STRIDES, -1], net.layers[WIDTHS, -1]
     padded = _padded(n_outputs, like)
     place = thread * SLAB
     own_losses = memory.losses + size * place
@@ -891,7 +936,7 @@ def refresh_transposed(net, memory, units, like):
     for u in range(units.shape[0]):
         layer, column = units[u, 0], units[u, 1]
         if layer > 0:
-            width = _panel_width(column, _padded(net.widths[layer + 1], like), like)
+            width = _panel_width(column, _padded(net.layers[WIDTHS, layer + 1], like), like)
             _transpose_unit(net, memory, layer, column, width, units[u, 2], units[u, 3], like)
 
 
