@@ -116,15 +116,18 @@ LAYER_FIELDS = (
 class Net(NamedTuple):
     """A network's sizes and offsets, the addresses of its loops and tiles, and flags.
 
-    ``layers`` is one table, of shape (15, n_layers + 1), because each array of its own is seven more
-    arguments of every call (with fifteen of them small networks took 17 % longer): widths, strides,
-    rows and places of parameters (see `Layout`); the places in the workspace of activations, slopes, scores after layer normalisation, and
-    deltas; and for each hidden layer, whether relu is fused into the tiles, the addresses of the
-    loops of activation, derivative and dropout, and dropout's threshold.  The output layer's deltas
-    take the place of its activations, and the slopes (what the derivative is made of) are the
-    activations themselves unless the derivative is a function of the score, or the layer has
-    dropout.  The address of a loop that is not needed is 0.  ``loss_divisor`` averages a loss over
-    outputs.  ``slab`` is the number of rows that training takes through all layers at once.
+    ``layers`` is one table, of shape (15, n_layers + 1), because each array of its own is seven
+    more arguments of every call (with sixteen arrays small networks took 17 % longer).  It holds
+    widths, strides, rows and places of parameters (see `Layout`); the places in the workspace of
+    activations, slopes, scores after layer normalisation, and deltas; and for each hidden layer,
+    whether relu is fused into the tiles, the addresses of the loops of activation, derivative and
+    dropout, and dropout's threshold.
+
+    The output layer's deltas take the place of its activations, and the slopes (what the derivative
+    is made of) are the activations themselves unless the derivative is a function of the score, or
+    the layer has dropout.  The address of a loop that is not needed is 0.  ``loss_divisor``
+    averages a loss over outputs.  ``slab`` is the number of rows that training takes through all
+    layers at once.
     """
 
     layers: np.ndarray
@@ -365,7 +368,8 @@ def _narrow_forward(net, memory, layer, rows, A, out, like):
         if _padded(fan_in, like) > n_pieces * N_VECTORS * lanes:
             tail = W + size * (n_pieces * hop + k * lanes)
         dots(A, net.layers[STRIDES, layer], rows, W + size * k * N_VECTORS * lanes, hop, n_pieces,
-             tail, bias + size * k, out + size * k, net.layers[STRIDES, layer + 1], like)  # fmt: skip
+             tail, bias + size * k, out + size * k, net.layers[STRIDES, layer + 1],
+             like)  # fmt: skip
 
 
 @jit
@@ -619,8 +623,8 @@ def _narrow_unit(net, memory, layer, first, end, rows, D, A, G, fresh, scratch, 
         vectors = 1 if end - first - i <= lanes else N_VECTORS
         C = scratch + size * i
         _product(net.tiles, n_outputs, vectors, D, 0, 1, net.layers[STRIDES, layer + 1],
-                 A + size * i, net.layers[STRIDES, layer], C, MAX_UNIT_ROWS, C, MAX_UNIT_ROWS, rows, PLAIN, C,
-                 size)  # fmt: skip
+                 A + size * i, net.layers[STRIDES, layer], C, MAX_UNIT_ROWS, C, MAX_UNIT_ROWS, rows,
+                 PLAIN, C, size)  # fmt: skip
     for i in range(end - first):
         for k in range(n_outputs):
             store(G, i * lanes + k, load(scratch, k * MAX_UNIT_ROWS + i, like))
