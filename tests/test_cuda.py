@@ -215,6 +215,55 @@ def test_dropout_and_clipped_gradients(activations, block, as_csr, monkeypatch):
     np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("path", "clipped"),
+    [("resident", False), ("tiled", False), ("tiled", True)],
+    indirect=["path"],
+)
+@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+def test_averaged_parameters(path, loss, clipped):
+    """What the outputs go by, and what is trained; another engine goes on from both."""
+    network = Network((5, 7, 3), "tanh", loss)
+    X, y = make_problem(loss, 30, 5, 3)
+    max_norm = 0.1 if clipped else None
+    optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=max_norm, ema_decay=0.8)
+    options = {"dtype": "float64", "batch_size": 12, "alpha": 0.1, "optimizer": optimizer}
+    results = []
+    for make_engine in (emulated(path), CpuEngine):
+        engine = make_engine(network, **options)
+        engine.load(X, y)
+        engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+        losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01))]
+        other = make_engine(network, **options)
+        other.load(X, y)
+        other.set_parameters(engine.get_parameters())
+        other.set_state(*engine.get_state())
+        losses += [other.run_epoch(np.arange(30), np.full(3, 0.01)), other.evaluate(X, y)]
+        state, steps = other.get_state()
+        results.append(np.concatenate([losses, other.get_parameters(), state.ravel(), [steps],
+                                       other.predict(X).ravel()]))  # fmt: skip
+    np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dropout", [(), (0.3, 0.5)], ids=str)
+@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("activations", [("relu", "tanh"), ("gelu", "identity")], ids=str)
+def test_layer_normalisation(activations, block, dropout, monkeypatch):
+    monkeypatch.setattr(target, "_BLOCK_ROWS", block)
+    network = Network((5, 7, 40, 3), activations, "log_loss", layer_norm=True, dropout=dropout)
+    X, y = make_problem("log_loss", 30, 5, 3)
+    results = []
+    for make_engine in (emulated("tiled"), CpuEngine):
+        engine = make_engine(network, dtype="float64", alpha=0.1, batch_size=12,
+                             optimizer=Optimizer("sgd", CONSTANTS["sgd"]))  # fmt: skip
+        engine.load(X, y)
+        engine.set_parameters(np.sin(np.arange(network.n_parameters)))
+        losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01)), engine.evaluate(X, y)]
+        gradient = engine.loss_and_gradient()[1]
+        results.append(np.concatenate([losses, gradient, engine.predict(X).ravel()]))
+    np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_training_has_the_same_bits_in_every_order_of_threads(path, schedule):
     expected = train(emulated(path), "log_loss", "adam")

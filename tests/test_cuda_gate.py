@@ -74,8 +74,9 @@ def reports(capability, dtype, monkeypatch):
     for rule in OPTIMIZERS:
         use(device, network, dtype, X, y, rule=rule)
     dropped = make_network((300, 12, 3), "relu", "log_loss")
-    dropped = dataclasses.replace(dropped, dropout=(0.5,))
-    use(device, dropped, dtype, *make_problem("log_loss", 400, 300, 3), max_grad_norm=1.0)
+    dropped = dataclasses.replace(dropped, dropout=(0.5,), layer_norm=True)
+    options = {"max_grad_norm": 1.0, "ema_decay": 0.9}
+    use(device, dropped, dtype, *make_problem("log_loss", 400, 300, 3), **options)
     if dtype == "float32":
         for precision in ("high", "medium"):
             use(device, network, dtype, X, y, precision=precision)

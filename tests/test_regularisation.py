@@ -305,21 +305,6 @@ def test_same_bits_for_any_number_of_threads(no_thresholds, layer_norm, batch_si
         np.testing.assert_array_equal(got, expected)
 
 
-REFUSED_ON_CUDA = [
-    ("ema_decay", {}, {"ema_decay": 0.9}),
-    ("layer_norm", {"layer_norm": True}, {}),
-]
-
-
-@pytest.mark.parametrize("device", ["cuda, emulated"], indirect=True)
-@pytest.mark.parametrize(("name", "of_network", "of_optimizer"), REFUSED_ON_CUDA)
-def test_cuda_refuses_by_name(device, name, of_network, of_optimizer):
-    network = Network((4, 3, 2), "relu", "squared_error", **of_network)
-    optimizer = Optimizer("sgd", CONSTANTS["sgd"], **of_optimizer)
-    with pytest.raises(ValueError, match=f"device='cuda' does not support {name}; use device"):
-        get_engine(device, network, dtype="float32", optimizer=optimizer)
-
-
 # --- estimators
 
 rng = np.random.RandomState(0)

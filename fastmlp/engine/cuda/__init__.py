@@ -22,6 +22,7 @@ from fastmlp.engine.cuda.samples import Data, InMemory, Slab, Streamed, upload
 from fastmlp.engine.cuda.tiles import SIZES, Sizes
 from fastmlp.functions import (
     ACTIVATIONS,
+    LAYER_NORM_EPSILON,
     USER,
     Activation,
     Loss,
@@ -55,17 +56,6 @@ _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
 
-def _require_support(network: Network, optimizer: Optimizer | None) -> None:
-    """Refuse by name what there are no kernels for."""
-    uses = {
-        "layer_norm": network.layer_norm,
-        "ema_decay": optimizer is not None and optimizer.ema_decay is not None,
-    }
-    for name, used in uses.items():
-        if used:
-            raise ValueError(f"device='cuda' does not support {name}; use device='cpu'.")
-
-
 class Rows(NamedTuple):
     """A block of rows of a batch: its first, and how many at most."""
 
@@ -93,13 +83,17 @@ class CudaEngine:
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
-        _require_support(network, optimizer)
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
         self._sizes = SIZES[self._dtype.name] if sizes is None else sizes
         self._precision = matmul_precision if self._dtype == np.float32 else "highest"
         self._parameters = self._device.zeros(network.n_parameters, self._dtype)
+        decay = None if optimizer is None else optimizer.ema_decay
+        self._averages, self._average = decay is not None, self._parameters
+        self._average_rate = self._dtype.type(0.0 if decay is None else 1.0 - decay)
+        if self._averages:
+            self._average = self._device.zeros(network.n_parameters, self._dtype)
         self._slots = self._device.zeros(N_SLOTS * network.n_parameters, self._dtype)
         self._steps = 0
         self._progress = self._device.zeros(4, np.int64)
@@ -120,24 +114,37 @@ class CudaEngine:
     # --- parameters and state
 
     def get_parameters(self) -> np.ndarray:
-        return self._device.read(self._parameters)
+        return self._device.read(self._average)
 
     def set_parameters(self, flat: np.ndarray) -> None:
-        self._device.write(self._parameters, np.asarray(flat, self._dtype))
+        for buffer in (self._parameters, self._average)[: 1 + self._averages]:
+            self._device.write(buffer, np.asarray(flat, self._dtype))
         self._transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
-        return self._device.read(self._slots).reshape(N_SLOTS, -1), self._steps
+        slots = self._device.read(self._slots).reshape(N_SLOTS, -1)
+        if self._averages:
+            slots = np.vstack([slots, self._device.read(self._parameters)])
+        return slots, self._steps
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
-        self._device.write(self._slots, np.asarray(slots, self._dtype).reshape(-1))
+        slots = np.asarray(slots, self._dtype)
+        self._device.write(self._slots, slots[:N_SLOTS].reshape(-1))
+        if self._averages:
+            self._device.write(self._parameters, slots[N_SLOTS])
+            self._transposed_is_stale = True
         self._steps = step
 
     @property
     def path(self) -> str:
         """How epochs run on the loaded data: 'resident' or 'tiled'."""
         optimizer = self._optimizer
-        if self._network.dropout or (optimizer and optimizer.max_grad_norm is not None):
+        network = self._network
+        if (
+            network.dropout
+            or network.layer_norm
+            or (optimizer and optimizer.max_grad_norm is not None)
+        ):
             return "tiled"
         dense = self._source is None or not self._source.sparse
         small = self._network.n_parameters <= _RESIDENT_PARAMETERS and self._chunk_rows() >= 4
@@ -298,7 +305,8 @@ class CudaEngine:
 
     def _refresh_transposed(self) -> None:
         if self._transposed_is_stale:
-            transposed = [W.T.ravel() for W in self._network.unflatten(self.get_parameters())[0]]
+            flat = self._device.read(self._parameters)
+            transposed = [W.T.ravel() for W in self._network.unflatten(flat)[0]]
             blank = [np.zeros(width, self._dtype) for width in self._network.widths[1:]]
             pieces = [piece for pair in zip(transposed, blank, strict=True) for piece in pair]
             self._device.write(self._transposed, np.concatenate(pieces))
@@ -329,7 +337,8 @@ class CudaEngine:
             call.scales, call.numbers, self._parameters, self._transposed, partial, self._slots, n,
             self._layers, self._widths, len(network.widths) - 1, kind(self._alpha),
             kind(network.n_outputs if loss.mean_over_outputs else 1),
-            np.finfo(kind).eps, self._constants, kind(network.label_smoothing), sums, call.results,
+            np.finfo(kind).eps, self._constants, kind(network.label_smoothing), self._average,
+            self._average_rate, sums, call.results,
         )  # fmt: skip
 
     def _sequence(self, call: "_Pass", slab: Slab, optimizer: Optimizer) -> Sequence:
@@ -359,6 +368,7 @@ class CudaEngine:
     def _forward(self, call: "_Pass", data: Data, rows: Rows, *, train: bool = False) -> None:
         """Scores of a block of rows, in the last layer's place; ``train`` prepares `_backward`."""
         work, widths = call.workspace, self._network.widths
+        parameters = self._parameters if train else self._average
         if data.sparse:
             gather = self._kernel(kernels.gather_sparse)
             self._by_warps(gather, rows, call.order, *data.fields, widths[0], work.activations,
@@ -369,15 +379,29 @@ class CudaEngine:
             self._by_threads(gather, elements, *rows, call.order, *data.fields, widths[0],
                              work.activations, work.strides[0])  # fmt: skip
         for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            names = self._activation(layer, work, train) if layer < len(widths) - 2 else {}
+            hidden = layer < len(widths) - 2
+            names = self._activation(layer, work, train) if hidden else {}
+            normalised = hidden and self._network.layer_norm
             self._product(
                 rows, (0, fan_out, fan_in + 1),
                 (work.activations, work.places[layer], work.strides[layer], True),
-                (self._parameters, self._network.offsets[layer], fan_out, False),
-                (work.activations, work.places[layer + 1], work.strides[layer + 1]), **names,
+                (parameters, self._network.offsets[layer], fan_out, False),
+                (work.activations, work.places[layer + 1], work.strides[layer + 1]),
+                **({} if normalised else names),
             )  # fmt: skip
-            if train and layer < len(widths) - 2 and self._network.dropout_rates[layer]:
+            if normalised:
+                self._normalise(layer, work, rows, **names)
+            if train and hidden and self._network.dropout_rates[layer]:
                 self._drop(layer, work, rows)
+
+    def _normalise(self, layer: int, work: "_Workspace", rows: Rows, *, aux=None, **names) -> None:
+        """Layer normalisation and activation of a hidden layer's scores."""
+        epsilon = self._dtype.type(LAYER_NORM_EPSILON)
+        self._by_warps(
+            self._kernel(kernels.normalise, **names), rows, work.activations, work.kept,
+            work.places[layer + 1], work.strides[layer + 1], self._network.widths[layer + 1],
+            epsilon, work.activations if aux is None else aux,
+        )  # fmt: skip
 
     def _drop(self, layer: int, work: "_Workspace", rows: Rows) -> None:
         """Dropout of a hidden layer."""
@@ -431,6 +455,11 @@ class CudaEngine:
                     (work.deltas, work.places[layer], work.strides[layer]),
                     aux=work.activations, **self._slope(layer - 1),
                 )  # fmt: skip
+                if self._network.layer_norm:
+                    self._by_warps(
+                        self._kernel(kernels.normalise_delta), rows, work.deltas, work.kept,
+                        work.places[layer], work.strides[layer], fan_in,
+                    )  # fmt: skip
             deltas = work.deltas
 
     def _slope(self, layer: int) -> dict[str, Any]:
@@ -450,7 +479,8 @@ class CudaEngine:
         places = self._layers, len(self._network.widths) - 1
         self._by_threads(
             kernel, n, self._parameters, work.partial, work.n_splits, self._slots, n, *places,
-            kind(self._alpha), call.scales, call.numbers, self._squares,
+            kind(self._alpha), call.scales, call.numbers, self._squares, self._average,
+            self._average_rate,
         )  # fmt: skip
         if optimizer is None or max_norm is None:
             return
@@ -460,7 +490,7 @@ class CudaEngine:
         self._by_threads(
             self._kernel(kernels.clipped_update, **self._rule(optimizer)), n, self._parameters,
             work.partial, self._slots, n, *places, call.scales, call.numbers, norms, n_blocks,
-            float(max_norm),
+            float(max_norm), self._average, self._average_rate,
         )  # fmt: skip
 
     @staticmethod
@@ -469,6 +499,7 @@ class CudaEngine:
             "UPDATE": OPTIMIZERS[optimizer.name].update,
             "DECAY": decay_weight if optimizer.weight_decay else keep_weight,
             "N_NUMBERS": N_NUMBERS,
+            "AVERAGE": kernels.no_average if optimizer.ema_decay is None else kernels.move_average,
         }
 
     def _finish_step(self, call: "_Pass", n_squares: int) -> None:
@@ -581,6 +612,7 @@ class _Workspace:
         total = self.places[-1] + self.strides[-1] * most
         self.activations = device.empty(total, dtype)
         self.deltas = device.empty(total, dtype)
+        self.kept = device.empty(total * network.layer_norm, dtype)  # normalised scores
         largest = max((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(network.widths))
         n_tiles = -(-largest // _TILE_ELEMENTS)
         self.n_splits = max(

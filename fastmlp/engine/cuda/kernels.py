@@ -63,6 +63,7 @@ LOSS: Callable[..., Any] = _unbound
 N_NUMBERS = 0  # per step, for the optimizer
 UPDATE: Callable[..., Any] = _unbound
 DECAY: Callable[..., Any] = _unbound
+AVERAGE: Callable[..., Any] = _unbound
 
 FULL_WARP = 0xFFFFFFFF
 
@@ -317,6 +318,50 @@ def gather_sparse(progress, first, most, order, values, columns, starts, n_featu
                 A[i * lda + columns[p]] += values[p]
 
 
+def add_over_warp(value):
+    """Sum over the lanes of a warp, for all of them."""
+    for distance in (16, 8, 4, 2, 1):
+        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
+    return value
+
+
+def normalise(progress, first, most, A, kept, a0, lda, width, epsilon, aux):
+    """Layer normalisation of scores, then FINISH; one warp per row.
+
+    ``kept``, placed like ``A``, gets the normalised scores and, behind them, the factor.
+    """
+    i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
+    if i < count_rows(progress, first, most):
+        at = a0 + i * lda
+        total, squares = REAL(0), REAL(0)
+        for k in range(lane, width, 32):
+            total += A[at + k]
+        mean = add_over_warp(total) / width
+        for k in range(lane, width, 32):
+            squares += (A[at + k] - mean) * (A[at + k] - mean)
+        factor = REAL(1) / sqrt(add_over_warp(squares) / width + epsilon)
+        for k in range(lane, width, 32):
+            A[at + k] = (A[at + k] - mean) * factor
+            kept[at + k] = A[at + k]
+            FINISH(A, at + k, aux)
+        if lane == 0:
+            kept[at + width] = factor
+
+
+def normalise_delta(progress, first, most, D, kept, a0, lda, width):
+    """From gradients of normalised scores to gradients of scores; one warp per row."""
+    i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
+    if i < count_rows(progress, first, most):
+        at = a0 + i * lda
+        total, moment = REAL(0), REAL(0)
+        for k in range(lane, width, 32):
+            total += D[at + k]
+            moment += D[at + k] * kept[at + k]
+        mean, slope = add_over_warp(total) / width, add_over_warp(moment) / width
+        for k in range(lane, width, 32):
+            D[at + k] = kept[at + width] * (D[at + k] - mean - slope * kept[at + k])
+
+
 def drop(progress, first, most, A, slopes, a0, lda, width, seed, layer, threshold, scale):
     """Dropout of a hidden layer's outputs and slopes; one thread per element."""
     e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
@@ -476,8 +521,17 @@ def apply_rule(w, g, first, second, heavy, numbers, step):
     )  # fmt: skip
 
 
+def no_average(average, i, w, rate):
+    """For an optimizer that does not average the parameters."""
+
+
+def move_average(average, i, w, rate):
+    """Move the average of a parameter towards it."""
+    average[i] += rate * (w - average[i])
+
+
 def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, alpha, scales,
-           numbers, squares):  # fmt: skip
+           numbers, squares, average, average_rate):  # fmt: skip
     """Sum the gradient's splits, add the penalty and update; one thread per parameter.
 
     Each block keeps the sum of squares of its weights before the update.  A batch whose weights sum
@@ -499,13 +553,14 @@ def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, 
             parameters[i], slots[i], slots[n + i] = apply_rule(
                 w, g, slots[i], slots[n + i], heavy, numbers, progress[0]
             )
+            AVERAGE(average, i, parameters[i], average_rate)
     total = add_over_block(shared, square)
     if cuda.threadIdx.x == 0:
         squares[cuda.blockIdx.x] = total
 
 
 def complete_gradient(progress, parameters, partial, n_splits, slots, n, layers, n_layers, alpha,
-                      scales, numbers, squares):  # fmt: skip
+                      scales, numbers, squares, average, average_rate):  # fmt: skip
     """In `update`'s place: leave the parameters, and the gradient in the first split."""
     shared = cuda.shared.array(THREADS, float64)
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
@@ -545,7 +600,7 @@ def finish_norm(progress, norms, n_blocks):
 
 
 def clipped_update(progress, parameters, gradient, slots, n, layers, n_layers, scales, numbers,
-                   norms, n_blocks, max_norm):  # fmt: skip
+                   norms, n_blocks, max_norm, average, average_rate):  # fmt: skip
     """`update` with the gradient scaled to ``max_norm`` at most, as PyTorch's clip_grad_norm_."""
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < n and scales[progress[0]] != 0:
@@ -555,6 +610,7 @@ def clipped_update(progress, parameters, gradient, slots, n, layers, n_layers, s
             parameters[i], g, slots[i], slots[n + i], is_weight(i, layers, n_layers), numbers,
             progress[0],
         )  # fmt: skip
+        AVERAGE(average, i, parameters[i], average_rate)
 
 
 def finish_step(progress, losses, squares, n_squares, results):

@@ -49,6 +49,7 @@ HEAD: Callable[..., Any] = _unbound
 FORMULA: Callable[..., Any] = _unbound  # the loss
 GRADIENT: Callable[..., Any] = _unbound  # of the loss
 LOSS: Callable[..., Any] = _unbound
+AVERAGE: Callable[..., Any] = _unbound
 
 
 # --- device functions -------------------------------------------------------------------------
@@ -225,7 +226,8 @@ def place_transposed(i, layers, widths, n_layers):
 
 def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_weights, scales,
                    numbers, parameters, transposed, partial, slots, n, layers, widths, n_layers,
-                   alpha, divisor, tiny, constants, smoothing, sums, results):  # fmt: skip
+                   alpha, divisor, tiny, constants, smoothing, average, average_rate, sums,
+                   results):  # fmt: skip
     """``n_steps`` steps from step ``progress[0]`` on; a cooperative grid of blocks.
 
     ``partial`` (blocks x n) holds each block's gradient, ``sums`` (blocks x 2) its loss and sum of
@@ -295,6 +297,7 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
                     w, g, slots[i], slots[n + i], heavy, numbers, step
                 )
                 parameters[i] = w
+                AVERAGE(average, i, w, average_rate)
                 if heavy:
                     transposed[place_transposed(i, layers, widths, n_layers)] = w
         loss = add_over_block(shared, loss)
