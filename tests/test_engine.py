@@ -128,9 +128,18 @@ def test_an_activation_for_each_layer(device, activation, as_csr, dtype):
     assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("rule", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+TRAININGS = [
+    *itertools.product(["cpu"], LOSSES, OPTIMIZERS, [False, True]),
+    *zip(  # each once, because the emulator is slow; `test_cuda` has more of them
+        itertools.repeat("cuda, emulated"), LOSSES, itertools.cycle(OPTIMIZERS),
+        itertools.cycle([True, True, False]), strict=False,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("device", "loss", "rule", "weighted"), TRAININGS, indirect=["device"], ids=str
+)
 def test_ten_epochs_of_training(device, loss, rule, weighted):
     network = network_for((6, 9, 4), "tanh", loss)
     X, y = make_problem(loss, 50, 6, network.n_outputs)
