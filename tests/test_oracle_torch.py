@@ -9,7 +9,7 @@ from conftest import make_network, make_problem
 
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES
-from fastmlp.network import Network
+from fastmlp.network import INITIALISERS, Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the bench extra")
@@ -321,3 +321,32 @@ def test_twenty_steps_of_a_regularised_network(device, name):
         engine.run_epoch(np.arange(60), np.full(4, 0.01))
     expected = torch_flat(averaged.module)
     np.testing.assert_allclose(engine.get_parameters(), expected, rtol=1e-10, atol=1e-11)
+
+
+INITIALISERS_OF_TORCH = {
+    "glorot_uniform": lambda W: torch.nn.init.xavier_uniform_(W),
+    "glorot_normal": lambda W: torch.nn.init.xavier_normal_(W),
+    "he_uniform": lambda W: torch.nn.init.kaiming_uniform_(W, nonlinearity="relu"),
+    "he_normal": lambda W: torch.nn.init.kaiming_normal_(W, nonlinearity="relu"),
+    "lecun_normal": lambda W: torch.nn.init.kaiming_normal_(W, nonlinearity="linear"),
+    "orthogonal": lambda W: torch.nn.init.orthogonal_(W),
+    "zeros": lambda W: torch.nn.init.zeros_(W),
+}
+
+
+@pytest.mark.parametrize("shape", [(300, 700), (700, 300)], ids=str)
+@pytest.mark.parametrize("name", INITIALISERS)
+def test_statistics_of_initial_weights(name, shape):
+    """Same mean, deviation, tails, and angles between columns, within what chance allows."""
+
+    def statistics(W):
+        quantiles = np.quantile(W, [0.0, 0.01, 0.25, 0.75, 0.99, 1.0])
+        gram = W.T @ W if shape[0] >= shape[1] else W @ W.T
+        return np.array([W.mean(), W.std(), *quantiles[1:-1], np.diag(gram).mean(), gram.std()])
+
+    torch.manual_seed(0)
+    theirs = torch.empty(shape[1], shape[0], dtype=torch.float64)
+    INITIALISERS_OF_TORCH[name](theirs)
+    mine = INITIALISERS[name](*shape, np.random.RandomState(0))
+    expected = statistics(theirs.numpy().T)
+    np.testing.assert_allclose(statistics(mine), expected, rtol=0.02, atol=0.01 * expected[1])
