@@ -278,7 +278,7 @@ def test_paths_take_turns(monkeypatch):
     def alternate(engine):
         engine.load(X, y)
         engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
-        for limit in (2**17, 0, 2**17, 2**17):
+        for limit in (2**17, 0, 2**17, 0, 2**17, 2**17):
             monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", limit)
             engine.run_epoch(np.arange(20), np.full(2, 0.01))
         return engine.get_parameters()

@@ -179,6 +179,7 @@ class CudaEngine:
         if resident:
             self._refresh_transposed()
             self._device.write(self._barrier, np.zeros(1, np.uint32))
+        self._transposed_is_stale = not resident
         try:
             for slab in self._source.slabs(order, batch_size, call.workspace.most):
                 if not slab.steps:
@@ -362,7 +363,6 @@ class CudaEngine:
         if slab.end < call.batch_size:
             return
         self._update(call, optimizer)
-        self._transposed_is_stale = True
         self._finish_step(call, self._blocks_for(self._network.n_parameters))
 
     def _forward(self, call: "_Pass", data: Data, rows: Rows, *, train: bool = False) -> None:
