@@ -29,11 +29,11 @@ REGISTERS = {  # per thread, float32 and float64
     "product": (176, 168),
     "product, tensor cores": (248, 0),
     "softmax_head": (48, 72),
-    "head": (48, 64),
-    "probability_head": (60, 72),
-    "resident_epoch": (152, 176),
+    "head": (64, 72),
+    "probability_head": (72, 80),
+    "resident_epoch": (168, 176),
 }
-OTHERS = (40, 64)
+OTHERS = (48, 64)
 MAX_SHARED = 48 * 1024
 
 
