@@ -327,6 +327,7 @@ def stream(make_engine, monkeypatch, slab_bytes, block_rows):
     order = np.random.default_rng(3).permutation(40)[:38]
     losses = [engine.run_epoch(order, np.full(4, 0.1)) for _ in range(2)]
     loss, gradient = engine.loss_and_gradient()
+    losses.append(engine.run_epoch(order, np.full(4, 0.1)))  # after slabs of another size
     results = (engine.get_parameters(), gradient, engine.predict(X).ravel())
     return np.concatenate([losses, [loss, engine.evaluate(X, y, weight)], *results])
 
@@ -342,6 +343,7 @@ def engine_without_memory(schedule="forward", late_copies=True):
 SLABS = {  # bytes of a slab, rows of a block
     "a batch": (12 * 40, 12),
     "two batches": (24 * 40, 12),
+    "a batch and some": (20 * 40, 4),
     "part of a batch": (4 * 40, 4),
     "less than a block": (1, 8),
     "everything": (2**20, 64),

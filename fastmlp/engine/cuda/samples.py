@@ -153,6 +153,7 @@ class Streamed:
         if rows <= self._room:
             return
         self._room = rows
+        self.passes.clear()  # the launches that they repeat hold the smaller buffers
         shapes = [(rows, *array.shape[1:]) for array in self._arrays]
         layout = list(zip(shapes, self._types, strict=True))
         self._hosts = [[self._device.pinned(*each) for each in layout] for _ in range(2)]
