@@ -34,7 +34,7 @@ from fastmlp.engine.cuda.ptx import (
 from fastmlp.functions import random_bits, row_key
 
 
-def _unbound(*args):
+def unbound(*args):
     raise TypeError("a template was called without its formula")
 
 
@@ -51,19 +51,19 @@ PAD = 0  # elements behind each row of a tile in shared memory, against bank con
 SHARED_A = SHARED_B = 0  # elements of both operands' tiles, twice
 A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
 TERMS = 1  # that are multiplied at a time
-MULTIPLY: Callable[..., Any] = _unbound
-PLACE: Callable[..., Any] = _unbound
-STORE: Callable[..., Any] = _unbound
-FINISH: Callable[..., Any] = _unbound
-LOAD: Callable[..., Any] = _unbound  # of fragments
-MMA: Callable[..., Any] = _unbound
-FORMULA: Callable[..., Any] = _unbound
-GRADIENT: Callable[..., Any] = _unbound
-LOSS: Callable[..., Any] = _unbound
+MULTIPLY: Callable[..., Any] = unbound
+PLACE: Callable[..., Any] = unbound
+STORE: Callable[..., Any] = unbound
+FINISH: Callable[..., Any] = unbound
+LOAD: Callable[..., Any] = unbound  # of fragments
+MMA: Callable[..., Any] = unbound
+FORMULA: Callable[..., Any] = unbound
+GRADIENT: Callable[..., Any] = unbound
+LOSS: Callable[..., Any] = unbound
 N_NUMBERS = 0  # per step, for the optimizer
-UPDATE: Callable[..., Any] = _unbound
-DECAY: Callable[..., Any] = _unbound
-AVERAGE: Callable[..., Any] = _unbound
+UPDATE: Callable[..., Any] = unbound
+DECAY: Callable[..., Any] = unbound
+AVERAGE: Callable[..., Any] = unbound
 
 FULL_WARP = 0xFFFFFFFF
 
@@ -113,6 +113,13 @@ def add_over_block(shared, value):
         cuda.syncthreads()
         half //= 2
     return shared[0]
+
+
+def add_over_warp(value):
+    """Sum over the lanes of a warp, for all of them."""
+    for distance in (16, 8, 4, 2, 1):
+        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
+    return value
 
 
 # --- products ---------------------------------------------------------------------------------
@@ -318,13 +325,6 @@ def gather_sparse(progress, first, most, order, values, columns, starts, n_featu
                 A[i * lda + columns[p]] += values[p]
 
 
-def add_over_warp(value):
-    """Sum over the lanes of a warp, for all of them."""
-    for distance in (16, 8, 4, 2, 1):
-        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
-    return value
-
-
 def normalise(progress, first, most, A, kept, a0, lda, width, epsilon, aux):
     """Layer normalisation of scores, then FINISH; one warp per row.
 
@@ -405,8 +405,7 @@ def head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, 
             value, slope = LOSS(z, y, tiny, constants[k])
             total += value
             Z[z0 + i * ldz + k] = scale * slope
-        for distance in (16, 8, 4, 2, 1):
-            total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
+        total = add_over_warp(total)
         if lane == 0:
             losses[first + i] = weight * total / divisor
 
@@ -454,9 +453,8 @@ def probability_head(progress, first, most, order, Z, z0, ldz, n_outputs, target
             log_p = Z[at + k] - peak
             loss += FORMULA(exp(log_p), log_p, y, constants[k])
             pull += GRADIENT(exp(log_p), log_p, y, constants[k])
-        for distance in (16, 8, 4, 2, 1):
-            loss += cuda.shfl_xor_sync(FULL_WARP, loss, distance)
-            pull += cuda.shfl_xor_sync(FULL_WARP, pull, distance)
+        loss = add_over_warp(loss)
+        pull = add_over_warp(pull)
         for k in range(lane, n_outputs, 32):
             y = class_target(k, label, n_outputs, smoothing)
             log_p = Z[at + k] - peak
@@ -477,8 +475,7 @@ def softmax_sums(Z, at, n_outputs, lane):
     total = REAL(0)
     for k in range(lane, n_outputs, 32):
         total += exp(Z[at + k] - peak)
-    for distance in (16, 8, 4, 2, 1):
-        total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
+    total = add_over_warp(total)
     return peak, total
 
 

@@ -25,31 +25,28 @@ from numba import cuda, float64
 from fastmlp.engine.cuda.kernels import (
     FULL_WARP,
     add_over_block,
+    add_over_warp,
     apply_rule,
     class_target,
     is_weight,
+    unbound,
 )
 from fastmlp.engine.cuda.ptx import add_release, load_acquire
-
-
-def _unbound(*args):
-    raise TypeError("a template was called without its formula")
-
 
 # Bound by `Device.kernel`.
 REAL: Any = None  # element type
 THREADS = 0
 SHARED = 0  # elements of shared memory
 R = 4  # rows of a chunk, a multiple of 4
-ACTIVATION: Callable[..., Any] = _unbound
-DERIVATIVE: Callable[..., Any] = _unbound
-KEEP_SLOPE: Callable[..., Any] = _unbound
-SLOPE: Callable[..., Any] = _unbound
-HEAD: Callable[..., Any] = _unbound
-FORMULA: Callable[..., Any] = _unbound  # the loss
-GRADIENT: Callable[..., Any] = _unbound  # of the loss
-LOSS: Callable[..., Any] = _unbound
-AVERAGE: Callable[..., Any] = _unbound
+ACTIVATION: Callable[..., Any] = unbound
+DERIVATIVE: Callable[..., Any] = unbound
+KEEP_SLOPE: Callable[..., Any] = unbound
+SLOPE: Callable[..., Any] = unbound
+HEAD: Callable[..., Any] = unbound
+FORMULA: Callable[..., Any] = unbound  # the loss
+GRADIENT: Callable[..., Any] = unbound  # of the loss
+LOSS: Callable[..., Any] = unbound
+AVERAGE: Callable[..., Any] = unbound
 
 
 # --- device functions -------------------------------------------------------------------------
@@ -153,8 +150,7 @@ def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, 
         value, slope = LOSS(score, y, tiny, constants[k])
         total += value
         memory[(delta + k) * R + i] = scale * slope
-    for distance in (16, 8, 4, 2, 1):
-        total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
+    total = add_over_warp(total)
     return total / divisor
 
 
@@ -171,8 +167,7 @@ def softmax_sums(memory, z, i, n_outputs):
     total = REAL(0)
     for k in range(lane, n_outputs, 32):
         total += exp(memory[(z + k) * R + i] - peak)
-    for distance in (16, 8, 4, 2, 1):
-        total += cuda.shfl_xor_sync(FULL_WARP, total, distance)
+    total = add_over_warp(total)
     return peak, total
 
 
@@ -201,9 +196,8 @@ def probability_head(memory, z, delta, i, n_outputs, targets, sample, scale, div
         loss += FORMULA(exp(log_p), log_p, y, constants[k])
         pull += slope
         memory[(delta + k) * R + i] = slope
-    for distance in (16, 8, 4, 2, 1):
-        loss += cuda.shfl_xor_sync(FULL_WARP, loss, distance)
-        pull += cuda.shfl_xor_sync(FULL_WARP, pull, distance)
+    loss = add_over_warp(loss)
+    pull = add_over_warp(pull)
     for k in range(lane, n_outputs, 32):
         share, d = exp(memory[(z + k) * R + i] - peak), (delta + k) * R + i
         memory[d] = scale * (memory[d] - share * pull)
