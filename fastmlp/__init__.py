@@ -4,6 +4,7 @@
 compiles nothing; the kernels are compiled at the first fit, or by `warmup`, and cached on disk.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fastmlp.estimators import MLPClassifier, MLPRegressor
@@ -23,13 +24,23 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    """What needs more of scikit-learn than the estimators is imported when asked for."""
-    if name not in ("RobustScaleSmoothClip", "tabular_pipeline"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastmlp import tabular
+# imported when asked for: they need other packages, or more of scikit-learn than the estimators
+_MODULES = ("inspect", "io", "onnx", "plotting")
+_FROM = {
+    "RobustScaleSmoothClip": "tabular",
+    "from_sklearn": "io",
+    "tabular_pipeline": "tabular",
+    "to_c": "c99",
+    "to_sklearn": "io",
+}
 
-    return getattr(tabular, name)
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return import_module(f"fastmlp.{name}")
+    if name in _FROM:
+        return getattr(import_module(f"fastmlp.{_FROM[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def show_versions() -> None:

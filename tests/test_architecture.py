@@ -82,6 +82,7 @@ ALLOWED = {
     "schedules": set(),
     "_arrays": set(),
     "_jit": set(),
+    "_safetensors": set(),
     "_sklearn": set(),
 }
 MODULES = {
