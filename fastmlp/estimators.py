@@ -10,6 +10,7 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 """
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,6 +55,7 @@ from fastmlp._sklearn import (
     unique_labels,
     validate_data,
 )
+from fastmlp.checkpoints import Checkpoint, checksum, in_words
 from fastmlp.engine import (
     DEVICES,
     MATMUL_PRECISIONS,
@@ -65,10 +67,11 @@ from fastmlp.engine import (
 from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation, Loss
 from fastmlp.network import INITIALISERS, Network
 from fastmlp.optimizers import N_SLOTS, Optimizer
-from fastmlp.schedules import STEP_SCHEDULES, Schedule
+from fastmlp.schedules import STEP_SCHEDULES, Schedule, is_over_all_epochs
 from fastmlp.training import (
     HISTORY,
     DivergedError,
+    Keeper,
     Limit,
     Progress,
     Settings,
@@ -88,6 +91,8 @@ _STOCHASTIC_ATTRIBUTES = {
     "best_validation_score_": "best_validation_score",
     "_no_improvement_count": "no_improvement_count",
 }
+# parameters that a resumed fit may have other values of: they do not change the numbers
+_FREE_TO_CHANGE = ("checkpoint", "checkpoint_every", "max_time", "n_threads", "verbose")
 _REGRESSION_LOSSES = (
     "squared_error", "poisson", "absolute_error", "huber", "quantile", "gamma", "log_cosh"
 )  # fmt: skip
@@ -225,7 +230,15 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         Normalise the scores of each hidden layer over its units before the activation,
         ``(z - mean) / sqrt(variance + 1e-5)`` (Ba et al., 2016), in training and prediction alike.
         There is no gain and no offset: the weights and the biases of the layer that follows can do
-        their work."""
+        their work.
+    checkpoint : str, path-like or None, default=None
+        File to which `fit` writes where it stands, between epochs.  If the process dies, the same
+        `fit` with ``resume=True`` goes on from there and ends with the same bits as if nothing had
+        happened; it does so after ``max_time``, Ctrl-C and with a larger ``max_iter``, too.  What
+        callbacks remember is not in it.  Stochastic solvers only.
+    checkpoint_every : float, default=60.0
+        Seconds between two writes; 0 means after every epoch.  The end of training is written in
+        any case."""
 
 _ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -348,6 +361,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
         "ema_decay": [None, Interval(Real, 0, 1, closed="left")],
         "layer_norm": ["boolean"],
+        "checkpoint": [None, str, os.PathLike],
+        "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     }
 
     # --- what the two estimators answer differently
@@ -397,7 +412,17 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     # --- fitting
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        *,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+        resume=False,
+    ):
         """Fit the network.
 
         Parameters
@@ -415,6 +440,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             Their targets.
         sample_weight_val : array-like of shape (n_val,), default=None
             Their weights.
+        resume : bool, default=False
+            Go on from the file ``checkpoint``, if there is one; begin at the beginning if not.
 
         Returns
         -------
@@ -424,14 +451,15 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If an input or a parameter is invalid, or if the parameters of the network become
-            non-finite.  The estimator is then as it was before the call.
+            If an input or a parameter is invalid, if the checkpoint is damaged or belongs to a fit
+            with other data or parameters, or if the parameters of the network become non-finite.
+            The estimator is then as it was before the call.
         """
         # before the attributes are noted down: scikit-learn looks for what this adds to them
         context = open_callbacks(self, **self._task_sizes())
         with self._all_or_nothing():
             held_out = (X_val, y_val, sample_weight_val)
-            return self._fit(X, y, sample_weight, False, held_out, context)
+            return self._fit(X, y, sample_weight, False, held_out, context, resume)
 
     def _task_sizes(self) -> dict:
         """Size of a fit, for progress bars."""
@@ -454,12 +482,14 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X, y, sample_weight, incremental, held_out=(None, None, None), context=None):
+    def _fit(self, X, y, sample_weight, incremental, held_out=(None, None, None), context=None,
+             resume=False):  # fmt: skip
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
         dropout = self._dropout(len(hidden))
         self._check_layer_norm(hidden)
         self._refuse_combinations(incremental, held_out)
+        checkpoint = self._open_checkpoint(incremental, resume)
         first_pass = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
 
         given = X, y, sample_weight
@@ -477,11 +507,17 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         )  # fmt: skip
 
         self._random_state = check_random_state(self.random_state)
+        if checkpoint:
+            self._random_state = checkpoint.random_state(self._random_state)
         states = self._restart_states()
         runs = [self._start(network, X.dtype, first_pass, state) for state in states]
         data, validation = self._split(data, validation)
+        keepers: list[Keeper] = [Keeper() for _ in runs]
+        if checkpoint:
+            arguments = self._arguments(data, validation, runs)
+            keepers = checkpoint.keepers(arguments, len(runs), self.max_iter)
         task = self._open_task(context, network, data)
-        best = self._train_all(network, runs, states, data, validation, task, incremental)
+        best = self._train_all(network, runs, states, data, validation, task, keepers, incremental)
         self._finish(network, best)
         losses = self.history_["validation_loss"]
         self.validation_loss_curve_ = list(losses) if self._asks_for_loss(validation) else None
@@ -524,6 +560,37 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{what} does not support n_restarts={self.n_restarts}: it goes on from one "
                 "solution; set n_restarts=1."
             )
+
+    def _open_checkpoint(self, incremental: bool, resume: bool) -> Checkpoint | None:
+        if self.checkpoint is None:
+            if resume:
+                raise ValueError("resume=True needs a file: set checkpoint.")
+            return None
+        if incremental:
+            raise ValueError(
+                "partial_fit does not support checkpoint; set checkpoint=None, and save the model "
+                "between calls by fastmlp.io.save(model, path, optimizer_state=True)."
+            )
+        if self.solver not in _STOCHASTIC_SOLVERS:
+            raise ValueError(
+                "checkpoint does not work with solver='lbfgs', since SciPy does not give its state "
+                "away; use a stochastic solver."
+            )
+        return Checkpoint(self.checkpoint, self.checkpoint_every, resume)
+
+    def _arguments(self, data: _Data, validation: _Data | None, runs) -> dict[str, str]:
+        """What a resumed fit must have in common with the first one."""
+        parameters = self.get_params(deep=False)
+        for name in _FREE_TO_CHANGE:
+            del parameters[name]
+        if not is_over_all_epochs(self.learning_rate):
+            del parameters["max_iter"]
+        arguments = {name: in_words(value) for name, value in parameters.items()}
+        arrays = {"X": data.X, "y": data.y, "sample_weight": data.sample_weight}
+        if validation is not None and validation.rows is None:
+            arrays |= {"X_val": validation.X, "y_val": validation.y}
+        arrays["initial weights"] = runs[0].parameters
+        return arguments | {name: checksum(array) for name, array in arrays.items()}
 
     def _restart_states(self) -> list[np.random.RandomState]:
         """One source of random numbers per restart; the only one is the estimator's own."""
@@ -672,7 +739,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         }
         return Task(context, self, arguments, partial(self._fitted_attributes, network))
 
-    def _train_all(self, network, runs, states, data, validation, task, incremental) -> Progress:
+    def _train_all(
+        self, network, runs, states, data, validation, task, keepers, incremental
+    ) -> Progress:
         """Train every restart; the best one's optimizer becomes the estimator's."""
         limit = Limit(self.max_time)
 
@@ -681,7 +750,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             if len(runs) > 1:
                 part = task.subtask("restart", task_id=i, max_subtasks=self._max_epoch_tasks())
             optimizer = self._train(
-                network, runs[i], states[i], data, validation, limit, part, incremental
+                network, runs[i], states[i], data, validation, limit, part, keepers[i], incremental
             )
             if part is not task:
                 part.end(runs[i], lambda: runs[i].parameters)
@@ -748,7 +817,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return score
 
     def _train(
-        self, network, progress, random_state, data, held_out, limit, task, incremental
+        self, network, progress, random_state, data, held_out, limit, task, keeper, incremental
     ) -> dict | None:
         """One training run; returns the state of the optimizer, if there is one."""
         if self.solver == "lbfgs":
@@ -776,6 +845,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             limit,
             validation=self._validation(network, engine, progress, held_out),
             task=task,
+            keeper=keeper,
             single_epoch=incremental,
         )
         slots, step = engine.get_state()
@@ -1239,6 +1309,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         max_grad_norm=None,
         ema_decay=None,
         layer_norm=False,
+        checkpoint=None,
+        checkpoint_every=60.0,
         class_weight=None,
         loss="log_loss",
         focal_gamma=2.0,
@@ -1284,6 +1356,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.max_grad_norm = max_grad_norm
         self.ema_decay = ema_decay
         self.layer_norm = layer_norm
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.class_weight = class_weight
         self.loss = loss
         self.focal_gamma = focal_gamma
@@ -1599,6 +1673,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         max_grad_norm=None,
         ema_decay=None,
         layer_norm=False,
+        checkpoint=None,
+        checkpoint_every=60.0,
         huber_delta=1.0,
         quantile=0.5,
     ):
@@ -1643,6 +1719,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         self.max_grad_norm = max_grad_norm
         self.ema_decay = ema_decay
         self.layer_norm = layer_norm
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.huber_delta = huber_delta
         self.quantile = quantile
 

@@ -71,6 +71,11 @@ STEP_SCHEDULES = {
 }
 
 
+def is_over_all_epochs(name: str | Callable) -> bool:
+    """Whether a schedule depends on the number of epochs (``max_iter``)."""
+    return callable(name) or name in ("cosine", "one_cycle")
+
+
 def _cosine_between(start: float, end: float, fraction: np.ndarray) -> np.ndarray:
     return end + (start - end) / 2 * (1 + np.cos(np.pi * np.clip(fraction, 0, 1)))
 

@@ -99,6 +99,17 @@ class Validation:
         return loss, -loss if self.score is None else self.score()
 
 
+class Keeper:
+    """What could keep the state of a run beyond the process; this one keeps nothing."""
+
+    def restore(self, engine: Engine, progress: Progress, order, random_state) -> bool:
+        """Set everything to a state that was kept; False if there is none."""
+        return False
+
+    def update(self, engine: Engine, progress: Progress, order, random_state) -> None:
+        """An epoch ended: keep the state if it is time to, or if training ends with it."""
+
+
 class Limit:
     """What ends training whatever the loss: time, and Ctrl-C while other threads train.
 
@@ -129,6 +140,7 @@ def train(
     *,
     validation: Validation | None = None,
     task: Task = NO_TASK,
+    keeper: Keeper | None = None,
     single_epoch: bool = False,
 ) -> None:
     """Train by stochastic gradient descent until something ends it: see `Progress.stop_reason`.
@@ -150,6 +162,8 @@ def train(
         Asked after every epoch.
     task : Task
         Hears of every epoch, and may end training.
+    keeper : Keeper, optional
+        Knows where to begin, and hears of every epoch.
     single_epoch : bool
         Stop after one epoch, without a word about convergence (``partial_fit``).
 
@@ -162,8 +176,10 @@ def train(
 
     early_stopping = validation is not None and validation.early_stopping
     order = samples.copy()
-    progress.n_iter = 0
-    progress.stop_reason = None
+    keeper = keeper or Keeper()
+    if not keeper.restore(engine, progress, order, random_state):
+        progress.n_iter = 0
+        progress.stop_reason = None
     try:
         while progress.stop_reason is None:
             started = time.perf_counter()
@@ -183,6 +199,7 @@ def train(
             if reason is None and (single_epoch or progress.n_iter == settings.max_iter):
                 reason = "max_iter"
             progress.stop_reason = reason or limit.reason()
+            keeper.update(engine, progress, order, random_state)
         if progress.stop_reason == "max_iter" and not (single_epoch or _as_planned(settings)):
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) "
@@ -335,8 +352,7 @@ def _require_finite(progress: Progress) -> None:
 
 def _as_planned(settings: Settings) -> bool:
     """Whether the user asked for all epochs, by a schedule over them and no way to stop earlier."""
-    name = settings.schedule.name
-    over_all_epochs = callable(name) or name in ("cosine", "one_cycle")
+    over_all_epochs = schedules.is_over_all_epochs(settings.schedule.name)
     return over_all_epochs and settings.n_iter_no_change == np.inf
 
 

@@ -16,6 +16,7 @@ ALLOWED = {
     "estimators": {
         "_arrays",
         "_sklearn",
+        "checkpoints",
         "engine",
         "functions",
         "network",
@@ -23,6 +24,7 @@ ALLOWED = {
         "schedules",
         "training",
     },
+    "checkpoints": {"_safetensors", "engine", "training"},
     "training": {"_random", "_sklearn", "engine", "schedules"},
     "tabular": {"_sklearn", "estimators"},
     "_random": {"_jit"},

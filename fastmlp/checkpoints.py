@@ -1,0 +1,306 @@
+"""Checkpoints of a fit: what a killed one needs to go on to the bits of an uninterrupted one.
+
+A fit is a function of its arguments and of the state of its random numbers at the beginning.  So a
+checkpoint holds that state, from which the next fit repeats initial weights and validation split;
+a description of the arguments, by which it sees whether they are the same; and for every restart
+its `Progress`, optimizer, sample order and random numbers at the end of an epoch.  Nothing is
+written in the middle of one: after Ctrl-C the file is that of the last epoch that was written.
+"""
+
+import json
+import os
+import threading
+import time
+import warnings
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from fastmlp import _safetensors
+from fastmlp.engine import Engine
+from fastmlp.training import HISTORY, Keeper, Progress
+
+_FORMAT = "fastmlp checkpoint 1"
+_COUNTERS = ("n_iter", "n_steps", "n_samples_seen", "no_improvement_count")
+_NUMBERS = ("learning_rate", "loss", "best_loss", "best_validation_score")
+_ENDS = ("converged", "callback", "diverged")
+_PAUSES = ("interrupted", "max_time", "max_iter")  # another call may go on from these
+_WORDS = 624  # of the Mersenne Twister's state
+_ROWS = 1000  # of X that a checksum looks at
+
+
+class State(NamedTuple):
+    """Where a training run stands: what JSON can hold, and arrays."""
+
+    values: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+class Checkpoint:
+    """The checkpoint file of one fit.
+
+    Parameters
+    ----------
+    path : str or path-like
+    every : float
+        Seconds between two writes.
+    resume : bool
+        Whether to go on from the file, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the file could not be written, or is no checkpoint.
+    """
+
+    def __init__(self, path, every: float, resume: bool):
+        self._path, self._every = Path(path), every
+        self._lock = threading.Lock()
+        self._found = None
+        self._beginning = State({}, {})
+        self._runs: list[State | None] = []
+        folder = self._path.parent
+        if self._path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(
+                f"checkpoint={os.fspath(path)!r} cannot be written; give the path of a file in a "
+                "folder that exists and may be written to."
+            )
+        if resume and self._path.exists():
+            try:
+                arrays, metadata = _safetensors.read(self._path)
+            except ValueError as error:
+                raise self.unusable(f"cannot be read ({error})") from error
+            if metadata.get("format") != _FORMAT:
+                raise self.unusable("is not a checkpoint that this version of fastmlp can read")
+            with self.sense():
+                self._found = State(dict(json.loads(metadata["fit"])), arrays)
+
+    @contextmanager
+    def sense(self):
+        """A file with contents that nobody writes gives one kind of error."""
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise self.unusable(f"makes no sense ({error!r})") from error
+
+    def unusable(self, why: str) -> ValueError:
+        return ValueError(
+            f"checkpoint={os.fspath(self._path)!r} {why}; give another path, or fit with "
+            "resume=False."
+        )
+
+    def random_state(self, given: np.random.RandomState) -> np.random.RandomState:
+        """Random numbers as they were at the beginning of the fit."""
+        if self._found is not None:
+            if given is np.random.mtrand._rand:  # NumPy's global one is not ours to set back
+                given = np.random.RandomState()
+            with self.sense():
+                _set_random_state(given, self._found)
+        self._beginning = _random_state(given)
+        return given
+
+    def keepers(self, arguments: dict[str, str], n_runs: int, max_iter: int) -> list[Keeper]:
+        """One for each restart, after a look at what the file belongs to.
+
+        Parameters
+        ----------
+        arguments : dict of str to str
+            The fit's arguments in words, by name.
+        n_runs, max_iter : int
+
+        Raises
+        ------
+        ValueError
+            If the file is of a fit with other arguments.
+        """
+        self._beginning.values["arguments"] = arguments
+        self._runs = [None] * n_runs
+        if self._found is not None:
+            with self.sense():
+                before = self._found.values["arguments"]
+                differ = [name for name, words in arguments.items() if before.get(name) != words]
+                self._runs = [] if differ else [self._find(i) for i in range(n_runs)]
+            if differ:
+                raise self.unusable(f"is of a fit with other values of {', '.join(differ)}")
+        return [RunCheckpoint(self, i, self._every, max_iter) for i in range(n_runs)]
+
+    def _find(self, i: int) -> State | None:
+        assert self._found is not None
+        values = self._found.values["runs"][i]
+        arrays = {
+            name.removeprefix(f"{i}."): array
+            for name, array in self._found.arrays.items()
+            if name.startswith(f"{i}.")
+        }
+        return None if values is None else State(values, arrays)
+
+    def state(self, i: int) -> State | None:
+        """Where a restart was when it was last written."""
+        return self._runs[i]
+
+    def write(self, i: int, state: State) -> None:
+        """Write a restart's state, with the last known one of the others."""
+        with self._lock:
+            self._runs[i] = state
+            values = self._beginning.values | {"runs": [run and run.values for run in self._runs]}
+            arrays = self._beginning.arrays | {
+                f"{i}.{name}": array
+                for i, run in enumerate(self._runs)
+                if run is not None
+                for name, array in run.arrays.items()
+            }
+            metadata = {"format": _FORMAT, "fit": json.dumps(values)}
+            try:
+                _safetensors.write(self._path, arrays, metadata)
+            except OSError as error:
+                warnings.warn(
+                    f"checkpoint={os.fspath(self._path)!r} could not be written, training goes on: "
+                    f"{error}."
+                )
+
+
+class RunCheckpoint(Keeper):
+    """What keeps one restart's state in the file."""
+
+    def __init__(self, checkpoint: Checkpoint, i: int, every: float, max_iter: int):
+        self._checkpoint, self._i, self._every = checkpoint, i, every
+        self._max_iter = max_iter
+        self._next = time.monotonic() + every
+
+    def restore(self, engine: Engine, progress: Progress, order, random_state) -> bool:
+        state = self._checkpoint.state(self._i)
+        if state is None:
+            return False
+        with self._checkpoint.sense():
+            _restore(state, engine, progress, order, random_state)
+        if progress.stop_reason in (None, *_PAUSES):
+            finished = progress.n_iter >= self._max_iter
+            progress.stop_reason = "max_iter" if finished else None
+        return True
+
+    def update(self, engine: Engine, progress: Progress, order, random_state) -> None:
+        if progress.stop_reason is None and time.monotonic() < self._next:
+            return
+        self._checkpoint.write(self._i, _state(engine, progress, order, random_state))
+        self._next = time.monotonic() + self._every
+
+
+def _state(engine: Engine, progress: Progress, order, random_state) -> State:
+    slots, step = engine.get_state()
+    values, arrays = _random_state(random_state)
+    values |= {name: getattr(progress, name) for name in (*_COUNTERS, *_NUMBERS)}
+    values |= {"step": step, "plateau": progress.plateau, "stop_reason": progress.stop_reason}
+    arrays |= {
+        "parameters": engine.get_parameters(),
+        "slots": slots,
+        "order": order.copy(),
+        "loss_curve": np.array(progress.loss_curve, np.float64),
+        "history": np.array(progress.history, np.float64).reshape(-1, len(HISTORY)),
+    }
+    if progress.validation_scores is not None:
+        arrays["validation_scores"] = np.array(progress.validation_scores, np.float64)
+    if progress.best_parameters is not None:
+        arrays["best_parameters"] = progress.best_parameters
+    return State(values, arrays)
+
+
+def _restore(state: State, engine: Engine, progress: Progress, order, random_state) -> None:
+    """Set everything as it was.  Kernels index by ``order``, so it must hold the same samples."""
+    values, arrays = state
+    slots, _ = engine.get_state()
+    flat = progress.parameters
+    _require_like(arrays["parameters"], flat)
+    _require_like(arrays["slots"], slots)
+    _require_like(arrays["order"], order)
+    if not np.array_equal(np.sort(arrays["order"]), np.sort(order)):
+        raise ValueError("its sample order is of other samples")
+    if progress.best_parameters is not None or "best_parameters" in arrays:
+        _require_like(arrays["best_parameters"], flat)
+        progress.best_parameters = arrays["best_parameters"]
+    engine.set_parameters(arrays["parameters"])
+    engine.set_state(arrays["slots"], int(values["step"]))
+    order[:] = arrays["order"]
+    _set_random_state(random_state, state)
+    for name in _COUNTERS:
+        setattr(progress, name, int(values[name]))
+    for name in _NUMBERS:
+        optional = getattr(progress, name) is None  # with or without early stopping
+        setattr(progress, name, None if optional else float(values[name]))
+    progress.plateau = (float(values["plateau"][0]), int(values["plateau"][1]))
+    progress.loss_curve = _curve(arrays["loss_curve"], progress.n_iter)
+    if progress.validation_scores is not None:
+        progress.validation_scores = _curve(arrays["validation_scores"], progress.n_iter)
+    _require_like(arrays["history"], np.empty((progress.n_iter, len(HISTORY))))
+    progress.history = [(int(line[0]), *line[1:]) for line in arrays["history"].tolist()]
+    if values["stop_reason"] not in (None, *_ENDS, *_PAUSES):
+        raise ValueError(f"training does not stop for {values['stop_reason']!r}")
+    progress.stop_reason = values["stop_reason"]
+
+
+def _curve(array: np.ndarray, n_iter: int) -> list[float]:
+    """One number per epoch, those of earlier fits with ``warm_start`` before them."""
+    if array.ndim != 1 or array.dtype != np.float64 or array.size < n_iter:
+        raise ValueError(f"{array.dtype} {array.shape} are no numbers of {n_iter} epochs")
+    return array.tolist()
+
+
+def _require_like(array: np.ndarray, model: np.ndarray) -> None:
+    if (array.shape, array.dtype) != (model.shape, model.dtype):
+        raise ValueError(
+            f"an array of {array.dtype} {array.shape} is in the place of {model.dtype} "
+            f"{model.shape}"
+        )
+
+
+def _random_state(source: np.random.RandomState) -> State:
+    state = source.get_state(legacy=False)
+    if state["bit_generator"] != "MT19937":
+        raise ValueError(
+            "checkpoint needs random numbers of RandomState's own generator, MT19937, got "
+            f"random_state with {state['bit_generator']}; give random_state an integer."
+        )
+    rest = [state["state"]["pos"], state["has_gauss"], state["gauss"]]
+    return State({"random_state": rest}, {"random_state": state["state"]["key"]})
+
+
+def _set_random_state(target: np.random.RandomState, state: State) -> None:
+    position, has_gauss, gauss = state.values["random_state"]
+    words = state.arrays["random_state"]
+    _require_like(words, np.empty(_WORDS, np.uint32))
+    if not 0 <= position <= _WORDS:
+        raise ValueError("its random numbers are impossible")
+    target.set_state(("MT19937", words, position, has_gauss, gauss))
+
+
+def in_words(value) -> str:
+    """A parameter's value, the same in every process."""
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value))}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(in_words, value))}]"
+    if isinstance(value, np.random.RandomState):
+        return "RandomState"
+    return repr(value)
+
+
+def checksum(array) -> str:
+    """Shape, type and a checksum of an array, of some rows if there are many."""
+    if array is None:
+        return "None"
+    description = f"{array.shape} {array.dtype}"
+    rows = np.unique(np.linspace(0, array.shape[0] - 1, _ROWS).astype(np.int64))
+    if sparse.issparse(array):
+        some = array[rows]
+        parts = [some.data, some.indices, some.indptr]
+    elif isinstance(array, np.ndarray):
+        parts = [array[rows]]
+    else:
+        return description
+    total = 0
+    for part in parts:
+        total = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, total)
+    return f"{description} {total:08x}"
