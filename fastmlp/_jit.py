@@ -150,6 +150,11 @@ class Entry:
             self._dispatcher.compile(signature)
         self._ready = True
 
+    @property
+    def cache_path(self) -> str | None:
+        """The folder of the disk cache, None if there is no place for one."""
+        return self._dispatcher.stats.cache_path
+
     def __call__(self, *args):
         if not self._ready:
             self.prepare(*args)

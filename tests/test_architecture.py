@@ -12,6 +12,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
     "__init__": {"_random", "_versions", "engine", "estimators", "tabular"},
+    "__main__": {"engine", "fastmlp"},
     "_versions": {"engine"},
     "estimators": {
         "_arrays",

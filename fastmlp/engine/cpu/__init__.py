@@ -53,6 +53,7 @@ _WORTH_THREADS = 4e7  # operations of a single call
 _BLOCK_ROWS = 1024
 _BLOCK_ELEMENTS = 2**23
 _PREFETCH_BYTES = 2**20
+_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")  # worth reporting
 _L2_BYTES = 2**19  # of the smaller processors
 _NO_CLASS = -1e30  # a score that softmax turns into exactly 0
 _ROOM_FOR_BARRIER = 64  # int64s: its own cache lines
@@ -529,9 +530,12 @@ def _call(kernel, arguments, keep, thread):
 
 def describe() -> dict[str, str]:
     """The processor as this engine sees it."""
+    found = llvmlite.binding.get_host_cpu_features()
     return {
         "target": f"{llvmlite.binding.get_host_cpu_name()}, vectors of {8 * VECTOR_BYTES} bits",
+        "features": " ".join(name for name in _FEATURES if found.get(name)) or "unknown",
         "threads": str(available_threads(None)),
+        "kernel cache": KERNELS["float64"].run_epoch.cache_path or "no place to write to",
     }
 
 

@@ -1,0 +1,33 @@
+"""``python -m fastmlp``: the report and the self-check."""
+
+import subprocess
+import sys
+
+import numpy as np
+
+import fastmlp
+from fastmlp import __main__ as report
+
+
+def test_it_reports_and_passes():
+    command = [sys.executable, "-m", "fastmlp"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for word in ("numba", "scikit-learn", "features", "threads", "GPU", "kernel cache", "passed"):
+        assert word in out
+    assert "FAILED" not in out
+
+
+def test_what_is_wrong_is_reported(monkeypatch, capsys):
+    proper = fastmlp.MLPClassifier.fit
+
+    def worse(model, X, y):
+        model = proper(model, X, y)
+        model.loss_curve_ = list(np.array(model.loss_curve_) * 1.01)
+        return model
+
+    monkeypatch.setattr(report.MLPClassifier, "fit", worse)
+    assert report.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line for line in lines if "FAILED" in line]
+    assert len(failed) == 3  # both element types, and the last line
+    assert "within 1e-02" in failed[0]
