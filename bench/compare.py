@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from machine import describe, fma_rate
+from readme import put_into_readme
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -445,16 +446,6 @@ def plot(rows, dtype, machine, path):
     figure.savefig(path, dpi=110)
 
 
-def put_into_readme(text, dtype):
-    readme = HERE.parent / "README.md"
-    start, end = f"<!-- compare {dtype} -->", f"<!-- end compare {dtype} -->"
-    before, _, rest = readme.read_text().partition(start)
-    _, _, after = rest.partition(end)
-    if not after:
-        raise SystemExit(f"README.md has no section {start} ... {end}")
-    readme.write_text(f"{before}{start}\n{text}\n{end}{after}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -486,7 +477,7 @@ def main():
     if not arguments.only:
         write(rows, all_times, machine, arguments.dtype)
     if arguments.readme:
-        put_into_readme(text, arguments.dtype)
+        put_into_readme(text, f"compare {arguments.dtype}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from readme import put_into_readme
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # fastmlp need not be installed
 
@@ -560,16 +562,6 @@ def missing(report: dict[str, Any]) -> str:
     return "\n".join(["Not complete:", "", *(f"- {line}" for line in lines)]) if lines else ""
 
 
-def put_into_readme(text: str) -> None:
-    readme = ROOT / "README.md"
-    start, end = "<!-- cuda report -->", "<!-- end cuda report -->"
-    before, _, rest = readme.read_text().partition(start)
-    _, _, after = rest.partition(end)
-    if not after:
-        raise SystemExit(f"README.md has no section {start} ... {end}")
-    readme.write_text(f"{before}{start}\n{text}\n{end}{after}")
-
-
 def parse(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=8, help="most that all may take")
@@ -612,7 +604,7 @@ def main() -> None:
             write_report(report, arguments.out_dir)
     print(markdown(report), flush=True)
     if arguments.readme:
-        put_into_readme(markdown(report))
+        put_into_readme(markdown(report), "cuda report")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ signatures and docstrings; ``--readme`` puts the table into README.md.
 import argparse
 import inspect
 import re
-from pathlib import Path
 
 import sklearn.neural_network
+from readme import put_into_readme
 
 import fastmlp
 
-README = Path(__file__).parent.parent / "README.md"
-START, END = "<!-- parameters -->", "<!-- end parameters -->"
 ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
 
@@ -61,11 +59,7 @@ def main():
     text = table()
     print(text)
     if arguments.readme:
-        before, _, rest = README.read_text().partition(START)
-        _, _, after = rest.partition(END)
-        if not after:
-            raise SystemExit(f"README.md has no section {START} ... {END}")
-        README.write_text(f"{before}{START}\n{text}\n{END}{after}")
+        put_into_readme(text, "parameters")
 
 
 if __name__ == "__main__":

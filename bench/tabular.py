@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 from machine import describe
+from readme import put_into_readme
 from sklearn import datasets
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -34,7 +35,6 @@ from threadpoolctl import threadpool_limits
 from fastmlp import MLPClassifier, MLPRegressor, tabular_pipeline
 
 HERE = Path(__file__).parent
-MARKS = "<!-- tabular -->", "<!-- end tabular -->"
 N_TRAIN, N_TEST = 1000, 4000
 PRESET = "tabular_pipeline"
 
@@ -177,16 +177,6 @@ def row(data_name: str, metric: str, results: dict) -> str:
     return f"| {data_name} | {label} | {' | '.join(cells)} | {verdict(results, metric)} |"
 
 
-def put_into_readme(text: str) -> None:
-    readme = HERE.parent / "README.md"
-    start, end = MARKS
-    before, _, rest = readme.read_text().partition(start)
-    _, _, after = rest.partition(end)
-    if not after:
-        raise SystemExit(f"README.md has no section {start} ... {end}")
-    readme.write_text(f"{before}{start}\n{text}\n{end}{after}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, default=5)
@@ -208,7 +198,7 @@ def main():
     report = {"machine": describe(), "results": results}
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.readme:
-        put_into_readme(text)
+        put_into_readme(text, "tabular")
 
 
 if __name__ == "__main__":

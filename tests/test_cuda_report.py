@@ -273,14 +273,3 @@ def test_tables(bench):
     row = "| 4096x4 | 16384 | highest | tiled | 20000 us | 50 % | 2.5 | - | 1.5 | 1000 ms | - | - |"
     assert row in tables
     assert "- 4096x4, batch 128, highest, fastmlp: MemoryError: none left" in tables
-
-
-def test_the_readme_takes_the_tables_in(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.report, "ROOT", tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- cuda report -->\nold\n<!-- end cuda report -->\nb\n")
-    bench.report.put_into_readme("new")
-    assert readme.read_text() == "a\n<!-- cuda report -->\nnew\n<!-- end cuda report -->\nb\n"
-    readme.write_text("nothing")
-    with pytest.raises(SystemExit, match="no section"):
-        bench.report.put_into_readme("new")

@@ -4,9 +4,12 @@ import re
 import warnings
 from pathlib import Path
 
+import pytest
+
 import fastmlp
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(language):
@@ -30,15 +33,15 @@ def test_two_commands():
 
 
 def test_table_of_parameters_is_up_to_date(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
     import parameters
 
-    section = README.partition(parameters.START)[2].partition(parameters.END)[0]
+    section = README.partition("<!-- parameters -->")[2].partition("<!-- end parameters -->")[0]
     assert section.strip() == parameters.table(), "run python bench/parameters.py --readme"
 
 
 def test_every_new_parameter_is_described(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
     import parameters
 
     for name in parameters.ESTIMATORS:
@@ -47,3 +50,15 @@ def test_every_new_parameter_is_described(monkeypatch):
         assert new.keys() <= described.keys()
         assert {"n_threads", "weight_decay"} <= new.keys()
         assert not {"alpha", "solver", "random_state"} & new.keys()
+
+
+def test_tables_are_put_between_their_marks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    from readme import put_into_readme
+
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
+    put_into_readme("new", "x", readme)
+    assert readme.read_text() == "a\n<!-- x -->\nnew\n<!-- end x -->\nb\n"
+    with pytest.raises(SystemExit, match="no section"):
+        put_into_readme("new", "y", readme)
