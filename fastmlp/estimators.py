@@ -130,6 +130,8 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         ``t / decay_epochs`` rounded down; 'cosine',
         ``learning_rate_init (1 + cos(pi t / max_iter)) / 2``; 'one_cycle', PyTorch's OneCycleLR
         over ``max_iter`` epochs with ``learning_rate_init`` as its peak (the momentum stays);
+        'coslog4', RealMLP's four cycles from 0 to ``learning_rate_init`` and back over ``max_iter``
+        epochs, each twice as long as the one before;
         'plateau', ``decay_rate`` times the rate whenever more than ``patience`` epochs in a row
         were no better than the best by more than ``tol``.  A function
         ``(step, steps_per_epoch, max_iter) -> rate`` is called for every step; steps count from 0.
@@ -165,8 +167,9 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
     epsilon : float, default=1e-8
         Term for numerical stability of 'adam', 'nadam' and 'rmsprop'.
     n_iter_no_change : int, default=10
-        Epochs in a row without improvement that are tolerated.  With ``np.inf`` and 'cosine',
-        'one_cycle' or a function as ``learning_rate``, ending at ``max_iter`` is no reason to warn.
+        Epochs in a row without improvement that are tolerated.  With ``np.inf`` and a
+        ``learning_rate`` over ``max_iter`` epochs ('cosine', 'one_cycle', 'coslog4', a function),
+        ending at ``max_iter`` is no reason to warn.
     max_fun : int, default=15000
         Most evaluations of the loss by 'lbfgs'.
     n_threads : int or None, default=None

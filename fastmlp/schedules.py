@@ -63,17 +63,28 @@ def one_cycle(step: np.ndarray, steps_per_epoch: int, schedule: Schedule) -> np.
     return np.where(step <= peak, rise, fall)
 
 
+def coslog4(step: np.ndarray, steps_per_epoch: int, schedule: Schedule) -> np.ndarray:
+    """RealMLP's: four cycles from 0 to 1 and back, each twice as long as the one before.
+
+    ``(1 - cos(2 pi log2(1 + 15 t))) / 2`` after the share ``t`` of ``max_iter`` epochs (Holzmüller,
+    Grinsztajn and Steinwart, 2024).
+    """
+    t = np.minimum(1.0, step / (steps_per_epoch * schedule.max_iter))
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.log2(1 + 15 * t))
+
+
 STEP_SCHEDULES = {
     "exponential": exponential,
     "step": staircase,
     "cosine": cosine,
     "one_cycle": one_cycle,
+    "coslog4": coslog4,
 }
 
 
 def is_over_all_epochs(name: str | Callable) -> bool:
     """Whether a schedule depends on the number of epochs (``max_iter``)."""
-    return callable(name) or name in ("cosine", "one_cycle")
+    return callable(name) or name in ("cosine", "one_cycle", "coslog4")
 
 
 def _cosine_between(start: float, end: float, fraction: np.ndarray) -> np.ndarray:

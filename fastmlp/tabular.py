@@ -10,7 +10,6 @@ variance ``1 / fan_in`` and ``1 / sqrt(fan_in)`` of the learning rate: here 1 / 
 layers, because its hidden layers have 256 units.  RealMLP gives biases 1 / 10, which is near.
 """
 
-from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
@@ -28,34 +27,6 @@ _LIMIT = 3.0  # of scaled features
 _MAX_CATEGORIES = 100  # RealMLP-TD-S has no limit; a column of identifiers needs one
 _WIDTH = 256
 
-
-@dataclass(frozen=True)
-class CosLog4:
-    """RealMLP's schedule "coslog4": four cycles, each twice as long as the one before.
-
-    A cycle takes the rate from 0 to ``learning_rate_init`` and back.
-
-    Parameters
-    ----------
-    learning_rate_init : float
-        The highest rate.
-
-    Examples
-    --------
-    >>> from fastmlp.tabular import CosLog4
-    >>> schedule = CosLog4(0.01)
-    >>> [round(schedule(step, 1, 15), 4) for step in (0, 1, 2, 3)]
-    [0.0, 0.0, 0.0093, 0.0]
-    """
-
-    learning_rate_init: float
-
-    def __call__(self, step: int, steps_per_epoch: int, max_iter: int) -> float:
-        """Rate of a step."""
-        cycles = np.log2(1 + 15 * step / (steps_per_epoch * max_iter))
-        return float(self.learning_rate_init * (0.5 - 0.5 * np.cos(2 * np.pi * cycles)))
-
-
 _SHARED: dict[str, Any] = {
     "hidden_layer_sizes": (_WIDTH,) * 3,
     "alpha": 0.0,
@@ -64,6 +35,7 @@ _SHARED: dict[str, Any] = {
 _TRAINING: dict[str, Any] = {
     "beta_2": 0.95,
     "max_iter": 256,
+    "learning_rate": "coslog4",
     "early_stopping": True,  # to keep the best epoch, not to stop
     "n_iter_no_change": np.inf,
     "validation_fraction": 0.2,
@@ -208,10 +180,9 @@ def tabular_pipeline(estimator=None, *, task):
     -----
     The network's parameters are three hidden layers of 256 units, 'selu' or 'mish',
     ``label_smoothing=0.1``, ``weight_init='lecun_normal'``, ``alpha=0``, and with
-    ``solver='adam'``: ``beta_2=0.95`` and 256 epochs with the schedule `CosLog4`, whose highest
-    rate is 0.0025 or 0.004375.  It takes the place of ``learning_rate_init``: to search for a rate,
-    search over ``learning_rate=[CosLog4(0.001), CosLog4(0.004)]``.  A fifth of the rows is set
-    aside, and the epoch with the smallest loss on it is kept; to train on all rows, set
+    ``solver='adam'``: ``beta_2=0.95`` and 256 epochs with ``learning_rate='coslog4'`` and
+    ``learning_rate_init`` 0.0025 or 0.004375, its highest rate.  A fifth of the rows is set aside,
+    and the epoch with the smallest loss on it is kept; to train on all rows, set
     ``early_stopping=False, scoring=None``.  Turn label smoothing off where probabilities matter
     more than classes.
 
@@ -256,8 +227,7 @@ def _with_preset(estimator, task: str):
     }
     preset = _SHARED | _CHOICES[task]
     if estimator.solver == "adam":
-        rate = estimator.learning_rate_init if "learning_rate_init" in chosen else _RATES[task]
-        preset |= _TRAINING | {"learning_rate": CosLog4(rate)}
+        preset |= _TRAINING | {"learning_rate_init": _RATES[task]}
     if "loss" in chosen:
         preset.pop("label_smoothing", None)  # not every loss has it
     missing = {name: value for name, value in preset.items() if name not in chosen}

@@ -56,6 +56,7 @@ FORMULAS = {
     "step": lambda t: INIT * 0.3 ** np.floor(t / 2),
     "cosine": lambda t: INIT * np.cos(np.pi / 12 * min(t, 6)) ** 2,
     "one_cycle": None,
+    "coslog4": lambda t: INIT / 2 * (1 - np.cos(2 * np.pi * np.log2(1 + 15 * min(t / 6, 1)))),
 }
 
 
@@ -104,6 +105,9 @@ TORCH = {
     "cosine": lambda lr, opt: lr.CosineAnnealingLR(opt, 6 * STEPS),
     "one_cycle": lambda lr, opt: lr.OneCycleLR(
         opt, INIT, total_steps=6 * STEPS, cycle_momentum=False
+    ),
+    "coslog4": lambda lr, opt: lr.LambdaLR(
+        opt, lambda step: 0.5 - 0.5 * np.cos(2 * np.pi * np.log2(1 + 15 * step / (6 * STEPS)))
     ),
 }
 

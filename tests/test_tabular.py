@@ -17,7 +17,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import MLPClassifier, MLPRegressor, RobustScaleSmoothClip, tabular_pipeline
-from fastmlp.tabular import CosLog4
 
 BENCH = Path(__file__).parent.parent / "bench"
 N = 60
@@ -73,16 +72,6 @@ def test_missing_everywhere():
     X = np.c_[np.full(N, np.nan), NUMBERS]
     features = tabular_pipeline(task="classification")["features"]
     np.testing.assert_array_equal(features.fit_transform(X)[:, 0], 0)
-
-
-def test_schedule_is_the_formula_and_pickles():
-    schedule = pickle.loads(pickle.dumps(CosLog4(0.5)))
-    # cycles end where 1 + 15 t is a power of two, and peak at its geometric middle
-    for step, expected in ((0, 0.0), (10, 0.0), (30, 0.0), (70, 0.0), (75, 0.25 - 0.25 * np.cos(
-        2 * np.pi * np.log2(8.5)))):  # fmt: skip
-        assert schedule(step, 15, 10) == pytest.approx(expected, abs=1e-12)
-    peaks = [schedule(100 * (2 ** (k + 0.5) - 1), 150, 10) for k in range(4)]
-    np.testing.assert_allclose(peaks, 0.5)
 
 
 def quick(estimator, task="classification"):
@@ -178,10 +167,10 @@ def test_presets():
     classifier = tabular_pipeline(task="classification")["network"]
     assert classifier.hidden_layer_sizes == (256, 256, 256)
     assert (classifier.activation, classifier.label_smoothing) == ("selu", 0.1)
-    assert classifier.learning_rate == CosLog4(0.04 / 16)
+    assert (classifier.learning_rate, classifier.learning_rate_init) == ("coslog4", 0.04 / 16)
     regressor = tabular_pipeline(task="regression")["network"].regressor
     assert (regressor.activation, regressor.beta_2) == ("mish", 0.95)
-    assert regressor.learning_rate == CosLog4(0.07 / 16)
+    assert (regressor.learning_rate, regressor.learning_rate_init) == ("coslog4", 0.07 / 16)
 
 
 def test_the_estimators_parameters_win():
@@ -190,7 +179,7 @@ def test_the_estimators_parameters_win():
     network = tabular_pipeline(given, task="classification")["network"]
     assert given.get_params() == before
     assert network.hidden_layer_sizes == (20,)
-    assert network.learning_rate == CosLog4(0.5)
+    assert (network.learning_rate, network.learning_rate_init) == ("coslog4", 0.5)
     assert (network.alpha, network.n_threads, network.label_smoothing) == (0.1, 1, 0.0)
     assert network.activation == "selu"
 
@@ -213,10 +202,10 @@ def test_what_it_refuses():
 def test_grid_search_and_pickle(task, prefix):
     X, y = (load_wine if task == "classification" else load_diabetes)(return_X_y=True)
     estimator = MLPClassifier() if task == "classification" else MLPRegressor()
-    grid = {f"{prefix}__learning_rate": [CosLog4(1e-5), CosLog4(1e-2)]}
+    grid = {f"{prefix}__learning_rate_init": [1e-5, 1e-2]}
     pipeline = clone(quick(estimator, task)).set_params(**{f"{prefix}__max_iter": 20})
     search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
-    assert search.best_params_ == {f"{prefix}__learning_rate": CosLog4(1e-2)}
+    assert search.best_params_ == {f"{prefix}__learning_rate_init": 1e-2}
     again = pickle.loads(pickle.dumps(search.best_estimator_))
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
 
