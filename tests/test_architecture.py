@@ -13,6 +13,9 @@ PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
     "__init__": {"_random", "_versions", "engine", "estimators", "tabular"},
     "_versions": {"engine"},
+    "_export": {"fastmlp", "_sklearn", "estimators", "functions", "network"},
+    "c99": {"_export", "_safetensors", "functions"},
+    "onnx": {"_export", "_safetensors", "estimators", "functions", "tabular"},
     "estimators": {
         "_arrays",
         "_sklearn",
