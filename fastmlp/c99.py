@@ -300,11 +300,12 @@ def _weights(recipe: Recipe, names: dict) -> str:
 
 def _array(name: str, array: np.ndarray) -> str:
     """A constant array: hexadecimal numbers, some to a line."""
+    kind, end = ("float", "f,") if array.dtype == np.float32 else ("double", ",")
     numbers = [number.hex() for number in array.ravel().tolist()]
-    if array.dtype == np.float32:  # has digits for 24 bits of 53
-        numbers = [number.replace("0000000p", "p") + "f" for number in numbers]
-    lines = "".join(f"    {', '.join(numbers[i : i + 4])},\n" for i in range(0, len(numbers), 4))
-    kind = "float" if array.dtype == np.float32 else "double"
+    groups = (numbers[i : i + 4] for i in range(0, len(numbers), 4))
+    lines = "".join(f"    {f'{end} '.join(group)}{end}\n" for group in groups)
+    if kind == "float":  # 24 bits of 53, so the last digits are zeros
+        lines = lines.replace("0000000p", "p")
     return f"static const {kind} {name}[{array.size}] = {{\n{lines}}};\n"
 
 

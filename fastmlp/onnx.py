@@ -85,6 +85,11 @@ def _gelu(g: _Graph, z: str) -> str:
     return g("Mul", z, g("Sigmoid", u))
 
 
+def _silu(g: _Graph, z: str) -> str:
+    """Not with Sigmoid: onnxruntime 1.20 fuses ``z Sigmoid(z)`` into what it lacks in float64."""
+    return g("Div", z, g("Add", g("Exp", g("Neg", z)), 1.0))
+
+
 def _mish(g: _Graph, z: str) -> str:
     """``tanh(softplus(z)) = r / (r + 2)`` with ``r = q (q + 2)``, ``q = exp(z)``; 1 above 20."""
     q = g("Exp", g("Min", z, 20.0))
@@ -111,7 +116,7 @@ _ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
     "elu": lambda g, z: g("Add", g("Relu", z), _negative_exp(g, z)),
     "selu": _selu,
     "gelu": _gelu,
-    "silu": lambda g, z: g("Mul", z, g("Sigmoid", z)),
+    "silu": _silu,
     "mish": _mish,
     "softplus": _softplus,
     "hard_sigmoid": _hard_sigmoid,
