@@ -148,9 +148,10 @@ _USAGE = """\
 {functions}
 
    Samples are not checked for NaN and infinity.  There is no state and no allocation, so any
-   number of threads may call these functions; they need {stack} bytes of stack.  Include this
-   file, or declare what you use of it, in C++ as extern "C".  Link with -lm; leave out
-   -ffast-math. */
+   number of threads may call these functions; they need about {stack} bytes of stack.
+
+   Compile as C99 without -ffast-math, and link with -lm.  Other files of the program declare the
+   functions as above (in C++ as extern "C"), or include this file. */
 """
 _REGRESSOR_USAGE = """\
 void {p}predict(const double x[{P}N_FEATURES], double y[{P}N_OUTPUTS])
@@ -210,7 +211,9 @@ def to_c(model, path=None, *, prefix=""):
     True
     """
     if not re.fullmatch("([A-Za-z_][A-Za-z0-9_]*)?", prefix):
-        raise ValueError(f"prefix must consist of letters, digits and _, got {prefix!r}.")
+        raise ValueError(
+            f"prefix must consist of letters, digits and _, no digit first, got {prefix!r}."
+        )
     recipe = describe(model, _ACTIVATIONS, "C")
     feature_names = getattr(model, "feature_names_in_", None)
     code = _source(recipe, feature_names, prefix)
@@ -248,7 +251,7 @@ def _usage(recipe: Recipe, names: dict) -> str:
         usage = _LABELS_USAGE if recipe.multilabel else _CLASS_USAGE
     functions = indent(_typed(usage.format(**names), recipe.dtype), "   ")
     stack = recipe.dtype.itemsize * (sum(_buffers(recipe)) + 2 * recipe.n_columns)
-    return _USAGE.format(summary=recipe.summary, functions=functions, stack=f"about {stack}")
+    return _USAGE.format(summary=recipe.summary, functions=functions, stack=stack)
 
 
 def _sizes(recipe: Recipe, names: dict) -> str:
