@@ -14,6 +14,9 @@ ALLOWED = {
     "__init__": {"_random", "_versions", "engine", "estimators", "tabular"},
     "__main__": {"engine", "fastmlp"},
     "_versions": {"engine"},
+    "_export": {"fastmlp", "_sklearn", "estimators", "functions", "network"},
+    "c99": {"_export", "_safetensors", "functions"},
+    "onnx": {"_export", "_safetensors", "estimators", "functions", "tabular"},
     "estimators": {
         "_arrays",
         "_sklearn",

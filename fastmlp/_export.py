@@ -1,0 +1,133 @@
+"""What a fitted model computes, for those who write it down in another language (ONNX, C)."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmlp import __version__ as VERSION
+from fastmlp._sklearn import check_is_fitted
+from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.functions import ACTIVATIONS, USER
+from fastmlp.network import Network
+
+_NAMES = {row.code: name for name, row in ACTIVATIONS.items()}
+
+
+class Recipe(NamedTuple):
+    """From one row of features to a prediction.
+
+    ``layers`` are pairs of weights (fan_in, fan_out) and biases (fan_out,) of type ``dtype``;
+    ``activations`` name what follows each of them but the last.  ``labels`` are a classifier's,
+    but for ``multilabel`` targets.  ``ranks`` say which of a row's sorted outputs goes into which
+    column, where the outputs are quantiles of several levels.
+    """
+
+    network: Network
+    dtype: np.dtype
+    layers: list[tuple[np.ndarray, np.ndarray]]
+    activations: list[str]
+    labels: list[str] | list[int] | None
+    multilabel: bool
+    ranks: list[int] | None
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the only output is the probability of the second of two classes."""
+        return self.labels is not None and self.network.n_outputs == 1
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.multilabel or self.labels is not None
+
+    @property
+    def summary(self) -> str:
+        """The network in one line."""
+        widths = "-".join(map(str, self.network.widths))
+        activations = ", ".join(dict.fromkeys(self.activations)) or "no hidden layer"
+        normalised = ", layer_norm" if self.network.layer_norm else ""
+        return (
+            f"Multilayer perceptron {widths} ({activations}{normalised}; output "
+            f"{self.network.out_activation}), written by fastmlp {VERSION}."
+        )
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of ``predict_proba``, or of a regressor's predictions."""
+        return 2 if self.is_binary else self.network.n_outputs
+
+
+def describe(model, formulas: Collection[str], language: str) -> Recipe:
+    """The recipe of a fitted estimator.
+
+    Parameters
+    ----------
+    model : MLPClassifier or MLPRegressor
+    formulas : collection of str
+        The activations that the language has.
+    language : str
+        Its name, for errors.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the model was not fitted.
+    TypeError
+        If it is something else.
+    ValueError
+        If the language cannot express it.
+    """
+    if not isinstance(model, MLPClassifier | MLPRegressor):
+        raise TypeError(
+            f"model must be a fitted fastmlp.MLPClassifier or fastmlp.MLPRegressor, got {model!r}."
+        )
+    check_is_fitted(model)
+    network = model._fitted_network()
+    dtype = np.result_type(model.coefs_[0], np.float32)
+    flat = network.flatten(model.coefs_, model.intercepts_, dtype)
+    if not np.isfinite(flat).all():
+        raise ValueError("coefs_ and intercepts_ must be finite; fit the model again.")
+    labels, multilabel, ranks = None, False, None
+    if isinstance(model, MLPRegressor):
+        if model._levels() is not None:
+            ranks = model._sorted(np.arange(network.n_outputs)[None])[0].tolist()
+    elif model._is_multilabel():
+        multilabel = True
+    else:
+        labels = _labels(model.classes_, language)
+    layers = list(zip(*network.unflatten(flat), strict=True))
+    activations = _activations(network, formulas, language)
+    return Recipe(network, dtype, layers, activations, labels, multilabel, ranks)
+
+
+def _activations(network: Network, formulas: Collection[str], language: str) -> list[str]:
+    if any(row.code == USER for row in network.hidden):
+        raise ValueError(
+            f"activation: functions of your own have no form in {language}; use the names of "
+            "built-in ones."
+        )
+    names = [_NAMES[row.code] for row in network.hidden]
+    for name in names:
+        if name not in formulas:
+            raise ValueError(f"activation={name!r} has no form in {language}; use another one.")
+    return names
+
+
+def _labels(classes: np.ndarray, language: str) -> list[str] | list[int]:
+    """Strings as they are, other labels as integers, which is what floats and booleans stand for.
+
+    Raises
+    ------
+    ValueError
+        If the labels are neither strings nor whole numbers of 64 bits.
+    """
+    labels = classes.tolist()
+    if all(isinstance(label, str) for label in labels):
+        return labels
+    numeric = classes.dtype.kind in "biuf"
+    if numeric and all(label % 1 == 0 and -(2**63) <= label < 2**63 for label in labels):
+        return [int(label) for label in labels]
+    raise ValueError(
+        f"The class labels must be strings or whole numbers of 64 bits to be written as "
+        f"{language}, got {classes!r}; fit on other labels."
+    )
