@@ -457,6 +457,16 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             If an input or a parameter is invalid, if the checkpoint is damaged or belongs to a fit
             with other data or parameters, or if the parameters of the network become non-finite.
             The estimator is then as it was before the call.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = MLPClassifier(early_stopping=True, n_iter_no_change=50, random_state=0)
+        >>> model = model.fit(X[::2], y[::2], X_val=X[1::2], y_val=y[1::2])
+        >>> model.stop_reason_, model.best_validation_score_ > 0.9
+        ('converged', True)
         """
         # before the attributes are noted down: scikit-learn looks for what this adds to them
         context = open_callbacks(self, **self._task_sizes())
@@ -1412,6 +1422,20 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         -------
         self : object
             The estimator.
+
+        Raises
+        ------
+        ValueError
+            If an input or a parameter is invalid.  The estimator is then as it was before the call.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> model = MLPClassifier(random_state=0)
+        >>> for X, y in [([[0.0], [1.0]], ["a", "b"]), ([[2.0], [3.0]], ["c", "a"])]:
+        ...     model = model.partial_fit(X, y, classes=["a", "b", "c"])
+        >>> model.t_
+        4
         """
         if isinstance(self.class_weight, str):
             raise ValueError(
@@ -1536,6 +1560,20 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_classes)
             Labels, or a label indicator matrix.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` has another number of features than in `fit`, NaN or infinity.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> model = MLPClassifier(solver="lbfgs", random_state=0)
+        >>> model.fit([[0.0], [1.0]], ["no", "yes"]).predict([[0.1], [0.9]]).tolist()
+        ['no', 'yes']
         """
         outputs = self._outputs(X)
         if self.n_outputs_ == 1:
@@ -1554,6 +1592,20 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
             Columns in the order of ``classes_``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` has another number of features than in `fit`, NaN or infinity.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> model = MLPClassifier(solver="lbfgs", random_state=0)
+        >>> model.fit([[0.0], [1.0]], ["no", "yes"]).predict_proba([[1.0]]).round(2).tolist()
+        [[0.0, 1.0]]
         """
         return _where_it_belongs(self._probabilities(X), X)
 
@@ -1568,6 +1620,20 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         Returns
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` has another number of features than in `fit`, NaN or infinity.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> model = MLPClassifier(solver="lbfgs", random_state=0)
+        >>> model.fit([[0.0], [1.0]], ["no", "yes"]).predict_log_proba([[1.0]]).shape
+        (1, 2)
         """
         probabilities = self._probabilities(X)
         return _where_it_belongs(np.log(probabilities, out=probabilities), X)
@@ -1744,6 +1810,20 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         -------
         self : object
             The estimator.
+
+        Raises
+        ------
+        ValueError
+            If an input or a parameter is invalid.  The estimator is then as it was before the call.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPRegressor
+        >>> model = MLPRegressor(random_state=0)
+        >>> for X, y in [([[0.0], [1.0]], [1.0, 2.0]), ([[2.0], [3.0]], [3.0, 4.0])]:
+        ...     model = model.partial_fit(X, y)
+        >>> model.t_
+        4
         """
         with self._all_or_nothing():
             return self._fit(X, y, sample_weight, incremental=True)
@@ -1840,6 +1920,20 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         Returns
         -------
         y : ndarray of shape (n_samples,), (n_samples, n_outputs) or (n_samples, n_levels)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` has another number of features than in `fit`, NaN or infinity.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPRegressor
+        >>> model = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs", alpha=0, random_state=0)
+        >>> model.fit([[0.0], [1.0]], [1.0, 3.0]).predict([[2.0]]).round(3).tolist()
+        [5.0]
         """
         outputs = self._outputs(X)
         if self._levels() is not None:
@@ -1863,6 +1957,21 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         score : float
             The coefficient of determination R^2; with ``loss='quantile'``, which does not predict
             means, `sklearn.metrics.d2_pinball_score`, averaged over outputs or levels.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` has another number of features than in `fit`, NaN or infinity.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPRegressor
+        >>> X, y = [[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0]
+        >>> model = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs", alpha=0, random_state=0)
+        >>> round(model.fit(X, y).score(X, y), 3)
+        1.0
         """
         if self.loss != "quantile":
             return super().score(X, y, sample_weight)

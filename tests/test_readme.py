@@ -16,14 +16,17 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_python_runs():
+def test_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
     namespace = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for block in blocks("python"):
             exec(block, namespace)
-    labels = namespace["most_likely"](namespace["X_test"])
-    assert len(labels) == len(namespace["X_test"])
+    labels = namespace["positive"](namespace["X_val"])
+    assert labels == namespace["sklearn_model"].predict(namespace["X_val"]).astype(bool).tolist()
+    assert {path.name for path in tmp_path.iterdir()} >= {"fit.safetensors", "model.onnx"}
 
 
 def test_two_commands():
