@@ -24,6 +24,7 @@ ALLOWED = {
         "training",
     },
     "training": {"_random", "_sklearn", "engine", "schedules"},
+    "inspect": {"_arrays", "_sklearn", "engine", "estimators", "functions", "network"},
     "tabular": {"_sklearn", "estimators"},
     "_random": {"_jit"},
     "network": {"functions"},
