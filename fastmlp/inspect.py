@@ -28,7 +28,7 @@ from fastmlp.estimators import MLPClassifier, MLPRegressor, _weigh
 from fastmlp.functions import LAYER_NORM_EPSILON, USER, Activation, exponential, identity, logistic
 from fastmlp.network import Network
 
-__all__ = ["backward", "check_gradients", "forward", "initialise", "step"]
+__all__ = ["backward", "check_gradients", "forward", "initialise", "slopes", "step"]
 
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 _STEPS = (1e-5, 1e-6, 1e-7)
@@ -265,6 +265,37 @@ def forward(model, X) -> Forward:
     is_single = np.result_type(X.dtype, model.coefs_[0].dtype) == np.float32
     dtype = np.float32 if is_single else np.float64
     return _forward(model._fitted_network(), model, X, dtype)
+
+
+def slopes(model, passed: Forward) -> list[np.ndarray]:
+    """Derivatives of the hidden layers' activations.
+
+    Parameters
+    ----------
+    model : MLPClassifier or MLPRegressor
+        A fitted model.
+    passed : Forward
+        Its forward pass.
+
+    Returns
+    -------
+    slopes : list of n_layers_ - 2 arrays of shape (n_samples, n_units), float64
+        ``d a[i + 1] / d normalised[i]``.
+
+    Examples
+    --------
+    >>> from fastmlp import MLPRegressor, inspect
+    >>> X, y = [[-1.0], [2.0]], [0.0, 1.0]
+    >>> start = inspect.initialise(MLPRegressor(activation="relu", random_state=0), X, y)
+    >>> passed = inspect.forward(start, X)
+    >>> bool(((inspect.slopes(start, passed)[0] == 1) == (passed.z[0] > 0)).all())
+    True
+    """
+    hidden = _ours(model)._fitted_network().hidden
+    return [
+        _slope(row, z, a)
+        for row, z, a in zip(hidden, passed.normalised[:-1], passed.a[1:-1], strict=True)
+    ]
 
 
 def backward(model, X, y, sample_weight=None) -> Backward:
@@ -537,8 +568,8 @@ def _normalise_backward(z, normalised, delta) -> np.ndarray:
     return (delta - shared - along * normalised) / _deviation(z)
 
 
-def _slopes(row: Activation, z, a) -> np.ndarray:
-    """Derivative of an activation, given what it takes and what it returned."""
+def _slope(row: Activation, z, a) -> np.ndarray:
+    """Derivative of an activation, from what it took and what it returned."""
     return _apply(row.derivative, z if row.of_score else a)
 
 
@@ -559,8 +590,8 @@ def _backward(model, problem: _Problem) -> Backward:
         coef_grads.insert(0, a[i].T @ delta + dtype.type(alpha) * model.coefs_[i])
         intercept_grads.insert(0, delta.sum(axis=0))
         if i > 0:
-            slopes = _slopes(network.hidden[i - 1], normalised[i - 1], a[i])
-            delta = (delta @ model.coefs_[i].T) * slopes.astype(dtype)
+            slope = _slope(network.hidden[i - 1], normalised[i - 1], a[i])
+            delta = (delta @ model.coefs_[i].T) * slope.astype(dtype)
             if network.layer_norm:
                 delta = _normalise_backward(z[i - 1], normalised[i - 1], delta)
     penalty = 0.5 * alpha * sum(float((coef * coef).sum()) for coef in model.coefs_)

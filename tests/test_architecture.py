@@ -25,6 +25,7 @@ ALLOWED = {
     },
     "training": {"_random", "_sklearn", "engine", "schedules"},
     "inspect": {"_arrays", "_sklearn", "engine", "estimators", "functions", "network"},
+    "plotting": {"_sklearn", "estimators", "inspect"},
     "tabular": {"_sklearn", "estimators"},
     "_random": {"_jit"},
     "network": {"functions"},
