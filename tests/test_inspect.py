@@ -269,6 +269,24 @@ def test_gradients_of_every_activation_are_right(activation):
     assert check_gradients(model, X, y).worst.error < 1e-6
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error"])
+def test_differences_do_not_span_kinks(loss):
+    """A score in front of relu, and for one loss a residual, that are closer than a step to 0."""
+    X, y = make_problem(loss, N, FEATURES, 1)
+    model = initialise(MLPRegressor(loss, **QUICK), X, y.ravel())
+    model.intercepts_[0][2] -= forward(model, X).z[0][5, 2] - 3e-6
+    model.intercepts_[2] += y[7] - forward(model, X).a[-1][7] + 3e-6
+    assert check_gradients(model, X, y.ravel()).worst.error < 1e-6
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "binary_log_loss"])
+def test_log_losses_count_in_full(loss):
+    """Some of these are more than 36."""
+    model, X, labels, _ = problem(loss)
+    assert backward(model, 1000 * X, labels).loss > 20
+    assert check_gradients(model, 1000 * X, labels).worst.error < 1e-5
+
+
 def test_the_derivative_of_step_is_none():
     model, X, labels, _ = problem("log_loss", activation="step")
     check = check_gradients(model, X, labels)
