@@ -72,6 +72,7 @@ __all__ = [
     "type_of_target",
     "unique_labels",
     "validate_data",
+    "visual_block",
 ]
 
 
@@ -86,6 +87,19 @@ def open_callbacks(estimator, **options):
     if not getattr(estimator, "_skl_callbacks", None):
         return None
     return estimator._init_callback_context(**options)
+
+
+def visual_block(estimator, caption: str):
+    """An estimator's box in the diagrams of notebooks, with a line below its name, if there is one.
+
+    If this fails, scikit-learn draws the box without the line.
+    """
+    from sklearn.utils._repr_html.estimator import _VisualBlock
+
+    return _VisualBlock(
+        "single", estimator, names=type(estimator).__name__, name_details=str(estimator),
+        name_caption=caption or None,
+    )  # fmt: skip
 
 
 class Task:

@@ -54,6 +54,7 @@ from fastmlp._sklearn import (
     type_of_target,
     unique_labels,
     validate_data,
+    visual_block,
 )
 from fastmlp.checkpoints import Checkpoint, checksum, in_words
 from fastmlp.engine import (
@@ -1102,6 +1103,24 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+    def _sk_visual_block_(self):
+        """scikit-learn's hook for diagrams in notebooks."""
+        return visual_block(self, self._summary())
+
+    def _summary(self) -> str:
+        """The network and how its training went, in one line; empty before `fit`."""
+        if not hasattr(self, "coefs_"):
+            return ""
+        network = self._fitted_network()
+        names = [*network.activation_names, self.out_activation_]
+        layers = [f" → {n} {name}" for n, name in zip(network.widths[1:], names, strict=True)]
+        text = f"{network.widths[0]}{''.join(layers)}, {network.n_parameters:,} parameters"
+        n_epochs = len(getattr(self, "history_", {"epoch": ()})["epoch"])
+        if not n_epochs:
+            return text
+        unit = "iterations" if self.solver == "lbfgs" else "epochs"
+        return f"{text}; loss {self.loss_:.4g} after {n_epochs} {unit} ({self.stop_reason_})"
 
     def _n_outputs(self, y: np.ndarray) -> int:
         return y.shape[1]

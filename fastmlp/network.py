@@ -110,6 +110,15 @@ class Network:
         """The activation of each hidden layer."""
         return self._rows[: len(self.widths) - 2]
 
+    @property
+    def activation_names(self) -> list[str]:
+        """For people: of a user's own, the name of the function."""
+        chosen = self.activations
+        names = (
+            [chosen] * len(self.hidden) if isinstance(chosen, str) else chosen[: len(self.hidden)]
+        )
+        return [one if isinstance(one, str) else one.value.__name__ for one in names]
+
     @cached_property
     def dropout_rates(self) -> tuple[float, ...]:
         """The share of units to drop in each hidden layer."""

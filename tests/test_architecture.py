@@ -30,6 +30,8 @@ ALLOWED = {
     },
     "checkpoints": {"_safetensors", "engine", "training"},
     "training": {"_random", "_sklearn", "engine", "schedules"},
+    "inspect": {"_arrays", "_sklearn", "engine", "estimators", "functions", "network"},
+    "plotting": {"_sklearn", "estimators", "inspect"},
     "tabular": {"_sklearn", "estimators"},
     "_random": {"_jit"},
     "network": {"functions"},
