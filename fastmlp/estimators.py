@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from numbers import Integral, Real
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 from warnings import warn
 from weakref import WeakKeyDictionary
@@ -1141,9 +1141,20 @@ def _known(activation) -> str:
     return activation
 
 
+@cache
+def _as_function(formula, n_arguments: int):
+    """A Python function, which is all that Numba compiles, of a ufunc or one of math's."""
+    if isinstance(formula, FunctionType) or hasattr(formula, "py_func"):
+        return formula
+    one, two = (lambda z: formula(z)), (lambda z, y: formula(z, y))
+    function = one if n_arguments == 1 else two
+    function.__name__ = getattr(formula, "__name__", type(formula).__name__)
+    return function
+
+
 def _user_activation(pair) -> Activation:
-    value, derivative = pair
     _try_out("activation", pair, 0.0)
+    value, derivative = (_as_function(formula, 1) for formula in pair)
     return Activation(USER, value, derivative, of_score=True)
 
 
@@ -1233,7 +1244,7 @@ def _user_loss(pair, out_activation: str, of_class: bool = False) -> Loss:
             f"loss must be a name or a pair of functions (value, derivative), got {pair!r}."
         )
     _try_out("loss", pair, 0.5, 1.0)
-    value, gradient = pair
+    value, gradient = (_as_function(formula, 2) for formula in pair)
     per_row = out_activation == "softmax"
     return Loss(USER, value, gradient, out_activation, per_row=per_row, of_probability=of_class)
 

@@ -97,6 +97,17 @@ def test_a_pair_of_functions(solver, dtype):
 own_tanh_compiled = numba.njit(own_tanh)
 
 
+@pytest.mark.parametrize("pair", [(np.sin, np.cos), (math.sin, math.cos)])
+def test_ufuncs_and_functions_of_math_are_formulas_too(pair):
+    models = [
+        fit(MLPRegressor(activation=a, **QUICK), TARGET)
+        for a in (pair, (lambda z: math.sin(z), lambda z: math.cos(z)))
+    ]
+    np.testing.assert_array_equal(flat(models[0]), flat(models[1]))
+    loss = (np.hypot, lambda z, y: z / math.hypot(z, y))
+    fit(MLPRegressor(loss=loss, **QUICK), TARGET)
+
+
 def test_the_derivative_of_a_pair_is_the_one_used():
     """A gradient of zero everywhere leaves the hidden layers alone."""
     model = MLPRegressor(activation=(own_tanh, lambda z: 0 * z), alpha=0, **QUICK)
