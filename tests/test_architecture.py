@@ -23,6 +23,17 @@ ALLOWED = {
         "schedules",
         "training",
     },
+    "io": {
+        "_safetensors",
+        "_sklearn",
+        "estimators",
+        "fastmlp",  # its version
+        "functions",
+        "network",
+        "optimizers",
+        "schedules",
+        "training",
+    },
     "training": {"_random", "_sklearn", "engine", "schedules"},
     "tabular": {"_sklearn", "estimators"},
     "_random": {"_jit"},
