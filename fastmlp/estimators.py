@@ -656,7 +656,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             progress = Progress(parameters, self.learning_rate_init)
             progress.best_parameters = parameters.copy() if self.early_stopping else None
         else:
-            dtype = np.result_type(self.coefs_[0], np.float32)
+            dtype = np.result_type(*self.coefs_[:1], np.float32)
             parameters = network.flatten(self.coefs_, self.intercepts_, dtype)
             progress = Progress(
                 parameters,

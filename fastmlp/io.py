@@ -441,7 +441,13 @@ def _check_optimizer(model) -> None:
 
 # --- values in JSON
 
-_NUMBERS = {np.dtype(code).name: np.dtype(code).type for code in "?bhilqBHILQefd"}
+_NUMBERS = {
+    name: np.dtype(name).type
+    for name in (
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+        "float16", "float32", "float64",
+    )
+}  # fmt: skip
 _ELEMENTS = {"b": bool, "i": int, "u": int, "f": float}
 _INTEGERS = range(-(2**63), 2**64)
 _WORDS = 624  # of the Mersenne Twister's state
@@ -468,9 +474,10 @@ def _encode(value, name: str):
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return _encode_array(value, name)
     if isinstance(value, np.random.RandomState):
-        generator, words, *rest = value.get_state(legacy=True)
-        if generator == "MT19937":
-            return {"random_state": [np.asarray(words).tolist(), *rest]}
+        state = value.get_state(legacy=False)
+        if state["bit_generator"] == "MT19937":
+            words, position = state["state"]["key"].tolist(), state["state"]["pos"]
+            return {"random_state": [words, position, state["has_gauss"], state["gauss"]]}
     raise ValueError(
         f"{name}={value!r} cannot be saved, because it is not plain data (numbers, strings, lists, "
         "NumPy arrays); use pickle or joblib, or set another value by set_params."
@@ -715,7 +722,7 @@ def _optimizer_for_sklearn(state: dict[str, Any], network: Network):
     """scikit-learn's optimizer in the state of ours."""
     theirs = neural_network()._stochastic_optimizers
     schedule, (first, second, third) = state["schedule"], state["constants"]
-    own = [state[name] for name in _OPTIMIZER_NUMBERS if state[name]]
+    own = state["weight_decay"] or not (state["max_grad_norm"] is state["ema_decay"] is None)
     slots = [_layers_for_sklearn(slot, network) for slot in state["slots"][:2]]
     rate = schedule["learning_rate_init"]
     if own or schedule["warmup_epochs"] or state["dropout_seed"] is not None:
