@@ -6,9 +6,6 @@ in it is code, and `load` looks nothing up by a name that the file gives, but in
 estimators, of NumPy's numbers, of attributes and what they may be.  Since anybody can write a file
 with a correct checksum, every value is checked before an estimator has it.  `save` reads back what
 it is about to write, so what could not be loaded is refused while it can still be mended.
-
-In JSON, numbers, strings, None and lists stand for themselves, and everything else is an object
-with one member, whose name says what it is: ``{"tuple": [1, 2]}``, ``{"float32": 0.5}``.
 """
 
 import copy
@@ -16,12 +13,12 @@ import json
 import os
 from collections.abc import Callable
 from numbers import Integral, Real
-from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from fastmlp import _safetensors
+from fastmlp._json import decode, encode
 from fastmlp._sklearn import LabelBinarizer, check_is_fitted, is_valid_parameter, neural_network
 from fastmlp.estimators import MLPClassifier, MLPRegressor
 from fastmlp.functions import OUT_ACTIVATIONS
@@ -214,13 +211,13 @@ def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict
     name, fitted = _name_of(model), vars(model)
     arrays = _layers_as_arrays(fitted) | _curves_as_arrays(fitted)
     attributes: dict[str, Any] = {
-        key: _encode(fitted[key], key) for key in _ATTRIBUTES if key in fitted
+        key: encode(fitted[key], key) for key in _ATTRIBUTES if key in fitted
     }
     attributes |= {key: None for key in _CURVES if key in fitted and fitted[key] is None}
     content = {
         "class": name,
         "parameters": {
-            key: _encode(value, key) for key, value in model.get_params(deep=False).items()
+            key: encode(value, key) for key, value in model.get_params(deep=False).items()
         },
         "attributes": attributes,
     }
@@ -231,8 +228,8 @@ def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict
         state = dict(fitted.get("_optimizer_state") or {})
         if state:
             arrays["optimizer.slots"] = state.pop("slots")
-            content["optimizer"] = _encode(state, "learning_rate")
-        content["random_state"] = _encode(fitted.get("_random_state"), "random_state")
+            content["optimizer"] = encode(state, "learning_rate")
+        content["random_state"] = encode(fitted.get("_random_state"), "random_state")
     return arrays, {
         "format": _FORMAT + _FORMAT_VERSION,
         **_versions(),
@@ -281,7 +278,7 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]):
         Of whatever kind, if they describe none.  A ValueError is for people.
     """
     arrays, kind = dict(arrays), _CLASSES[content.pop("class")]
-    parameters = {key: _decode(value) for key, value in content.pop("parameters").items()}
+    parameters = {key: decode(value) for key, value in content.pop("parameters").items()}
     model = kind(**parameters)
     model._validate_params()
     attributes = _attributes(content.pop("attributes"))
@@ -299,7 +296,7 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]):
     if "random_state" in content:
         _restore_random_state(model, content.pop("random_state"))
     if "optimizer" in content:
-        state = _decode(content.pop("optimizer"))
+        state = decode(content.pop("optimizer"))
         model._optimizer_state = {**state, "slots": arrays.pop("optimizer.slots")}
         _check_optimizer(model)
     if arrays or content:
@@ -312,7 +309,7 @@ def _attributes(encoded: dict[str, Any]) -> dict[str, Any]:
     """Attributes from JSON."""
     attributes = {}
     for key, value in encoded.items():
-        attributes[key] = decoded = _decode(value)
+        attributes[key] = decoded = decode(value)
         valid = decoded is None if key in _CURVES else _ATTRIBUTES[key](decoded)
         if not valid:
             raise ValueError(f"{key} cannot be {decoded!r}")
@@ -402,7 +399,7 @@ def _label_binarizer(model, label_type: str, sparse: bool) -> LabelBinarizer:
 
 
 def _restore_random_state(model, encoded) -> None:
-    random_state = _decode(encoded)
+    random_state = decode(encoded)
     if random_state is None:
         return
     if not isinstance(random_state, np.random.RandomState):
@@ -437,110 +434,6 @@ def _check_optimizer(model) -> None:
     schedule["learning_rate"] = schedule.pop("name")
     settings = schedule | {key: state[key] for key in _OPTIMIZER_NUMBERS}
     type(model)(**settings)._validate_params()
-
-
-# --- values in JSON
-
-_NUMBERS = {
-    name: np.dtype(name).type
-    for name in (
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-        "float16", "float32", "float64",
-    )
-}  # fmt: skip
-_ELEMENTS = {"b": bool, "i": int, "u": int, "f": float}
-_INTEGERS = range(-(2**63), 2**64)
-_WORDS = 624  # of the Mersenne Twister's state
-
-
-def _encode(value, name: str):
-    """``value`` as JSON can hold it; ``name`` is the parameter that it belongs to."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, np.generic) and value.dtype.name in _NUMBERS:
-        return {value.dtype.name: value.item()}
-    if type(value) is float or (type(value) is int and value in _INTEGERS):
-        return value
-    if type(value) is list:
-        return [_encode(entry, name) for entry in value]
-    if type(value) is tuple:
-        return {"tuple": [_encode(entry, name) for entry in value]}
-    if type(value) is dict:
-        return {"dict": [[_encode(part, name) for part in item] for item in value.items()]}
-    if isinstance(value, PurePath):
-        return {"path": str(value)}
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        return _encode_array(value, name)
-    if isinstance(value, np.random.RandomState):
-        state = value.get_state(legacy=False)
-        if state["bit_generator"] == "MT19937":
-            words, position = state["state"]["key"].tolist(), state["state"]["pos"]
-            return {"random_state": [words, position, state["has_gauss"], state["gauss"]]}
-    raise ValueError(
-        f"{name}={value!r} cannot be saved, because it is not plain data (numbers, strings, lists, "
-        "NumPy arrays); use pickle or joblib, or set another value by set_params."
-    )
-
-
-def _encode_array(array: np.ndarray, name: str) -> dict[str, list]:
-    values, dtype = array.tolist(), array.dtype.name
-    if array.dtype.kind == "U":
-        dtype = "str"
-    elif dtype not in _NUMBERS and not all(isinstance(value, str) for value in values):
-        raise ValueError(
-            f"{name} is an array of {dtype}, which cannot be saved; use numbers or strings, or "
-            "pickle or joblib."
-        )
-    return {"array": [dtype, values]}
-
-
-def _decode(value):
-    """What `_encode` made ``value`` of."""
-    if isinstance(value, list):
-        return [_decode(entry) for entry in value]
-    if isinstance(value, dict):
-        ((kind, content),) = value.items()
-        return _decode_number(kind, content) if kind in _NUMBERS else _DECODERS[kind](content)
-    if type(value) is int and value not in _INTEGERS:
-        raise ValueError("an integer is out of range")
-    return value
-
-
-def _decode_number(kind: str, content):
-    if type(content) not in _ELEMENTS.values():
-        raise ValueError(f"{content!r} is no number")
-    return _NUMBERS[kind](content)
-
-
-def _decode_array(content) -> np.ndarray:
-    name, values = content
-    dtype = np.dtype(_NUMBERS.get(name) or {"str": str, "object": object}[name])
-    element = _ELEMENTS.get(dtype.kind, str)
-    if type(values) is not list or not all(type(value) is element for value in values):
-        raise ValueError(f"the elements of an array must all be of {name}")
-    return np.array(values, dtype)
-
-
-def _decode_random_state(content) -> np.random.RandomState:
-    words, position, has_gauss, gauss = content
-    words = np.array(words, np.uint32)
-    possible = words.shape == (_WORDS,) and (words[1:].any() or words[0] >> 31)
-    if not (possible and type(position) is int and 0 <= position <= _WORDS):
-        raise ValueError("random numbers cannot be in this state")
-    random_state = np.random.RandomState(0)
-    random_state.set_state(("MT19937", words, position, int(bool(has_gauss)), float(gauss)))
-    return random_state
-
-
-_DECODERS: dict[str, Callable] = {
-    "tuple": lambda content: tuple(_decode(content)),
-    "dict": lambda content: {_decode(key): _decode(value) for key, value in content},
-    "path": Path,
-    "array": _decode_array,
-    "random_state": _decode_random_state,
-}
 
 
 # --- scikit-learn

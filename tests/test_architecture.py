@@ -24,6 +24,7 @@ ALLOWED = {
         "training",
     },
     "io": {
+        "_json",
         "_safetensors",
         "_sklearn",
         "estimators",
@@ -93,6 +94,7 @@ ALLOWED = {
     "schedules": set(),
     "_arrays": set(),
     "_jit": set(),
+    "_json": set(),
     "_safetensors": set(),
     "_sklearn": set(),
 }

@@ -595,6 +595,15 @@ def test_there_and_back_through_scikit_learn(dtype, early_stopping):
     assert repr(theirs) == repr(model)
 
 
+def test_scikit_learn_keeps_the_best_of_a_start_that_brings_nothing():
+    ours = quietly(C(early_stopping=True).fit, X, THREE)
+    theirs = fastmlp.to_sklearn(ours)
+    theirs.set_params(warm_start=True, learning_rate_init=1e-12, random_state=1)
+    theirs.best_validation_score_ = 1.0
+    quietly(theirs.fit, X, THREE)
+    np.testing.assert_array_equal(theirs.coefs_[0], ours.coefs_[0])
+
+
 def test_names_of_features_go_both_ways():
     ours = quietly(C().fit, FRAME, THREE)
     theirs = fastmlp.to_sklearn(ours)
