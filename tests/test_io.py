@@ -349,6 +349,134 @@ def test_a_parameter_of_a_later_version_is_refused_and_a_lacking_one_is_the_defa
         load(path)
 
 
+def among(key, **values):
+    return lambda content, arrays: content[key].update(values)
+
+
+def in_schedule(name, value):
+    def change(content, arrays):
+        for entry in dict(content["optimizer"]["dict"])["schedule"]["dict"]:
+            entry[1] = value if entry[0] == name else entry[1]
+
+    return change
+
+
+def in_optimizer(name, value):
+    def change(content, arrays):
+        for entry in content["optimizer"]["dict"]:
+            entry[1] = value if entry[0] == name else entry[1]
+
+    return change
+
+
+def of_array(name, function):
+    return lambda content, arrays: arrays.update({name: function(arrays[name])})
+
+
+def random_state(words, *rest):
+    state = {"random_state": [words, *rest]}
+    return {
+        "parameters": among("parameters", random_state=state),
+        "state": lambda content, arrays: content.update(random_state=state),
+    }
+
+
+def integers(*values):
+    return {"array": ["int64", list(values)]}
+
+
+HOSTILE = {
+    "classes out of order": among("attributes", classes_=integers(2, 0, 1)),
+    "classes twice": among("attributes", classes_=integers(0, 1, 1)),
+    "too few classes": among("attributes", classes_=integers(0, 1)),
+    "classes in a list": among("attributes", classes_=[0, 1, 2]),
+    "names too few": among("attributes", feature_names_in_={"array": ["object", ["a"]]}),
+    "names of numbers": among("attributes", feature_names_in_=integers(1, 2, 3)),
+    "outputs": among("attributes", n_outputs_=4),
+    "layers": among("attributes", n_layers_=2),
+    "features": among("attributes", n_features_in_=4),
+    "output activation": among("attributes", out_activation_="logistic"),
+    "unknown output activation": among("attributes", out_activation_="argmax"),
+    "samples": among("attributes", t_=-1),
+    "samples as float": among("attributes", t_=1.5),
+    "iterations": among("attributes", n_iter_=True),
+    "loss": among("attributes", loss_="low"),
+    "best loss": among("attributes", best_loss_=[]),
+    "another attribute": among("attributes", coefs_=[]),
+    "a method": among("attributes", predict="x"),
+    "kind of labels": lambda content, arrays: content.update(labels=["binary", False]),
+    "sparse labels": lambda content, arrays: content.update(labels=["multiclass", 1]),
+    "no labels": lambda content, arrays: content.pop("labels"),
+    "class": lambda content, arrays: content.update({"class": "MLPRegressor"}),
+    "unknown class": lambda content, arrays: content.update({"class": "os.system"}),
+    "more content": lambda content, arrays: content.update(code="x"),
+    "activation": among("parameters", activation="argmax"),
+    "activations": among("parameters", activation=["relu", "relu"]),
+    "alpha": among("parameters", alpha=-1.0),
+    "large integer": among("parameters", max_iter=2**64),
+    "large number": among("parameters", alpha={"float32": 1e300}),
+    "steps": in_optimizer("step", 2**60),
+    "steps before the first": in_optimizer("step", -1),
+    "rule": in_optimizer("rule", "magic"),
+    "constants": in_optimizer("constants", [0.9, 0.999]),
+    "infinite constants": in_optimizer("constants", [0.9, 0.999, float("inf")]),
+    "rate": in_optimizer("learning_rate", -1.0),
+    "seed": in_optimizer("dropout_seed", 2**31),
+    "plateau": in_optimizer("plateau", {"tuple": [1.0, -1]}),
+    "average": in_optimizer("ema_decay", 1.5),
+    "average without slots": in_optimizer("ema_decay", 0.5),
+    "norm": in_optimizer("max_grad_norm", 0.0),
+    "decay": in_optimizer("weight_decay", "x"),
+    "schedule": in_schedule("name", "magic"),
+    "epochs of decay": in_schedule("decay_epochs", 0),
+    "epochs": in_schedule("max_iter", 0.5),
+    "fewer slots": of_array("optimizer.slots", lambda slots: slots[:1]),
+    "smaller slots": of_array("optimizer.slots", lambda slots: slots[:, :-1]),
+    "slots of integers": of_array("optimizer.slots", lambda slots: slots.astype(np.int64)),
+    "fewer weights": of_array("coefs_.1", lambda coef: coef[:-1]),
+    "fewer biases": of_array("intercepts_.0", lambda intercept: intercept[:-1]),
+    "no units": of_array("coefs_.1", lambda coef: coef[:, :0]),
+    "integers as weights": of_array("coefs_.1", lambda coef: coef.astype(np.int32)),
+    "types of weights": of_array("coefs_.1", lambda coef: coef.astype(np.float32)),
+    "infinite weights": of_array("coefs_.1", lambda coef: coef * np.inf),
+    "flat weights": of_array("coefs_.1", np.ravel),
+    "curve of integers": of_array("loss_curve_", lambda curve: curve.astype(np.int64)),
+    "curves": of_array("loss_curve_", lambda curve: curve[None]),
+    "shorter history": of_array("history_.loss", lambda curve: curve[1:]),
+    "no epochs": lambda content, arrays: arrays.pop("history_.epoch"),
+    "no layer": lambda content, arrays: arrays.pop("coefs_.0"),
+    "one more layer": lambda content, arrays: arrays.update({"coefs_.2": np.zeros((3, 3))}),
+    "one more array": lambda content, arrays: arrays.update(extra=np.zeros(3)),
+    **{
+        f"{where}: {what}": change
+        for what, state in {
+            "position": random_state([1] * 624, 625, 0, 0.0),
+            "position before the first": random_state([1] * 624, -1, 0, 0.0),
+            "words": random_state([1] * 623, 0, 0, 0.0),
+            "words of 64 bits": random_state([2**32] * 624, 0, 0, 0.0),
+            "words of 0, which it never leaves": random_state([0] * 624, 0, 0, 0.0),
+        }.items()
+        for where, change in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_made_up_file_with_a_right_checksum_is_refused(change, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("classifier")[0], path, optimizer_state=True)
+    arrays, metadata = _safetensors.read(path)
+    content = json.loads(metadata["model"])
+    before = copy.deepcopy((arrays, content))
+    load(path)
+    with np.errstate(invalid="ignore"):
+        quietly(change, content, arrays)
+    assert repr(before) != repr((arrays, content))
+    _safetensors.write(path, arrays, metadata | {"model": json.dumps(content)})
+    with pytest.raises(ValueError, match=r"model' is no valid model: .*\.$"):
+        load(path)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_killed_process_leaves_a_file_that_loads(tmp_path):
     """One process forks others that save again and again, and kills them."""
