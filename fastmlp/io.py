@@ -381,7 +381,7 @@ def _check_labels(model, label_type: str | None, sparse: bool) -> None:
     fits = {
         "binary": n_outputs == 1 and n_classes in (1, 2),
         "multiclass": n_outputs == n_classes and n_classes > 2,
-        "multilabel-indicator": n_classes >= 1,
+        "multilabel-indicator": n_outputs > 1,
     }
     if not fits[label_type] or model.out_activation_ != expected or type(sparse) is not bool:
         raise ValueError(

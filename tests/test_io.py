@@ -349,6 +349,15 @@ def test_a_parameter_of_a_later_version_is_refused_and_a_lacking_one_is_the_defa
         load(path)
 
 
+def test_one_output_is_not_several_labels(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("solver=adam")[0], path)
+    content = json.loads(_safetensors.read(path)[1]["model"])
+    rewrite(path, model=json.dumps(content | {"labels": ["multilabel-indicator", False]}))
+    with pytest.raises(ValueError, match="do not fit 1 outputs"):
+        load(path)
+
+
 def among(key, **values):
     return lambda content, arrays: content[key].update(values)
 

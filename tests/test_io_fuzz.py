@@ -15,7 +15,8 @@ import random
 import sys
 import tempfile
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ VALUES = [
 
 
 def quietly(method, *arguments):
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    silence = redirect_stdout(StringIO())  # of verbose models
+    with warnings.catch_warnings(), np.errstate(all="ignore"), silence:
         warnings.simplefilter("ignore")
         return method(*arguments)
 
