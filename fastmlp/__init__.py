@@ -7,19 +7,25 @@ compiles nothing; the kernels are compiled at the first fit, or by `warmup`, and
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.estimators import InconsistentVersionWarning, MLPClassifier, MLPRegressor
 
 if TYPE_CHECKING:
+    from fastmlp.c99 import to_c
+    from fastmlp.io import from_sklearn, to_sklearn
     from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
 
 __version__ = "0.1.0.dev0"
 __all__ = [
+    "InconsistentVersionWarning",
     "MLPClassifier",
     "MLPRegressor",
     "RobustScaleSmoothClip",
+    "from_sklearn",
     "jit_predictor",
     "show_versions",
     "tabular_pipeline",
+    "to_c",
+    "to_sklearn",
     "warmup",
 ]
 

@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,8 @@ def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
     ------
     OSError
         If the file cannot be written; what was at ``path`` is still there.
+    ValueError
+        If the names and the metadata are longer than the format allows.
     """
     header: dict = {"__metadata__": {"sha256": _NO_CHECKSUM.decode(), **metadata}}
     chunks, start = [], 0
@@ -62,6 +65,11 @@ def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
         start = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > _MAX_HEADER:
+        raise ValueError(
+            f"The texts to write take {len(text)} bytes, but safetensors files have room for "
+            f"{_MAX_HEADER}; shorten them."
+        )
     head = len(text).to_bytes(8, "little") + text
     checksum = hashlib.sha256(head)
     for chunk in chunks:
@@ -72,9 +80,12 @@ def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
 
 
 def replace(path, chunks: Iterable) -> None:
-    """Put a file of these chunks of bytes in the place of the one at ``path``, at once."""
-    path = Path(path)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """Put a file of these chunks of bytes in the place of the one at ``path``, at once.
+
+    A killed process may leave a ``.fastmlp-*.tmp`` behind.
+    """
+    path = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
+    new = path.with_name(f".fastmlp-{secrets.token_hex(8)}.tmp")
     try:
         with open(new, "xb") as file:
             for chunk in chunks:
@@ -104,20 +115,15 @@ def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     ValueError
         If it is anything but a complete, unchanged file of this kind.
     """
-    try:
-        with open(path, "rb") as file:
+    with open(Path(path), "rb") as file:
+        try:
             return _read(file)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} is damaged or was not written by fastmlp: {error}."
-        ) from None
+        except (
+            ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError
+        ) as error:  # fmt: skip
+            raise ValueError(
+                f"{os.fspath(path)!r} is damaged or was not written by fastmlp: {error}."
+            ) from None
 
 
 def _read(file):
@@ -132,7 +138,7 @@ def _read(file):
     if text[:at] != _BEFORE_CHECKSUM:
         raise ValueError("it has no checksum")
     checksum = hashlib.sha256(start + text[:at] + _NO_CHECKSUM + text[at + len(_NO_CHECKSUM) :])
-    header = json.loads(text)
+    header = json.loads(text, object_pairs_hook=_without_duplicates)
     metadata = header.pop("__metadata__")
     del metadata["sha256"]
     if not all(isinstance(value, str) for value in metadata.values()):
@@ -151,6 +157,14 @@ def _read(file):
     if checksum.hexdigest().encode() != expected:
         raise ValueError("its checksum is wrong")
     return arrays, metadata
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; readers do not agree on what a name means that occurs twice."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice in its header")
+    return table
 
 
 def _place(entry: dict, start: int) -> tuple[tuple[tuple[int, ...], np.dtype], int]:

@@ -23,7 +23,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
@@ -66,6 +72,8 @@ __all__ = [
     "d2_pinball_score",
     "fit_context",
     "get_config",
+    "is_valid_parameter",
+    "neural_network",
     "open_callbacks",
     "safe_indexing",
     "train_test_split",
@@ -100,6 +108,24 @@ def visual_block(estimator, caption: str):
         "single", estimator, names=type(estimator).__name__, name_details=str(estimator),
         name_caption=caption or None,
     )  # fmt: skip
+
+
+def neural_network():
+    """`sklearn.neural_network` with its private module of optimizers, imported only now."""
+    from sklearn import neural_network
+    from sklearn.neural_network import _stochastic_optimizers  # noqa: F401
+
+    return neural_network
+
+
+def is_valid_parameter(kind, name: str, value) -> bool:
+    """Whether an estimator of scikit-learn's would take this value."""
+    constraints = {name: kind._parameter_constraints[name]}
+    try:
+        validate_parameter_constraints(constraints, {name: value}, caller_name=kind.__name__)
+    except InvalidParameterError:
+        return False
+    return True
 
 
 class Task:

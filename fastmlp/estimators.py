@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
+from inspect import signature
+from itertools import pairwise
 from numbers import Integral, Real
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -66,7 +68,7 @@ from fastmlp.engine import (
     to_host,
 )
 from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation, Loss
-from fastmlp.network import INITIALISERS, Network
+from fastmlp.network import INITIALISERS, Network, widths_of
 from fastmlp.optimizers import N_SLOTS, Optimizer
 from fastmlp.schedules import STEP_SCHEDULES, Schedule, is_over_all_epochs
 from fastmlp.training import (
@@ -98,6 +100,14 @@ _REGRESSION_LOSSES = (
     "squared_error", "poisson", "absolute_error", "huber", "quantile", "gamma", "log_cosh"
 )  # fmt: skip
 _FEW_ROWS = 8
+# parts of the optimizer's state that a pickle of an earlier version may lack
+_LATER_FIELDS = {
+    "weight_decay": 0.0,
+    "max_grad_norm": None,
+    "ema_decay": None,
+    "plateau": (np.inf, 0),
+    "dropout_seed": None,
+}
 # beside the estimators, because predicting must not change an estimator's attributes
 _ROW_PREDICTORS: WeakKeyDictionary = WeakKeyDictionary()
 
@@ -292,6 +302,10 @@ coefs_ : list of ndarray of shape (fan_in, fan_out)
         and whether the samples were streamed because they do not fit in its memory."""
 
 
+class InconsistentVersionWarning(UserWarning):
+    """An estimator was pickled by another version of fastmlp than the one that unpickles it."""
+
+
 class _Data(NamedTuple):
     """A data set in the form that an engine takes, and as the user gave it.
 
@@ -368,6 +382,53 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "checkpoint": [None, str, os.PathLike],
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     }
+
+    # --- copies and pickles
+
+    def __copy__(self):
+        model = type(self).__new__(type(self))
+        model.__dict__.update(self.__dict__)
+        return model
+
+    def __getstate__(self):
+        return dict(super().__getstate__(), _fastmlp_version=_version())
+
+    def __setstate__(self, state):
+        state = dict(state)
+        version = state.pop("_fastmlp_version", "an unknown one")
+        if version != _version():
+            warn(
+                f"{type(self).__name__} was pickled by fastmlp {version} and is now read by fastmlp"
+                f" {_version()}, which may give other results; models that were saved by "
+                "fastmlp.io.save can be read by later versions.",
+                InconsistentVersionWarning,
+            )
+            state = _default_parameters(type(self)) | state
+        super().__setstate__(state)
+        self._check_arrays()
+
+    def _check_arrays(self) -> None:
+        """Refuse what kernels cannot index with, in a file that somebody handed over."""
+        fitted = self.__dict__
+        if "coefs_" not in fitted:
+            return
+        widths = widths_of(self.coefs_, self.intercepts_)
+        self._check_n_features(widths)
+        if "classes_" in fitted:
+            _check_sorted(self.classes_)
+        state = fitted.get("_optimizer_state")
+        if state is not None:
+            self._optimizer_state = _LATER_FIELDS | state
+            n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+            _check_slots(self._optimizer_state, n_parameters)
+
+    def _check_n_features(self, widths: tuple[int, ...]) -> None:
+        n_features = getattr(self, "n_features_in_", widths[0])
+        if widths[0] != n_features:
+            raise ValueError(
+                f"coefs_[0] must have a row for each of the {n_features} features that "
+                f"n_features_in_ says, got {widths[0]}."
+            )
 
     # --- what the two estimators answer differently
 
@@ -676,7 +737,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             progress = Progress(parameters, self.learning_rate_init)
             progress.best_parameters = parameters.copy() if self.early_stopping else None
         else:
-            dtype = np.result_type(self.coefs_[0], np.float32)
+            dtype = np.result_type(*self.coefs_[:1], np.float32)
             parameters = network.flatten(self.coefs_, self.intercepts_, dtype)
             progress = Progress(
                 parameters,
@@ -841,6 +902,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         state = getattr(self, "_optimizer_state", None) if incremental else None
         if state is None:
             state = self._new_optimizer_state(progress.parameters)
+        _check_slots(state, network.n_parameters)
         if network.dropout:
             if state["dropout_seed"] is None:
                 state = state | {"dropout_seed": random_state.randint(np.iinfo(np.int32).max)}
@@ -1029,7 +1091,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _fitted_network(self) -> Network:
         """The network that ``coefs_``, ``activation`` and ``out_activation_`` describe."""
-        widths = (self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_))
+        widths = widths_of(self.coefs_, self.intercepts_)
+        self._check_n_features(widths)
         loss = next(
             name for name, row in LOSSES.items() if row.out_activation == self.out_activation_
         )
@@ -1069,7 +1132,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             if predictor is None:
                 return None
             _ROW_PREDICTORS[self] = predictor
-        return predictor(X) if X.dtype == predictor.dtype else None
+        readable = X.dtype == predictor.dtype and X.shape[1] == predictor.n_features
+        return predictor(X) if readable else None
 
     def _row_predictor(self):
         """A predictor of a few rows from the fitted arrays."""
@@ -1120,10 +1184,37 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if not n_epochs:
             return text
         unit = "iterations" if self.solver == "lbfgs" else "epochs"
-        return f"{text}; loss {self.loss_:.4g} after {n_epochs} {unit} ({self.stop_reason_})"
+        reason = f" ({self.stop_reason_})" if hasattr(self, "stop_reason_") else ""
+        return f"{text}; loss {self.loss_:.4g} after {n_epochs} {unit}{reason}"
 
     def _n_outputs(self, y: np.ndarray) -> int:
         return y.shape[1]
+
+
+def _version() -> str:
+    return import_module("fastmlp").__version__
+
+
+def _default_parameters(kind: type) -> dict[str, Any]:
+    """For parameters that came later than a pickle."""
+    parameters = signature(kind).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _check_sorted(classes) -> None:
+    """Refuse classes that a search could miss, and end up with a number that is no class's."""
+    classes = np.asarray(classes)
+    if classes.ndim != 1 or not classes.size or not np.all(classes[:-1] < classes[1:]):
+        raise ValueError(f"classes_ must be sorted and without duplicates, got {classes}.")
+
+
+def _check_slots(state: dict, n_parameters: int) -> None:
+    expected = N_SLOTS + (state["ema_decay"] is not None), n_parameters
+    if np.shape(state["slots"]) != expected:
+        raise ValueError(
+            f"The optimizer's state must be of shape {expected} to fit coefs_ and intercepts_, got "
+            f"{np.shape(state['slots'])}; fit again instead of partial_fit."
+        )
 
 
 def _is_pair(choice) -> bool:
@@ -1545,6 +1636,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         return [compute_class_weight(weight, classes=labels, y=labels) for weight in weights]
 
     def _check_classes(self, classes):
+        _check_sorted(self.classes_)
         if self.warm_start:
             if set(classes) != set(self.classes_):
                 raise ValueError(

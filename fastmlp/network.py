@@ -70,6 +70,28 @@ INITIALISERS: dict[str, Callable] = {
 }  # fmt: skip
 
 
+def widths_of(coefs, intercepts) -> tuple[int, ...]:
+    """Units per layer, from arrays of weights and biases.
+
+    Raises
+    ------
+    ValueError
+        If the layers do not follow each other: kernels would read outside of the arrays.
+    """
+    shapes = [np.shape(coef) for coef in coefs]
+    if shapes and all(len(shape) == 2 for shape in shapes):
+        widths = (shapes[0][0], *(shape[1] for shape in shapes))
+        biases = [np.shape(intercept) for intercept in intercepts]
+        follow = shapes == list(pairwise(widths)) and biases == [(width,) for width in widths[1:]]
+        if follow and min(widths) > 0:
+            return widths
+    raise ValueError(
+        "coefs_ and intercepts_ must be arrays of shapes (fan_in, fan_out) and (fan_out,) for each "
+        f"layer, fan_in being fan_out of the layer before, got {shapes} and "
+        f"{[np.shape(intercept) for intercept in intercepts]}."
+    )
+
+
 @dataclass(frozen=True)
 class Network:
     """A multilayer perceptron without its parameters.
@@ -222,17 +244,16 @@ class Network:
         ValueError
             If a shape is not the network's.
         """
-        flat = np.empty(self.n_parameters, dtype)
-        layers = self._layers(flat)
-        expected = [(coef.shape, intercept.shape) for coef, intercept in layers]
+        expected = [((fan_in, fan_out), (fan_out,)) for fan_in, fan_out in pairwise(self.widths)]
         got = [(np.shape(W), np.shape(b)) for W, b in zip(coefs, intercepts, strict=False)]
         if got != expected or len(coefs) != len(intercepts):
             raise ValueError(
                 "coefs_ and intercepts_ must have the shapes that hidden_layer_sizes and the data "
                 f"imply, {expected}, got {got}; fit without warm_start to change the architecture."
             )
+        flat = np.empty(self.n_parameters, dtype)
         for (coef, intercept), new_coef, new_intercept in zip(
-            layers, coefs, intercepts, strict=True
+            self._layers(flat), coefs, intercepts, strict=True
         ):
             coef[:] = new_coef
             intercept[:] = new_intercept

@@ -88,8 +88,8 @@ def _prepare_nadam(numbers: np.ndarray, t: np.ndarray, constants) -> None:
     what Adam's becomes by the correction of its bias.
     """
     beta_1, beta_2, _ = constants
-    # products of more than so many factors below beta_1 do not differ from 0 beside 1
-    begin = 1 if beta_1 ** t[0] > 1e-20 else t[0]
+    # the first 100 factors are below 0.51, so later products do not differ from 0 beside 1
+    begin = 1 if t[0] < 100 else t[0]
     momenta = beta_1 * (1 - 0.5 * 0.96 ** (np.arange(begin, t[-1] + 2) * _MOMENTUM_DECAY))
     products = np.cumprod(momenta) * (begin == 1)
     rates, now = numbers[:, 0].copy(), slice(-1 - t.size, -1)

@@ -11,7 +11,7 @@ import fastmlp
 
 PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
-    "__init__": {"_random", "_versions", "engine", "estimators", "tabular"},
+    "__init__": {"_random", "_versions", "c99", "engine", "estimators", "io", "tabular"},
     "__main__": {"engine", "fastmlp"},
     "_versions": {"engine"},
     "_export": {"fastmlp", "_sklearn", "estimators", "functions", "network"},
@@ -29,6 +29,18 @@ ALLOWED = {
         "training",
     },
     "checkpoints": {"_safetensors", "engine", "training"},
+    "io": {
+        "_json",
+        "_safetensors",
+        "_sklearn",
+        "estimators",
+        "fastmlp",  # its version
+        "functions",
+        "network",
+        "optimizers",
+        "schedules",
+        "training",
+    },
     "training": {"_random", "_sklearn", "engine", "schedules"},
     "inspect": {"_arrays", "_sklearn", "engine", "estimators", "functions", "network"},
     "plotting": {"_sklearn", "estimators", "inspect"},
@@ -90,6 +102,7 @@ ALLOWED = {
     "schedules": set(),
     "_arrays": set(),
     "_jit": set(),
+    "_json": set(),
     "_safetensors": set(),
     "_sklearn": set(),
 }

@@ -127,14 +127,15 @@ class RowPredictor:
             loops.link(network.out_activation, name),
             network.out_activation == "softmax",
         )
+        self.n_features = network.widths[0]
         self._n_work = 2 * max(network.widths)
 
     @staticmethod
     def accepts(coefs, intercepts) -> bool:
         """Whether the kernels can read these arrays as they are."""
-        dtypes = {array.dtype.name for array in (*coefs, *intercepts)}
-        return dtypes in ({"float32"}, {"float64"}) and all(
-            array.flags.c_contiguous for array in (*coefs, *intercepts)
+        dtypes = {array.dtype for array in (*coefs, *intercepts)}
+        return dtypes in ({np.dtype(np.float32)}, {np.dtype(np.float64)}) and all(
+            array.flags.c_contiguous and array.flags.aligned for array in (*coefs, *intercepts)
         )
 
     def __call__(self, X: np.ndarray) -> np.ndarray | None:

@@ -32,6 +32,7 @@ from joblib.parallel import get_active_backend
 from fastmlp.engine.cpu.stations import GO, LEAVE, Stations
 
 _LONGEST_PAUSE = 64  # epochs between two looks at the other thread counts
+_MOST_THREADS = 1024  # that room is made for; a user's limit may be any number
 _LINGERING = 0.05  # seconds after which an idle fit no longer counts
 _GAIN = 0.97  # a change must take this much off the time
 _LIMITING_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # joblib's workers set these
@@ -47,7 +48,7 @@ def available_threads(n_threads: int | None) -> int:
         joblib leave to this process.
     """
     if n_threads is not None:
-        return n_threads
+        return min(n_threads, _MOST_THREADS)
     backend, _ = get_active_backend()
     if backend.nesting_level:
         return 1

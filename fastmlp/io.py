@@ -1,0 +1,675 @@
+"""Models in files, and to and from scikit-learn.
+
+A file of `save` is a safetensors file (see `fastmlp._safetensors`): parameters, curves and, on
+request, the optimizer's slots are arrays, and everything else is JSON among the metadata.  Nothing
+in it is code, and `load` looks nothing up by a name that the file gives, but in tables: of the two
+estimators, of NumPy's numbers, of attributes and what they may be.  Since anybody can write a file
+with a correct checksum, every value is checked before an estimator has it.  `save` reads back what
+it is about to write, so what could not be loaded is refused while it can still be mended.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from fastmlp import _safetensors
+from fastmlp._json import decode, encode
+from fastmlp._sklearn import LabelBinarizer, check_is_fitted, is_valid_parameter, neural_network
+from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.functions import OUT_ACTIVATIONS
+from fastmlp.network import Network
+from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.schedules import Schedule
+from fastmlp.training import HISTORY
+
+__all__ = ["TRUSTED_TYPES", "from_sklearn", "load", "save", "to_sklearn"]
+
+_FORMAT = "fastmlp model "
+_FORMAT_VERSION = "1"
+_CLASSES = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+TRUSTED_TYPES = [f"{kind.__module__}.{kind.__qualname__}" for kind in _CLASSES.values()]
+"""For ``skops.io.load(file, trusted=fastmlp.io.TRUSTED_TYPES)``."""
+
+
+def save(model, path, *, optimizer_state: bool = False) -> None:
+    """Write a fitted model to a file.
+
+    The file is a safetensors file, with the parameters under the names ``coefs_.0``,
+    ``intercepts_.0``, ``coefs_.1`` and so on.  Whatever happens meanwhile, ``path`` is either the
+    old file or the new one, complete.
+
+    Parameters
+    ----------
+    model : MLPClassifier or MLPRegressor
+        Callbacks, metadata requests, and attributes that are not fastmlp's are not written.
+    path : str or path-like
+        Where to write; a file that is there is replaced.
+    optimizer_state : bool, default=False
+        Whether to write what the optimizer remembers, too: two to three times the parameters.  With
+        it, `partial_fit` of the loaded model goes on to the same bits as that of ``model``; without
+        it, with a new optimizer.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the model was not fitted.
+    TypeError
+        If ``model`` is no estimator of fastmlp, or of a subclass.
+    ValueError
+        If it holds something that is no data (a function as activation, loss, schedule, scorer or
+        for initial weights), or arrays that do not fit together or are not finite.  pickle and
+        joblib can write functions that have a name in a module.
+    OSError
+        If the file cannot be written; the old one is still there.
+
+    Examples
+    --------
+    >>> import os, tempfile, fastmlp
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = fastmlp.MLPClassifier(solver="lbfgs", random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "iris.safetensors")
+    ...     fastmlp.io.save(model, path)
+    ...     again = fastmlp.io.load(path)
+    >>> bool((again.predict_proba(X) == model.predict_proba(X)).all())
+    True
+    """
+    arrays, metadata = _describe(model, optimizer_state)
+    _build(arrays, json.loads(metadata["model"]))
+    _safetensors.write(path, arrays, metadata)
+
+
+def load(path):
+    """Read a model that `save` wrote, on any machine.  No code from the file is run.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    MLPClassifier or MLPRegressor
+        With the same parameters and attributes as the model that was saved, and with its
+        optimizer's state if that was saved, too.  A model for ``device='cuda'`` can be used
+        elsewhere after ``model.set_params(device="cpu")``.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or is not one of `save`'s.
+    OSError
+        If the file cannot be opened or read.
+
+    Examples
+    --------
+    >>> import os, tempfile, fastmlp
+    >>> model = fastmlp.MLPRegressor(hidden_layer_sizes=5, random_state=0)
+    >>> model = model.partial_fit([[0.0], [1.0]], [0.0, 1.0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     fastmlp.io.save(model, path, optimizer_state=True)
+    ...     again = fastmlp.io.load(path)
+    >>> again.partial_fit([[0.0], [1.0]], [0.0, 1.0]).loss_curve_[0] == model.loss_curve_[0]
+    True
+    """
+    arrays, metadata = _safetensors.read(path)
+    name = repr(os.fspath(path))
+    written = metadata.get("format", "")
+    if not written.startswith(_FORMAT):
+        raise ValueError(f"{name} holds no model; load reads what fastmlp.io.save wrote.")
+    if written != _FORMAT + _FORMAT_VERSION:
+        raise ValueError(
+            f"{name} was written by fastmlp {metadata.get('fastmlp')} in a newer format; upgrade "
+            "fastmlp to read it."
+        )
+    try:
+        with np.errstate(over="raise", invalid="raise"):  # numbers that do not fit their types
+            return _build(arrays, json.loads(metadata["model"]))
+    except Exception as error:  # whatever was made up, this is what it comes to
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{name} is no valid model: {str(reason).rstrip('.')}.") from error
+
+
+# --- attributes
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_number_or_none(value) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_text_or_none(value) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_information(value) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and (isinstance(entry, str | Real) or entry is None)
+        for key, entry in value.items()
+    )
+
+
+def _are_names(value) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == object
+
+
+def _are_classes(value) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype != object
+
+
+# attributes in JSON, and what they may be
+_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
+    "n_features_in_": _is_count,
+    "n_layers_": _is_count,
+    "n_outputs_": _is_count,
+    "n_iter_": _is_count,
+    "t_": _is_count,
+    "_no_improvement_count": _is_count,
+    "loss_": _is_number,
+    "best_loss_": _is_number_or_none,
+    "best_validation_score_": _is_number_or_none,
+    "out_activation_": OUT_ACTIVATIONS.__contains__,
+    "stop_reason_": _is_text_or_none,
+    "engine_info_": _is_information,
+    "feature_names_in_": _are_names,
+    "classes_": _are_classes,
+}
+_NEEDED = ("n_features_in_", "n_layers_", "n_outputs_", "out_activation_")
+# one-dimensional arrays of float64 in the file; None is in JSON
+_CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_", "restart_scores_")
+_LABEL_TYPES = ("binary", "multiclass", "multilabel-indicator")
+_OPTIMIZER_NUMBERS = ("weight_decay", "max_grad_norm", "ema_decay")
+_MOST_STEPS = 2**53
+_SEEDS = np.iinfo(np.int32).max
+
+
+def _name_of(model) -> str:
+    """The name of a fitted estimator's class."""
+    name = type(model).__name__
+    if _CLASSES.get(name) is not type(model):
+        raise TypeError(
+            "model must be an MLPClassifier or MLPRegressor of fastmlp, not of a subclass, got "
+            f"{type(model)!r}."
+        )
+    check_is_fitted(model)
+    return name
+
+
+def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a file."""
+    name, fitted = _name_of(model), vars(model)
+    arrays = _layers_as_arrays(fitted) | _curves_as_arrays(fitted)
+    attributes: dict[str, Any] = {
+        key: encode(fitted[key], key) for key in _ATTRIBUTES if key in fitted
+    }
+    attributes |= {key: None for key in _CURVES if key in fitted and fitted[key] is None}
+    content = {
+        "class": name,
+        "parameters": {
+            key: encode(value, key) for key, value in model.get_params(deep=False).items()
+        },
+        "attributes": attributes,
+    }
+    if "_label_binarizer" in fitted:
+        binarizer = fitted["_label_binarizer"]
+        content["labels"] = [binarizer.y_type_, bool(binarizer.sparse_input_)]
+    if optimizer_state:
+        state = dict(fitted.get("_optimizer_state") or {})
+        if state:
+            arrays["optimizer.slots"] = state.pop("slots")
+            content["optimizer"] = encode(state, "learning_rate")
+        content["random_state"] = encode(fitted.get("_random_state"), "random_state")
+    return arrays, {
+        "format": _FORMAT + _FORMAT_VERSION,
+        **_versions(),
+        "model": json.dumps(content),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import sklearn
+
+    import fastmlp
+
+    return {
+        "fastmlp": fastmlp.__version__,
+        "scikit-learn": sklearn.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _layers_as_arrays(fitted) -> dict[str, np.ndarray]:
+    layers = {
+        f"{key}.{i}": np.asarray(array)
+        for key in ("coefs_", "intercepts_")
+        for i, array in enumerate(fitted[key])
+    }
+    if {array.dtype.name for array in layers.values()} not in ({"float32"}, {"float64"}):
+        raise ValueError("coefs_ and intercepts_ must all be of float32, or all of float64.")
+    return layers
+
+
+def _curves_as_arrays(fitted) -> dict[str, np.ndarray]:
+    curves = {key: fitted[key] for key in _CURVES if fitted.get(key) is not None}
+    history = fitted.get("history_", {})
+    arrays = {key: np.asarray(values, np.float64) for key, values in curves.items()}
+    for key, values in history.items():
+        arrays[f"history_.{key}"] = np.asarray(values, np.int64 if key == "epoch" else np.float64)
+    return arrays
+
+
+def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]):
+    """The model that arrays and JSON describe.
+
+    Raises
+    ------
+    Exception
+        Of whatever kind, if they describe none.  A ValueError is for people.
+    """
+    arrays, kind = dict(arrays), _CLASSES[content.pop("class")]
+    parameters = {key: decode(value) for key, value in content.pop("parameters").items()}
+    model = kind(**parameters)
+    model._validate_params()
+    attributes = _attributes(content.pop("attributes"))
+    n_layers = sum(name.startswith("coefs_.") for name in arrays)
+    for key in ("coefs_", "intercepts_"):
+        attributes[key] = [arrays.pop(f"{key}.{i}") for i in range(n_layers)]
+    attributes |= _curves(arrays)
+    labels = content.pop("labels", None)
+    vars(model).update(attributes)
+    network = model._fitted_network()
+    _settle_layers(model, network)
+    _check_outputs(model, labels)
+    if labels is not None:
+        model._label_binarizer = _label_binarizer(model, *labels)
+    if "random_state" in content:
+        _restore_random_state(model, content.pop("random_state"))
+    if "optimizer" in content:
+        state = decode(content.pop("optimizer"))
+        model._optimizer_state = {**state, "slots": arrays.pop("optimizer.slots")}
+        _check_optimizer(model)
+    if arrays or content:
+        raise ValueError(f"it has more than a model has: {[*arrays, *content]}")
+    model._check_arrays()
+    return model
+
+
+def _attributes(encoded: dict[str, Any]) -> dict[str, Any]:
+    """Attributes from JSON."""
+    attributes = {}
+    for key, value in encoded.items():
+        attributes[key] = decoded = decode(value)
+        valid = decoded is None if key in _CURVES else _ATTRIBUTES[key](decoded)
+        if not valid:
+            raise ValueError(f"{key} cannot be {decoded!r}")
+    return attributes
+
+
+def _curves(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Attributes from arrays, which are taken out."""
+    curves: dict[str, Any] = {key: arrays.pop(key) for key in _CURVES if key in arrays}
+    history = {key: arrays.pop(f"history_.{key}") for key in HISTORY if f"history_.{key}" in arrays}
+    for key, array in (curves | history).items():
+        dtype = np.int64 if key == "epoch" else np.float64
+        if array.dtype != dtype or array.ndim != 1:
+            raise ValueError(f"{key} must be one-dimensional and of {np.dtype(dtype)}")
+    for key in curves.keys() - {"restart_scores_"}:
+        curves[key] = curves[key].tolist()
+    if history:
+        if len(history) < len(HISTORY) or len({array.size for array in history.values()}) > 1:
+            raise ValueError("history_ must have entries of the same length for all of its names")
+        curves["history_"] = {key: array.tolist() for key, array in history.items()}
+    return curves
+
+
+def _settle_layers(model, network: Network) -> None:
+    """Make the layers views into one vector, as `fit` does, after a look at their values."""
+    arrays = [*model.coefs_, *model.intercepts_]
+    dtypes = {array.dtype for array in arrays}
+    if dtypes not in ({np.dtype(np.float32)}, {np.dtype(np.float64)}):
+        raise ValueError("coefs_ and intercepts_ must all be of float32, or all of float64")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("coefs_ and intercepts_ must be finite; fit the model again")
+    flat = network.flatten(model.coefs_, model.intercepts_, arrays[0].dtype)
+    model.coefs_, model.intercepts_ = network.unflatten(flat)
+
+
+def _check_outputs(model, labels) -> None:
+    """Whether sizes, names and the output activation are those of the network."""
+    fitted = vars(model)
+    missing = [key for key in _NEEDED if key not in fitted]
+    if missing:
+        raise ValueError(f"it lacks {missing}")
+    shapes = [coef.shape for coef in model.coefs_]
+    sizes = model.n_features_in_, model.n_layers_, model.n_outputs_
+    if sizes != (shapes[0][0], len(shapes) + 1, shapes[-1][1]):
+        raise ValueError(
+            "n_features_in_, n_layers_ and n_outputs_ must be those of coefs_, got "
+            f"{sizes} for shapes {shapes}"
+        )
+    names = fitted.get("feature_names_in_")
+    if names is not None and names.size != model.n_features_in_:
+        raise ValueError(f"feature_names_in_ must have {model.n_features_in_} names")
+    if isinstance(model, MLPClassifier):
+        _check_labels(model, *labels or (None, False))
+        return
+    if labels is not None or "classes_" in fitted or model.out_activation_ not in (
+        "identity", "exp"
+    ):  # fmt: skip
+        raise ValueError("a regressor has no classes, and 'identity' or 'exp' as out_activation_")
+    levels = model._levels()
+    if levels is not None and len(levels) != model.n_outputs_:
+        raise ValueError(f"quantile must have as many levels as outputs, {model.n_outputs_}")
+
+
+def _check_labels(model, label_type: str | None, sparse: bool) -> None:
+    if label_type not in _LABEL_TYPES or "classes_" not in vars(model):
+        raise ValueError("a classifier needs classes_ and a type of labels")
+    expected = "softmax" if label_type == "multiclass" else "logistic"
+    n_classes, n_outputs = model.classes_.size, model.n_outputs_
+    fits = {
+        "binary": n_outputs == 1 and n_classes in (1, 2),
+        "multiclass": n_outputs == n_classes and n_classes > 2,
+        "multilabel-indicator": n_outputs > 1,
+    }
+    if not fits[label_type] or model.out_activation_ != expected or type(sparse) is not bool:
+        raise ValueError(
+            f"{n_classes} classes_ of {label_type} labels do not fit {n_outputs} outputs and "
+            f"out_activation_={model.out_activation_!r}"
+        )
+
+
+def _label_binarizer(model, label_type: str, sparse: bool) -> LabelBinarizer:
+    binarizer = LabelBinarizer()
+    binarizer.y_type_, binarizer.sparse_input_ = label_type, sparse
+    multilabel = label_type == "multilabel-indicator"
+    binarizer.classes_ = np.arange(model.n_outputs_) if multilabel else model.classes_
+    return binarizer
+
+
+def _restore_random_state(model, encoded) -> None:
+    random_state = decode(encoded)
+    if random_state is None:
+        return
+    if not isinstance(random_state, np.random.RandomState):
+        raise ValueError("its random_state is none")
+    model._random_state = random_state
+
+
+def _check_optimizer(model) -> None:
+    """Refuse a state that `fit` could not have left."""
+    state = model._optimizer_state
+    schedule = dict(state["schedule"])
+    if set(schedule) != set(Schedule._fields):
+        raise ValueError("the optimizer's schedule is incomplete")
+    expected = {
+        "rule", "constants", *_OPTIMIZER_NUMBERS, "schedule", "learning_rate", "plateau",
+        "dropout_seed", "slots", "step",
+    }  # fmt: skip
+    best, n_bad = state["plateau"]
+    seed = state["dropout_seed"]
+    if not (
+        set(state) == expected
+        and state["rule"] in OPTIMIZERS
+        and len(state["constants"]) == 3
+        and all(_is_number(number) for number in (*state["constants"], state["learning_rate"]))
+        and all(0 <= number < np.inf for number in (*state["constants"], state["learning_rate"]))
+        and (_is_number(best) and _is_count(n_bad))
+        and (seed is None or (_is_count(seed) and seed < _SEEDS))
+        and (_is_count(state["step"]) and state["step"] < _MOST_STEPS)
+        and state["slots"].dtype == model.coefs_[0].dtype
+    ):
+        raise ValueError("the optimizer's state is impossible")
+    schedule["learning_rate"] = schedule.pop("name")
+    settings = schedule | {key: state[key] for key in _OPTIMIZER_NUMBERS}
+    type(model)(**settings)._validate_params()
+
+
+# --- scikit-learn
+
+_HOW_TO_RUN = ("n_threads", "device", "matmul_precision", "checkpoint", "checkpoint_every")
+# attributes that mean the same on both sides
+_SHARED = (
+    "n_features_in_", "feature_names_in_", "classes_", "_label_binarizer", "n_layers_",
+    "n_outputs_", "out_activation_", "n_iter_", "t_", "loss_", "loss_curve_", "best_loss_",
+    "validation_scores_", "best_validation_score_", "_no_improvement_count", "_random_state",
+)  # fmt: skip
+
+
+def to_sklearn(model, *, predict_only: bool = False):
+    """A fitted estimator of scikit-learn's that predicts as ``model`` does, to rounding.
+
+    Parameters
+    ----------
+    model : MLPClassifier or MLPRegressor
+        Of fastmlp.
+    predict_only : bool, default=False
+        By default everything must have its equal in scikit-learn, so that `partial_fit` and `fit`
+        of the result go on as those of ``model`` would, to rounding, optimizer included.  With
+        True, what only matters for training may be fastmlp's own: it is left at scikit-learn's
+        default, and the optimizer's state is left out.
+
+    Returns
+    -------
+    sklearn.neural_network.MLPClassifier or sklearn.neural_network.MLPRegressor
+        It shares nothing with ``model``.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the model was not fitted.
+    TypeError
+        If ``model`` is no estimator of fastmlp, or of a subclass.
+    ValueError
+        If scikit-learn cannot express a parameter; the message says which.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = fastmlp.MLPClassifier(solver="lbfgs", random_state=0).fit(X, y)
+    >>> fastmlp.to_sklearn(model).score(X, y) == model.score(X, y)
+    True
+    """
+    kind = getattr(neural_network(), _name_of(model))
+    network = model._fitted_network()
+    parameters = _parameters_for_sklearn(kind, model, predict_only)
+    result = kind(**copy.deepcopy(parameters))
+    _take_over(result, model)
+    flat = network.flatten(model.coefs_, model.intercepts_, np.result_type(*model.coefs_))
+    n_layers = len(model.coefs_)
+    for coefs, intercepts in (("coefs_", "intercepts_"), ("_best_coefs", "_best_intercepts")):
+        layers = _layers_for_sklearn(flat, network)
+        setattr(result, coefs, layers[:n_layers])
+        setattr(result, intercepts, layers[n_layers:])
+    state = vars(model).get("_optimizer_state")
+    if state is not None and not predict_only:
+        result._optimizer = _optimizer_for_sklearn(state, network)
+    return result
+
+
+def from_sklearn(model):
+    """A fitted estimator of fastmlp's that goes on from one of scikit-learn's.
+
+    Parameters
+    ----------
+    model : sklearn.neural_network.MLPClassifier or sklearn.neural_network.MLPRegressor
+
+    Returns
+    -------
+    MLPClassifier or MLPRegressor
+        With the same parameters, predictions, and state of the optimizer, so that `partial_fit`
+        and a warm start give the same numbers on both sides, to rounding.  In ``history_``, what
+        scikit-learn does not keep is NaN.  It shares nothing with ``model``.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the model was not fitted.
+    TypeError
+        If ``model`` is neither of these, or of a subclass.
+
+    Examples
+    --------
+    >>> import fastmlp, sklearn.neural_network
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> theirs = sklearn.neural_network.MLPClassifier(solver="lbfgs", random_state=0).fit(X, y)
+    >>> fastmlp.from_sklearn(theirs).score(X, y) == theirs.score(X, y)
+    True
+    """
+    name = type(model).__name__
+    if name not in _CLASSES or type(model) is not getattr(neural_network(), name):
+        raise TypeError(
+            "model must be an MLPClassifier or MLPRegressor of sklearn.neural_network, not of a "
+            f"subclass, got {type(model)!r}."
+        )
+    check_is_fitted(model)
+    result = _CLASSES[name](**copy.deepcopy(model.get_params(deep=False)))
+    _take_over(result, model)
+    result.coefs_, result.intercepts_ = model.coefs_, model.intercepts_
+    network = result._fitted_network()
+    flat = network.flatten(model.coefs_, model.intercepts_, np.result_type(*model.coefs_))
+    result.coefs_, result.intercepts_ = network.unflatten(flat)
+    if hasattr(model, "loss_curve_"):
+        result.history_ = _history_of_sklearn(model)
+    if hasattr(model, "_optimizer"):
+        result._optimizer_state = _state_of_sklearn(result, model._optimizer, flat, network)
+    return result
+
+
+def _take_over(result, model) -> None:
+    """Copy the attributes that mean the same on both sides."""
+    fitted = vars(model)
+    vars(result).update({key: copy.deepcopy(fitted[key]) for key in _SHARED if key in fitted})
+
+
+def _parameters_for_sklearn(kind, model, predict_only: bool) -> dict[str, Any]:
+    """Parameters of ``model`` that scikit-learn has, after a look at the others."""
+    given = model.get_params(deep=False)
+    given["activation"] = _one_activation(model)
+    if model.layer_norm:
+        raise ValueError("scikit-learn has no layer_norm=True, so it cannot predict the same.")
+    if isinstance(model, MLPRegressor) and model._levels() is not None:
+        raise ValueError(
+            f"scikit-learn has no quantile={model.quantile!r}, several levels that predictions are "
+            "sorted by, so it cannot predict the same."
+        )
+    shared = {name: given[name] for name in kind._get_param_names()}
+    refused = [name for name, value in shared.items() if not is_valid_parameter(kind, name, value)]
+    refused += _own_parameters(model, set(shared))
+    if refused and not predict_only:
+        values = ", ".join(f"{name}={getattr(model, name)!r}" for name in refused)
+        raise ValueError(
+            f"scikit-learn has no {values}; predict_only=True leaves out what only matters for "
+            "training."
+        )
+    if "loss" in refused and "loss" in shared and model.out_activation_ == "exp":
+        return {n: v for n, v in shared.items() if n not in refused} | {"loss": "poisson"}
+    return {name: value for name, value in shared.items() if name not in refused}
+
+
+def _one_activation(model) -> str:
+    """The activation of all hidden layers."""
+    chosen = model._activations(len(model.coefs_) - 1)
+    names = {chosen} if isinstance(chosen, str) else set(chosen) or {"identity"}
+    known = neural_network().MLPClassifier._parameter_constraints["activation"][0].options
+    if len(names) > 1 or not names <= known:
+        raise ValueError(
+            f"scikit-learn has no activation={model.activation!r}, so it cannot predict the same."
+        )
+    return names.pop()
+
+
+def _own_parameters(model, shared: set[str]) -> list[str]:
+    """Parameters that only fastmlp has, and that have another value than the default."""
+    defaults = type(model)().get_params(deep=False)
+    return [
+        name
+        for name, value in model.get_params(deep=False).items()
+        if name not in shared
+        and name not in _HOW_TO_RUN
+        and not (value is defaults[name] or np.array_equal(value, defaults[name]))
+    ]
+
+
+def _layers_for_sklearn(flat: np.ndarray, network: Network) -> list[np.ndarray]:
+    """New arrays: the weights of all layers, then the biases."""
+    coefs, intercepts = network.unflatten(flat)
+    return [array.copy() for array in (*coefs, *intercepts)]
+
+
+def _optimizer_for_sklearn(state: dict[str, Any], network: Network):
+    """scikit-learn's optimizer in the state of ours."""
+    theirs = neural_network()._stochastic_optimizers
+    schedule, (first, second, third) = state["schedule"], state["constants"]
+    own = state["weight_decay"] or not (state["max_grad_norm"] is state["ema_decay"] is None)
+    slots = [_layers_for_sklearn(slot, network) for slot in state["slots"][:2]]
+    rate = schedule["learning_rate_init"]
+    if own or schedule["warmup_epochs"] or state["dropout_seed"] is not None:
+        raise ValueError(
+            "The model was trained with weight_decay, max_grad_norm, ema_decay, warmup_epochs or "
+            "dropout, which scikit-learn's optimizers do not have; use predict_only=True."
+        )
+    if state["rule"] == "adam" and schedule["name"] == "constant":
+        optimizer = theirs.AdamOptimizer([], rate, first, second, third)
+        optimizer.t, (optimizer.ms, optimizer.vs) = int(state["step"]), slots
+        return optimizer
+    if state["rule"] not in ("sgd", "nesterov") or schedule["name"] not in (
+        "constant", "invscaling", "adaptive"
+    ):  # fmt: skip
+        raise ValueError(
+            f"The model was trained with {state['rule']!r} and the schedule {schedule['name']!r}, "
+            "which scikit-learn does not have; use predict_only=True."
+        )
+    optimizer = theirs.SGDOptimizer(
+        [], rate, schedule["name"], first, state["rule"] == "nesterov", schedule["power_t"]
+    )
+    optimizer.learning_rate, optimizer.velocities = state["learning_rate"], slots[0]
+    return optimizer
+
+
+def _state_of_sklearn(result, optimizer, flat: np.ndarray, network: Network) -> dict[str, Any]:
+    """Our optimizer's state from scikit-learn's."""
+    state = result._new_optimizer_state(flat)
+    n_layers = len(network.widths) - 1
+    schedule = state["schedule"]
+    schedule["learning_rate_init"] = float(optimizer.learning_rate_init)
+    if isinstance(optimizer, neural_network()._stochastic_optimizers.AdamOptimizer):
+        constants = [optimizer.beta_1, optimizer.beta_2, optimizer.epsilon]
+        schedule["name"], slots = "constant", [optimizer.ms, optimizer.vs]
+        state |= {"rule": "adam", "step": int(optimizer.t)}
+        state["learning_rate"] = float(optimizer.learning_rate_init)
+    else:
+        constants, slots = [optimizer.momentum, 0.0, 0.0], [optimizer.velocities]
+        schedule |= {"name": optimizer.lr_schedule, "power_t": float(optimizer.power_t)}
+        state |= {"rule": "nesterov" if optimizer.nesterov else "sgd"}
+        state["learning_rate"] = float(optimizer.learning_rate)
+    state["constants"] = [float(constant) for constant in constants]
+    for row, arrays in zip(state["slots"], slots, strict=False):
+        row[:] = network.flatten(arrays[:n_layers], arrays[n_layers:], flat.dtype)
+    return state
+
+
+def _history_of_sklearn(model) -> dict[str, list]:
+    losses = [float(loss) for loss in model.loss_curve_]
+    unknown = [float("nan")] * len(losses)
+    history: dict[str, list] = {name: list(unknown) for name in HISTORY}
+    history |= {"epoch": list(range(1, len(losses) + 1)), "loss": losses}
+    if getattr(model, "validation_scores_", None) is not None:
+        history["validation_score"] = [float(score) for score in model.validation_scores_]
+    return history
