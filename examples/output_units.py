@@ -24,19 +24,21 @@ shortened version.
 """
 
 import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.special import expit, softmax
 from scipy.stats import bernoulli, multinomial, norm
+from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor
 
 TINY = "--tiny" in sys.argv
-N = 2_000 if TINY else 20_000
+N = 2_000 if TINY else 10_000
 SETTINGS = {
-    "hidden_layer_sizes": (20,), "activation": "tanh", "solver": "lbfgs", "alpha": 0,
-    "max_iter": 300, "random_state": 0,
+    "hidden_layer_sizes": (10,), "activation": "tanh", "solver": "lbfgs", "alpha": 0,
+    "max_iter": 50 if TINY else 200, "random_state": 0,
 }  # fmt: skip
 
 
@@ -69,10 +71,10 @@ def report(name, loss, likelihoods, error):
     of the new data for the network and for the truth, by SciPy's distributions.
     """
     train, new, truth = likelihoods
-    print(f"{name:<11} {loss:9.5f} {train:9.5f}   {new:9.5f} {truth:9.5f} {error:14.3f}")
+    print(f"{name:<11} {loss:9.5f} {train:9.5f}   {new:9.5f} {truth:9.5f} {error:11.3f}")
     np.testing.assert_allclose(loss, train, rtol=1e-7)
-    assert abs(new - truth) < (0.03 if TINY else 0.004)
-    assert error < (0.15 if TINY else 0.04)
+    assert abs(new - truth) < (0.03 if TINY else 0.01)
+    assert error < (0.15 if TINY else 0.05)
 
 
 def gaussian(x, y, x_new, y_new):
@@ -135,10 +137,11 @@ def draw(axes, x, targets, truth, predict):
 
 
 def main():
+    warnings.simplefilter("ignore", ConvergenceWarning)  # close to the minimum is enough here
     plt.style.use("tableau-colorblind10")
     (x, y1, y2, y3), (x_new, *new) = draw_data(0), draw_data(1)
-    print("            training data:        new data:          the truth's   error of the output")
-    print("                 loss -log p(y)     -log p(y) -log p(y)           (root mean square)")
+    print("                training data           new data, -log p(y)   output's")
+    print("                 loss -log p(y)     network     truth   rms error (constants left out)")
     predictors = [
         gaussian(x, y1, x_new, new[0]),
         binary(x, y2, x_new, new[1]),
@@ -150,7 +153,7 @@ def main():
     for axes, target, truth, predict in zip(panels, targets, truths, predictors, strict=True):
         draw(axes, x, target, truth, predict)
         axes.set(xlabel="x", ylim=(-0.05, 1.05))
-    panels[0].set(title="Gaussian", ylabel="mean of y", ylim=(-1.4, 1.4))
+    panels[0].set(title="Gaussian", ylabel="mean of y", ylim=(-1.3, 2))
     panels[1].set(title="Bernoulli", ylabel="probability of y = 1")
     panels[2].set(title="multinoulli", ylabel="probabilities of three classes")
     handles = [
