@@ -97,7 +97,7 @@ def draw_formulas(z, left, right):
     left.set(xlabel="score z of a sample of class 1", ylabel="loss")
     right.set(xlabel="score z of a sample of class 1", ylabel="gradient dl/dz")
     left.legend(frameon=False)
-    right.text(z[0], -0.6, "certain and wrong:\none pushes, the other does not", color="0.3")
+    right.text(z[0], -0.7, "certain and wrong:\none pushes,\nthe other does not", color="0.3")
 
 
 def main():

@@ -90,7 +90,7 @@ def by_hand(X, y, model):
 
 
 def main():
-    warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are part of the settings
     X, y = load()
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
     found = search(MLPRegressor, X_train, y_train)
