@@ -131,7 +131,7 @@ BAD_ACTIVATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("activation", "message"), BAD_ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(("activation", "message"), BAD_ACTIVATIONS)
 def test_bad_activation(activation, message):
     model = MLPRegressor(activation=activation, **QUICK)
     with pytest.raises(ValueError, match=message):

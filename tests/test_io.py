@@ -257,7 +257,6 @@ def two(z):
         ("hidden_layer_sizes", range(4)), ("max_iter", 2**64), ("dropout", np.zeros((1, 1))),
         ("activation", np.array([None], object)),
     ],
-    ids=str,
 )  # fmt: skip
 def test_parameters_that_are_no_data_are_refused(name, value, tmp_path):
     model, _, _ = fitted("activation=relu")

@@ -148,7 +148,7 @@ def f1_of_frames(estimator, data, target):
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["X_val", "split"])
-@pytest.mark.parametrize("scoring", ["f1_macro", get_scorer("f1_macro"), f1_of_frames], ids=str)
+@pytest.mark.parametrize("scoring", ["f1_macro", get_scorer("f1_macro"), f1_of_frames])
 def test_scorers_get_a_fitted_copy_and_the_users_data(scoring, own):
     names = [f"f{i}" for i in range(5)]
     frame, frame_val = pd.DataFrame(X, columns=names), pd.DataFrame(X_VAL, columns=names)

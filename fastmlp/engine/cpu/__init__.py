@@ -250,7 +250,8 @@ class CpuEngine:
         self._run_rows(source, targets, None, losses)
         weights = targets.weights
         total = source.n_samples if weights is None else weights.sum(dtype=np.float64)
-        return float(losses.sum() / total)
+        with np.errstate(over="ignore", invalid="ignore"):  # parameters that have diverged
+            return float(losses.sum() / total)
 
     def predict(self, X) -> np.ndarray:
         source = Source(X, self._dtype)
