@@ -422,6 +422,8 @@ HOSTILE = {
     "activation": among("parameters", activation="argmax"),
     "activations": among("parameters", activation=["relu", "relu"]),
     "alpha": among("parameters", alpha=-1.0),
+    "weights of classes": among("parameters", class_weight={"dict": [[0, "much"]]}),
+    "weights of labels": among("parameters", class_weight=[1.0]),
     "large integer": among("parameters", max_iter=2**64),
     "large number": among("parameters", alpha={"float32": 1e300}),
     "steps": in_optimizer("step", 2**60),
