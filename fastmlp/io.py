@@ -365,6 +365,7 @@ def _check_outputs(model, labels) -> None:
         raise ValueError(f"feature_names_in_ must have {model.n_features_in_} names")
     if isinstance(model, MLPClassifier):
         _check_labels(model, *labels or (None, False))
+        _check_class_weight(model.class_weight)
         return
     if labels is not None or "classes_" in fitted or model.out_activation_ not in (
         "identity", "exp"
@@ -390,6 +391,14 @@ def _check_labels(model, label_type: str | None, sparse: bool) -> None:
             f"{n_classes} classes_ of {label_type} labels do not fit {n_outputs} outputs and "
             f"out_activation_={model.out_activation_!r}"
         )
+
+
+def _check_class_weight(given) -> None:
+    tables = given if isinstance(given, list) else [given]
+    if isinstance(given, list | dict) and not all(
+        isinstance(table, dict) and all(map(_is_number, table.values())) for table in tables
+    ):
+        raise ValueError("class_weight must consist of numbers")
 
 
 def _label_binarizer(model, label_type: str, sparse: bool) -> LabelBinarizer:

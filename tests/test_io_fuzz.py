@@ -206,7 +206,8 @@ def require_to_work(model) -> None:
     if not hasattr(model, "partial_fit"):
         return
     outputs = model.n_outputs_
-    y = np.ones(20) if outputs == 1 or model.loss == "quantile" else np.ones((20, outputs))
+    quantiles = isinstance(model.loss, str) and model.loss == "quantile"
+    y = np.ones(20) if outputs == 1 or quantiles else np.ones((20, outputs))
     if hasattr(model, "classes_"):
         multilabel = model._label_binarizer.y_type_.startswith("multilabel")
         y = (np.arange(20 * outputs).reshape(20, -1) % 2) if multilabel else (
