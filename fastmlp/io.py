@@ -46,7 +46,8 @@ def save(model, path, *, optimizer_state: bool = False) -> None:
     Parameters
     ----------
     model : MLPClassifier or MLPRegressor
-        Callbacks, metadata requests, and attributes that are not fastmlp's are not written.
+        Callbacks, metadata requests, the path ``checkpoint`` and attributes that are not fastmlp's
+        are not written.
     path : str or path-like
         Where to write; a file that is there is replaced.
     optimizer_state : bool, default=False
@@ -219,7 +220,9 @@ def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict
     content = {
         "class": name,
         "parameters": {
-            key: encode(value, key) for key, value in model.get_params(deep=False).items()
+            key: encode(value, key)
+            for key, value in model.get_params(deep=False).items()
+            if key != "checkpoint"
         },
         "attributes": attributes,
     }
@@ -281,6 +284,8 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]):
     """
     arrays, kind = dict(arrays), _CLASSES[content.pop("class")]
     parameters = {key: decode(value) for key, value in content.pop("parameters").items()}
+    if "checkpoint" in parameters:  # a fit would write there
+        raise ValueError("a file must not say where the next fit writes to")
     model = kind(**parameters)
     model._validate_params()
     attributes = _attributes(content.pop("attributes"))

@@ -152,6 +152,12 @@ def there_and_back(model, tmp_path, **options):
     return load(tmp_path / "model.safetensors")
 
 
+def test_where_checkpoints_go_is_not_in_the_file(tmp_path):
+    model = fastmlp.MLPRegressor(checkpoint=tmp_path / "c", checkpoint_every=7, max_iter=3)
+    again = there_and_back(quietly(model.fit, X, X[:, 0]), tmp_path)
+    assert (again.checkpoint, again.checkpoint_every) == (None, 7)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_everything_comes_back(name, tmp_path):
     model, data, _ = fitted(name)
@@ -400,6 +406,7 @@ HOSTILE = {
     "classes in a list": among("attributes", classes_=[0, 1, 2]),
     "names too few": among("attributes", feature_names_in_={"array": ["object", ["a"]]}),
     "names of numbers": among("attributes", feature_names_in_=integers(1, 2, 3)),
+    "a path to write to": among("parameters", checkpoint="somewhere"),
     "outputs": among("attributes", n_outputs_=4),
     "layers": among("attributes", n_layers_=2),
     "features": among("attributes", n_features_in_=4),
