@@ -12,7 +12,6 @@ from sklearn.datasets import load_diabetes
 from sklearn.model_selection import GridSearchCV, train_test_split
 
 from fastmlp import MLPRegressor, tabular_pipeline
-from fastmlp.tabular import CosLog4
 
 EPOCHS = 3 if "--tiny" in sys.argv else 256
 
@@ -28,7 +27,7 @@ def main():
     model.fit(X_train, y_train)
     print(f"R^2 of the preset: {model.score(X_test, y_test):.3f}")
 
-    grid = {"network__regressor__learning_rate": [CosLog4(rate) for rate in (0.001, 0.004)]}
+    grid = {"network__regressor__learning_rate_init": [0.001, 0.004]}
     search = GridSearchCV(model, grid, cv=3).fit(X_train, y_train)
     print(f"best of the search: {search.best_params_}, {search.score(X_test, y_test):.3f}")
 
