@@ -249,7 +249,8 @@ hidden_layer_sizes : int or array-like of int, default=(100,)
         File to which `fit` writes where it stands, between epochs.  If the process dies, the same
         `fit` with ``resume=True`` goes on from there and ends with the same bits as if nothing had
         happened; it does so after ``max_time``, Ctrl-C and with a larger ``max_iter``, too.  What
-        callbacks remember is not in it.  Stochastic solvers only.
+        callbacks remember is not in it.  A file is for one fit: do not share it among those of a
+        grid search.  Stochastic solvers only.
     checkpoint_every : float, default=60.0
         Seconds between two writes; 0 means after every epoch.  The end of training is written in
         any case."""

