@@ -49,6 +49,10 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_FROM})
+
+
 def show_versions() -> None:
     """Print the versions of all libraries involved, and what was found of processor and GPU.
 
