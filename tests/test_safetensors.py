@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -229,3 +230,9 @@ def test_two_writers_and_a_reader_never_see_half_a_file(tmp_path):
     for writer in writers:
         writer.join()
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_errors_name_the_users_path(tmp_path):
+    path = tmp_path / "no folder" / "model"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"No such file or directory: '{path}'")):
+        _safetensors.write(path, {}, {})
