@@ -21,6 +21,7 @@ import numpy as np
 from scipy import sparse
 
 from fastmlp import _safetensors
+from fastmlp._json import decode, encode
 from fastmlp.engine import Engine
 from fastmlp.training import HISTORY, Keeper, Progress
 
@@ -29,7 +30,6 @@ _COUNTERS = ("n_iter", "n_steps", "n_samples_seen", "no_improvement_count")
 _NUMBERS = ("learning_rate", "loss", "best_loss", "best_validation_score")
 _ENDS = ("converged", "callback", "diverged")
 _PAUSES = ("interrupted", "max_time", "max_iter")  # another call may go on from these
-_WORDS = 624  # of the Mersenne Twister's state
 _ROWS = 1000  # of X that a checksum looks at
 
 
@@ -61,7 +61,7 @@ class Checkpoint:
         self._path, self._every = Path(path), every
         self._lock = threading.Lock()
         self._found = None
-        self._beginning = State({}, {})
+        self._beginning: dict[str, Any] = {}
         self._runs: list[State | None] = []
         folder = self._path.parent
         if self._path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
@@ -100,7 +100,7 @@ class Checkpoint:
                 given = np.random.RandomState()
             with self.sense():
                 _set_random_state(given, self._found)
-        self._beginning = _random_state(given)
+        self._beginning = {"random_state": _random_state(given)}
         return given
 
     def keepers(self, arguments: dict[str, str], n_runs: int, max_iter: int) -> list[Keeper]:
@@ -117,7 +117,7 @@ class Checkpoint:
         ValueError
             If the file is of a fit with other arguments.
         """
-        self._beginning.values["arguments"] = arguments
+        self._beginning["arguments"] = arguments
         self._runs = [None] * n_runs
         if self._found is not None:
             with self.sense():
@@ -146,8 +146,8 @@ class Checkpoint:
         """Write a restart's state, with the last known one of the others."""
         with self._lock:
             self._runs[i] = state
-            values = self._beginning.values | {"runs": [run and run.values for run in self._runs]}
-            arrays = self._beginning.arrays | {
+            values = self._beginning | {"runs": [run and run.values for run in self._runs]}
+            arrays = {
                 f"{i}.{name}": array
                 for i, run in enumerate(self._runs)
                 if run is not None
@@ -191,10 +191,10 @@ class RunCheckpoint(Keeper):
 
 def _state(engine: Engine, progress: Progress, order, random_state) -> State:
     slots, step = engine.get_state()
-    values, arrays = _random_state(random_state)
-    values |= {name: getattr(progress, name) for name in (*_COUNTERS, *_NUMBERS)}
+    values = {name: getattr(progress, name) for name in (*_COUNTERS, *_NUMBERS)}
     values |= {"step": step, "plateau": progress.plateau, "stop_reason": progress.stop_reason}
-    arrays |= {
+    values["random_state"] = _random_state(random_state)
+    arrays = {
         "parameters": engine.get_parameters(),
         "slots": slots,
         "order": order.copy(),
@@ -256,24 +256,20 @@ def _require_like(array: np.ndarray, model: np.ndarray) -> None:
         )
 
 
-def _random_state(source: np.random.RandomState) -> State:
-    state = source.get_state(legacy=False)
-    if state["bit_generator"] != "MT19937":
+def _random_state(source: np.random.RandomState) -> dict[str, Any]:
+    """For JSON."""
+    try:
+        return encode(source, "random_state")
+    except ValueError as error:
+        generator = source.get_state(legacy=False)["bit_generator"]
         raise ValueError(
             "checkpoint needs random numbers of RandomState's own generator, MT19937, got "
-            f"random_state with {state['bit_generator']}; give random_state an integer."
-        )
-    rest = [state["state"]["pos"], state["has_gauss"], state["gauss"]]
-    return State({"random_state": rest}, {"random_state": state["state"]["key"]})
+            f"random_state with {generator}; give random_state an integer."
+        ) from error
 
 
 def _set_random_state(target: np.random.RandomState, state: State) -> None:
-    position, has_gauss, gauss = state.values["random_state"]
-    words = state.arrays["random_state"]
-    _require_like(words, np.empty(_WORDS, np.uint32))
-    if not 0 <= position <= _WORDS:
-        raise ValueError("its random numbers are impossible")
-    target.set_state(("MT19937", words, position, has_gauss, gauss))
+    target.set_state(decode(state.values["random_state"]).get_state())
 
 
 def in_words(value) -> str:

@@ -575,12 +575,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         class_weights = self._class_weights(y)
         data = _Data(X, y, _weigh(y, sample_weight, class_weights), given)
         validation = self._given_validation(held_out, y, class_weights)
-        n_outputs = self._n_outputs(y)
-        widths = (X.shape[1], *hidden, n_outputs)
-        options = self._loss_options(n_outputs)
-        network = Network(
-            widths, activations, loss, **options, dropout=dropout, layer_norm=bool(self.layer_norm)
-        )  # fmt: skip
+        network = self._network(hidden, activations, X, y, loss, dropout)
 
         self._random_state = check_random_state(self.random_state)
         if checkpoint:
@@ -599,6 +594,14 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self.validation_loss_curve_ = list(losses) if self._asks_for_loss(validation) else None
         task.end(best, lambda: best.parameters)
         return self
+
+    def _network(self, hidden, activations, X, y, loss, dropout=()) -> Network:
+        """The network for checked ``X`` and encoded ``y``."""
+        n_outputs = self._n_outputs(y)
+        return Network(
+            (X.shape[1], *hidden, n_outputs), activations, loss, **self._loss_options(n_outputs),
+            dropout=dropout, layer_norm=bool(self.layer_norm),
+        )  # fmt: skip
 
     def _refuse_combinations(self, incremental, held_out) -> None:
         """Refuse parameters that could not do what they say."""

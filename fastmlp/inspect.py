@@ -21,10 +21,9 @@ import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp, softmax
 from sklearn.base import clone
 
-from fastmlp._arrays import on_gpu
 from fastmlp._sklearn import check_is_fitted, check_random_state, check_sample_weight
-from fastmlp.engine import Engine, get_engine, to_host
-from fastmlp.estimators import MLPClassifier, MLPRegressor, _weigh
+from fastmlp.engine import Engine, get_engine
+from fastmlp.estimators import MLPClassifier, MLPRegressor, _host, _weigh
 from fastmlp.functions import LAYER_NORM_EPSILON, USER, Activation, exponential, identity, logistic
 from fastmlp.network import Network
 
@@ -219,13 +218,10 @@ def initialise(model, X, y):
     [[0.11, 0.47, 0.23], [0.1, -0.17, 0.32]]
     """
     start = clone(_ours(model))
-    X, y, loss = start._validate_input(_on_host(X), y, incremental=False, reset=True)
-    hidden, n_outputs = start._hidden_layer_sizes(), start._n_outputs(y)
+    X, y, loss = start._validate_input(_host(X), y, incremental=False, reset=True)
+    hidden = start._hidden_layer_sizes()
     start._check_layer_norm(hidden)
-    network = Network(
-        (X.shape[1], *hidden, n_outputs), start._activations(len(hidden)), loss,
-        **start._loss_options(n_outputs), layer_norm=bool(start.layer_norm),
-    )  # fmt: skip
+    network = start._network(hidden, start._activations(len(hidden)), X, y, loss)
     start._random_state = check_random_state(start.random_state)
     progress = start._start(network, X.dtype, True, start._restart_states()[0])
     start.__dict__.update(start._fitted_attributes(network, progress, progress.parameters))
@@ -263,7 +259,7 @@ def forward(model, X) -> Forward:
     True
     """
     check_is_fitted(_ours(model))
-    X = model._validate(_on_host(X), reset=False)
+    X = model._validate(_host(X), reset=False)
     is_single = np.result_type(X.dtype, model.coefs_[0].dtype) == np.float32
     dtype = np.float32 if is_single else np.float64
     return _forward(model._fitted_network(), model, X, dtype)
@@ -473,7 +469,7 @@ def step(model, X, y, sample_weight=None) -> Step:
                      n_restarts=1, warm_start=False, verbose=False)  # fmt: skip
     if isinstance(after, MLPClassifier):
         after.class_weight = None  # the weights have it
-    after.partial_fit(_on_host(X), y, sample_weight=problem.weight)
+    after.partial_fit(_host(X), y, sample_weight=problem.weight)
     return Step(
         gradient.loss, _backward(after, problem).loss, after.history_["learning_rate"][-1],
         before.coefs_, after.coefs_, before.intercepts_, after.intercepts_,
@@ -495,20 +491,16 @@ def _ours(model):
     return model
 
 
-def _on_host(array):
-    return to_host(array) if on_gpu(array) else array
-
-
 def _problem(model, X, y, sample_weight) -> _Problem:
     """The batch as training would see it."""
     check_is_fitted(_ours(model))
     model = copy.copy(model)
     model.warm_start = False  # else every class must occur
-    X, y, loss = model._validate_input(_on_host(X), y, incremental=True, reset=False)
+    X, y, loss = model._validate_input(_host(X), y, incremental=True, reset=False)
     network = replace(model._fitted_network(), loss=loss)
     network = replace(network, **model._loss_options(network.n_outputs))
     if sample_weight is not None:
-        sample_weight = check_sample_weight(_on_host(sample_weight), y)
+        sample_weight = check_sample_weight(_host(sample_weight), y)
     return _Problem(network, X, y, _weigh(y, sample_weight, model._class_weights(y)))
 
 

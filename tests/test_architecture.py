@@ -28,7 +28,7 @@ ALLOWED = {
         "schedules",
         "training",
     },
-    "checkpoints": {"_safetensors", "engine", "training"},
+    "checkpoints": {"_json", "_safetensors", "engine", "training"},
     "io": {
         "_json",
         "_safetensors",
