@@ -22,6 +22,8 @@ from typing import Any
 
 import numba
 
+from fastmlp._interrupts import undisturbed
+
 _FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
@@ -106,9 +108,9 @@ def address(
     function.__qualname__ = f"{template.__name__}-{label}-{STAMP:08x}"
     flags = {"error_model": "numpy", "fastmath": _fastmath(reassociate)}
     try:
-        compiled = numba.cfunc(signature, cache=cached, **flags)(function)
+        compiled = undisturbed(numba.cfunc(signature, cache=cached, **flags), function)
     except Exception:  # the cache is damaged, or there is no place for it
-        compiled = numba.cfunc(signature, **flags)(function)
+        compiled = undisturbed(numba.cfunc(signature, **flags), function)
     _KEPT.append(compiled)
     return compiled.address
 
@@ -144,10 +146,10 @@ class Entry:
             return
         signature = tuple(numba.typeof(arg) for arg in args)
         try:
-            self._dispatcher.compile(signature)
+            undisturbed(self._dispatcher.compile, signature)
         except Exception:  # the cache is damaged, or could not be written
             self._dispatcher = numba.njit(**_FLAGS)(self._function)
-            self._dispatcher.compile(signature)
+            undisturbed(self._dispatcher.compile, signature)
         self._ready = True
 
     @property

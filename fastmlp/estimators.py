@@ -22,11 +22,11 @@ from numbers import Integral, Real
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 from warnings import warn
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy import sparse
 
+from fastmlp import prediction
 from fastmlp._arrays import GpuArray, on_gpu
 from fastmlp._sklearn import (
     NO_TASK,
@@ -67,6 +67,7 @@ from fastmlp.engine import (
     get_row_predictor,
     to_host,
 )
+from fastmlp.engine.idle import IdleEngines
 from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation, Loss
 from fastmlp.network import INITIALISERS, Network, widths_of
 from fastmlp.optimizers import N_SLOTS, Optimizer
@@ -99,7 +100,6 @@ _FREE_TO_CHANGE = ("checkpoint", "checkpoint_every", "max_time", "n_threads", "v
 _REGRESSION_LOSSES = (
     "squared_error", "poisson", "absolute_error", "huber", "quantile", "gamma", "log_cosh"
 )  # fmt: skip
-_FEW_ROWS = 8
 # parts of the optimizer's state that a pickle of an earlier version may lack
 _LATER_FIELDS = {
     "weight_decay": 0.0,
@@ -108,8 +108,8 @@ _LATER_FIELDS = {
     "plateau": (np.inf, 0),
     "dropout_seed": None,
 }
-# beside the estimators, because predicting must not change an estimator's attributes
-_ROW_PREDICTORS: WeakKeyDictionary = WeakKeyDictionary()
+
+_TRAINING = IdleEngines()  # of `partial_fit`
 
 _PARAMETERS = """\
 hidden_layer_sizes : int or array-like of int, default=(100,)
@@ -915,7 +915,28 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         progress.n_steps = state["step"]
         progress.plateau = state["plateau"]
         settings = self._settings(samples.size, Schedule(**state["schedule"]))
-        engine = self._stochastic_engine(network, progress, data, state, settings.batch_size)
+        optimizer = Optimizer(
+            state["rule"],
+            tuple(state["constants"]),
+            state["weight_decay"],
+            state["max_grad_norm"],
+            state["ema_decay"],
+        )
+        dtype = progress.parameters.dtype
+        made_for = (
+            self.device, network, dtype, self.alpha, optimizer, settings.batch_size,
+            self.n_threads, self.matmul_precision,
+        )  # fmt: skip
+        engine = _TRAINING.take(self, made_for) if incremental else None
+        if engine is None:
+            engine = self._engine(
+                network, dtype, alpha=self.alpha, optimizer=optimizer,
+                batch_size=settings.batch_size,
+            )  # fmt: skip
+        engine.load(data.X, data.y, data.sample_weight)
+        engine.set_parameters(progress.parameters)
+        engine.set_state(state["slots"], state["step"])
+        progress.engine_info = engine.info()
         train(
             engine,
             progress,
@@ -929,6 +950,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             single_epoch=incremental,
         )
         slots, step = engine.get_state()
+        if incremental:
+            engine.unload()
+            _TRAINING.put(self, made_for, engine)
         return state | {
             "learning_rate": progress.learning_rate,
             "plateau": progress.plateau,
@@ -950,26 +974,6 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             task=task,
         )
         progress.engine_info = engine.info()
-
-    def _stochastic_engine(self, network, progress, data: _Data, state, batch_size) -> Engine:
-        engine = self._engine(
-            network,
-            progress.parameters.dtype,
-            alpha=self.alpha,
-            optimizer=Optimizer(
-                state["rule"],
-                tuple(state["constants"]),
-                state["weight_decay"],
-                state["max_grad_norm"],
-                state["ema_decay"],
-            ),
-            batch_size=batch_size,
-        )
-        engine.load(data.X, data.y, data.sample_weight)
-        engine.set_parameters(progress.parameters)
-        engine.set_state(state["slots"], state["step"])
-        progress.engine_info = engine.info()
-        return engine
 
     def _settings(self, n_samples: int, schedule: Schedule) -> Settings:
         return Settings(
@@ -1108,36 +1112,54 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         outputs = self._outputs_of_few_rows(X)
         if outputs is not None:
             return outputs
-        check_is_fitted(self)
-        X = self._validate(X, reset=False)
+        if not self._passes_checks(X):
+            check_is_fitted(self)
+            X = _row_access(self._validate(X, reset=False))
         network = self._fitted_network()
         dtype = np.result_type(X.dtype, self.coefs_[0].dtype)
         dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
-        engine = self._engine(network, dtype)
-        engine.set_parameters(network.flatten(self.coefs_, self.intercepts_, dtype))
-        return engine.predict(_row_access(X))
+        if self.device == "cpu" and prediction.is_little_work(network, X):
+            predictor = prediction.row_predictor(self, self._is_current, lambda: network)
+            if predictor is not None and predictor.dtype == dtype:
+                return predictor(X)
+        return prediction.predict(self, network, X, dtype)
 
     def _outputs_of_few_rows(self, X) -> np.ndarray | None:
         """A short way for plain arrays of a few rows, for which scikit-learn's checks would pass.
 
         None means that they might not, or that the short way is none.
         """
-        if type(X) is not np.ndarray or X.ndim != 2 or not 0 < len(X) <= _FEW_ROWS:
+        if not self._has_expected_shape(X) or len(X) > prediction.FEW_ROWS:
             return None
+        if X.strides[1] != X.itemsize or self.device != "cpu":
+            return None
+        predictor = prediction.row_predictor(self, self._is_current, self._fitted_network)
+        if predictor is None or X.dtype != predictor.dtype or X.shape[1] != predictor.n_features:
+            return None
+        return predictor(X)
+
+    def _has_expected_shape(self, X) -> bool:
+        """Whether ``X`` is a plain array of the features that the model was fitted to."""
         fitted = self.__dict__
-        if X.shape[1] != fitted.get("n_features_in_") or "feature_names_in_" in fitted:
-            return None
-        coefs, intercepts = fitted.get("coefs_"), fitted.get("intercepts_")
-        if coefs is None or intercepts is None or X.strides[1] != X.itemsize:
-            return None
-        predictor = _ROW_PREDICTORS.get(self)
-        if predictor is None or not self._is_current(predictor, coefs, intercepts):
-            predictor = get_row_predictor(self._fitted_network(), coefs, intercepts)
-            if predictor is None:
-                return None
-            _ROW_PREDICTORS[self] = predictor
-        readable = X.dtype == predictor.dtype and X.shape[1] == predictor.n_features
-        return predictor(X) if readable else None
+        return (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and len(X) > 0
+            and X.shape[1] == fitted.get("n_features_in_")
+            and "feature_names_in_" not in fitted
+            and fitted.get("coefs_") is not None
+            and fitted.get("intercepts_") is not None
+        )
+
+    def _passes_checks(self, X) -> bool:
+        """Whether scikit-learn's checks of ``X`` would pass and change nothing, seen at a glance.
+
+        They take longer than to predict hundreds of rows; what this does not know is left to them.
+        """
+        if not self._has_expected_shape(X) or X.dtype not in (np.float32, np.float64):
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(X.sum()))
 
     def _row_predictor(self):
         """A predictor of a few rows from the fitted arrays."""
@@ -1150,9 +1172,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return predictor
 
-    def _is_current(self, predictor, coefs, intercepts) -> bool:
-        """Whether a predictor was made from these arrays and settings."""
-        arrays = predictor.arrays
+    def _is_current(self, predictor) -> bool:
+        """Whether a predictor of rows was made from the present arrays and settings."""
+        arrays, coefs, intercepts = predictor.arrays, self.coefs_, self.intercepts_
         if len(arrays) != 2 * len(coefs):
             return False
         network = predictor.network

@@ -11,6 +11,7 @@ fails leaves its estimator as it was.
 
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -121,7 +122,18 @@ class Limit:
 
     def __init__(self, max_time: float | None = None):
         self._end = np.inf if max_time is None else time.perf_counter() + max_time
+        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
         self.interrupted = False
+
+    def watch(self, engine: Engine) -> None:
+        """Have `interrupt` end what ``engine`` does."""
+        self._engines.add(engine)
+
+    def interrupt(self) -> None:
+        """After Ctrl-C: end all trainings.  To be said until it is heard: a call begins anew."""
+        self.interrupted = True
+        for engine in list(self._engines):
+            engine.stop()
 
     def reason(self) -> str | None:
         """Why to stop now, or None."""
@@ -171,6 +183,8 @@ def train(
     ------
     DivergedError
         When the parameters become non-finite, in the epoch where it happens.
+    KeyboardInterrupt
+        After Ctrl-C, if not a step was made or ``single_epoch``; else training ends with a warning.
     """
     from fastmlp._random import shuffle  # needs Numba, which importing fastmlp does not load
 
@@ -180,6 +194,8 @@ def train(
     if not keeper.restore(engine, progress, order, random_state):
         progress.n_iter = 0
         progress.stop_reason = None
+    limit.watch(engine)
+    first_step = progress.n_steps
     try:
         while progress.stop_reason is None:
             started = time.perf_counter()
@@ -207,9 +223,7 @@ def train(
                 ConvergenceWarning,
             )
     except KeyboardInterrupt:
-        progress.stop_reason = "interrupted"
-        limit.interrupted = True
-        warnings.warn("Training interrupted by user.")
+        _interrupt(progress, limit, single_epoch or engine.get_state()[1] == first_step)
     progress.parameters = engine.get_parameters()
     if early_stopping and progress.best_parameters is not None:
         progress.parameters = progress.best_parameters
@@ -274,6 +288,7 @@ def minimise(
 
     progress.n_iter = 0
     progress.stop_reason = None
+    limit.watch(engine)
     try:
         result = scipy.optimize.minimize(
             objective,
@@ -290,10 +305,19 @@ def minimise(
             progress.n_iter = check_optimize_result("lbfgs", result, max_iter)
             progress.stop_reason = {0: "converged", 1: "max_iter"}.get(result.status, "failed")
     except KeyboardInterrupt:
-        progress.stop_reason = "interrupted"
-        limit.interrupted = True
-        warnings.warn("Training interrupted by user.")
+        _interrupt(progress, limit, progress.n_iter == 0)
     _require_finite(progress)
+
+
+def _interrupt(progress: Progress, limit: Limit, nothing_to_keep: bool) -> None:
+    """What is to be done in the handler of a KeyboardInterrupt."""
+    told = limit.interrupted
+    limit.interrupt()
+    if nothing_to_keep:
+        raise
+    progress.stop_reason = "interrupted"
+    if not told:
+        warnings.warn("Training interrupted by user.")
 
 
 def side_by_side(
@@ -307,14 +331,14 @@ def side_by_side(
     ----------
     jobs : sequence of callable
     limit : Limit
-        The one that the jobs obey: Ctrl-C makes it end them all.
+        The one that the jobs obey: Ctrl-C ends them all, and is no reason to warn a second time.
     n_threads : int or None
         Most jobs at once; None means as many as there are processors, one inside a joblib worker.
 
     Returns
     -------
     list
-        What each job returned, or the DivergedError that it raised.
+        What each job returned, or the DivergedError or KeyboardInterrupt that it raised.
     """
 
     def run(job):
@@ -322,20 +346,24 @@ def side_by_side(
             return DivergedError("There was no time left for it.")
         try:
             return job()
-        except DivergedError as error:
+        except (DivergedError, KeyboardInterrupt) as error:
             return error
 
+    if len(jobs) == 1:
+        return [run(jobs[0])]
     if n_threads is None:
         n_threads = 1 if get_active_backend()[0].nesting_level else joblib.effective_n_jobs(-1)
-    if min(n_threads, len(jobs)) == 1:
+    if n_threads == 1:
         return [run(job) for job in jobs]
     with ThreadPoolExecutor(min(n_threads, len(jobs))) as pool:
         futures = [pool.submit(run, job) for job in jobs]
         try:
             wait(futures)
         except KeyboardInterrupt:
-            limit.interrupted = True
             warnings.warn("Training interrupted by user.")
+            limit.interrupt()
+            while wait(futures, timeout=0.05).not_done:
+                limit.interrupt()
         return [future.result() for future in futures]
 
 

@@ -10,7 +10,7 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
-from fastmlp.estimators import _FEW_ROWS
+from fastmlp.prediction import FEW_ROWS
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(60, 5))
@@ -45,7 +45,7 @@ def test_few_rows_equal_many_rows(task, hidden, activation, dtype):
     data = X.astype(dtype)
     whole = outputs(model, data)
     tolerance = 1e-5 if dtype == "float32" else 1e-13
-    for n in (1, 3, _FEW_ROWS):
+    for n in (1, 3, FEW_ROWS):
         part = outputs(model, data[:n])
         assert part.dtype == whole.dtype
         assert part.shape == whole[:n].shape

@@ -6,10 +6,13 @@ in charge.  Engines hold no module-level state, so any number of them may run at
 threads.
 """
 
+from functools import cache
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
+from fastmlp._interrupts import undisturbed
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 
@@ -28,6 +31,9 @@ class Engine(Protocol):
 
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
         """Place the training data; dense rows are not copied."""
+
+    def unload(self) -> None:
+        """Let go of the training data."""
 
     def place(self, X, rows: np.ndarray | None = None) -> Any:
         """``X``, or some of its rows, in the engine's own form, which `predict` and `evaluate` take
@@ -77,6 +83,9 @@ class Engine(Protocol):
     def set_state(self, slots: np.ndarray, step: int) -> None:
         """Replace the optimizer's state."""
 
+    def stop(self) -> None:
+        """From another thread: end the call that runs now with a KeyboardInterrupt."""
+
 
 def get_engine(
     device: str,
@@ -120,26 +129,25 @@ def get_engine(
         "dtype": dtype, "alpha": alpha, "optimizer": optimizer, "batch_size": batch_size
     }  # fmt: skip
     if device == "cuda":
-        from fastmlp.engine.cuda import CudaEngine
-
-        return CudaEngine(network, matmul_precision=matmul_precision, **options)
+        return _target("cuda").CudaEngine(network, matmul_precision=matmul_precision, **options)
     if matmul_precision != "highest":
         raise ValueError(
             f"device='cpu' does not support matmul_precision={matmul_precision!r}; use 'highest', "
             "or device='cuda'."
         )
-    from fastmlp.engine.cpu import CpuEngine
+    return _target("cpu").CpuEngine(network, n_threads=n_threads, **options)
 
-    return CpuEngine(network, n_threads=n_threads, **options)
+
+@cache
+def _target(name: str):
+    """The module of a target; importing it loads Numba, which Ctrl-C must not break off."""
+    return undisturbed(import_module, f"fastmlp.engine.{name}")
 
 
 def describe(device: str) -> dict[str, str]:
     """What was found of a device, for people."""
-    if device == "cuda":
-        from fastmlp.engine.cuda.device import describe
-    else:
-        from fastmlp.engine.cpu import describe
-    return describe()
+    target = _target(device)
+    return target.device.describe() if device == "cuda" else target.describe()
 
 
 def to_host(array) -> np.ndarray:
@@ -153,15 +161,10 @@ def to_host(array) -> np.ndarray:
 
 def get_row_predictor(network: Network, coefs, intercepts):
     """A `fastmlp.engine.cpu.rows.RowPredictor`, or None if it cannot read these arrays."""
-    from fastmlp.engine.cpu.rows import RowPredictor
-
-    if not RowPredictor.accepts(coefs, intercepts):
-        return None
-    return RowPredictor(network, coefs, intercepts)
+    kind = _target("cpu").RowPredictor
+    return kind(network, coefs, intercepts) if kind.accepts(coefs, intercepts) else None
 
 
 def warmup() -> None:
     """Compile the kernels of every target that can run here."""
-    from fastmlp.engine.cpu import warmup as warmup_cpu
-
-    warmup_cpu()
+    _target("cpu").warmup()

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding
 import numpy as np
-from scipy import sparse
 
 from fastmlp.engine.cpu import loops
 from fastmlp.engine.cpu.kernels import (
@@ -39,6 +38,7 @@ from fastmlp.engine.cpu.kernels import (
 )
 from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
+from fastmlp.engine.cpu.source import Source, address
 from fastmlp.engine.cpu.stations import GO, Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
 from fastmlp.engine.cpu.vector import VECTOR_BYTES
@@ -57,34 +57,6 @@ _FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")  # worth 
 _L2_BYTES = 2**19  # of the smaller processors
 _NO_CLASS = -1e30  # a score that softmax turns into exactly 0
 _ROOM_FOR_BARRIER = 64  # int64s: its own cache lines
-
-
-def _address(array: np.ndarray | None) -> int:
-    return 0 if array is None else array.__array_interface__["data"][0]
-
-
-class Source:
-    """Input rows as addresses that a kernel can follow, and the arrays that keep them alive."""
-
-    def __init__(self, X, dtype: np.dtype):
-        self.n_samples = X.shape[0]
-        self.sparse = sparse.issparse(X)
-        self._keep: tuple[np.ndarray, ...]
-        if self.sparse:
-            X.check_format(full_check=True)  # the kernels trust the indices
-            self._keep = (
-                np.ascontiguousarray(X.data, dtype),
-                np.ascontiguousarray(X.indices, np.int32),
-                np.ascontiguousarray(X.indptr, np.int64),
-            )
-            values, columns, row_starts = (_address(array) for array in self._keep)
-            self.fields = (1, values, 0, columns, row_starts)
-        else:
-            rows = np.asarray(X, dtype)
-            if rows.size and rows.strides[1] != rows.itemsize and rows.shape[1] > 1:
-                rows = np.ascontiguousarray(rows)
-            self._keep = (rows,)
-            self.fields = (0, _address(rows), rows.strides[0], 0, 0)
 
 
 def _is_fused(loss: Loss) -> bool:
@@ -106,7 +78,7 @@ class Targets:
 
     @property
     def fields(self) -> tuple[int, int, int]:
-        return _address(self.values), _address(self.classes), _address(self.weights)
+        return address(self.values), address(self.classes), address(self.weights)
 
 
 def _soften(network: Network, y: np.ndarray) -> np.ndarray:
@@ -163,6 +135,7 @@ class CpuEngine:
         self._room: _Room | None = None
         self._numbers = np.empty((0, N_NUMBERS))
         self._natural_order = np.empty(0, np.int64)
+        self._forward_rooms: dict[tuple[int, bool, bool], tuple] = {}
         self._last_call: _Call | None = None
         self._transposed_is_stale = True
         self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
@@ -170,7 +143,7 @@ class CpuEngine:
     # --- parameters and state
 
     def get_parameters(self) -> np.ndarray:
-        return self._layout.unpack(self._average if self._averages else self._parameters)
+        return self._unpack(self._average if self._averages else self._parameters)
 
     def set_parameters(self, flat: np.ndarray) -> None:
         self._set_trained(flat)
@@ -179,21 +152,37 @@ class CpuEngine:
 
     def _set_trained(self, flat: np.ndarray) -> None:
         bias = _NO_CLASS if self._network.out_activation == "softmax" else 0.0
-        flat = flat.astype(self._dtype, copy=False)
-        self._layout.pack(flat, self._parameters, padding_bias=bias)
+        self._pack(flat, self._parameters, padding_bias=bias)
         self._transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
         packed = [*self._slots, *[self._parameters] * self._averages]
-        slots = np.array([self._layout.unpack(slot) for slot in packed])
+        slots = np.array([self._unpack(slot) for slot in packed])
         return slots, int(self._progress[STEPS])
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
         for slot, values in zip(self._slots, slots[:N_SLOTS], strict=True):
-            self._layout.pack(values.astype(self._dtype, copy=False), slot)
+            self._pack(values, slot)
         if self._averages:
             self._set_trained(slots[N_SLOTS])
         self._progress[STEPS] = step
+
+    def _pack(self, flat: np.ndarray, packed: np.ndarray, *, padding_bias: float = 0.0) -> None:
+        flat, layout = np.ascontiguousarray(flat, self._dtype), self._layout
+        self._kernels.pack(
+            address(flat), address(packed), layout.widths, layout.rows, layout.weights,
+            padding_bias, self._like,
+        )  # fmt: skip
+
+    def _unpack(self, packed: np.ndarray) -> np.ndarray:
+        flat, layout = np.empty(self._network.n_parameters, self._dtype), self._layout
+        self._kernels.unpack(
+            address(packed), address(flat), layout.widths, layout.rows, layout.weights, self._like
+        )
+        return flat
+
+    def stop(self) -> None:
+        self._progress[STOP] = 1
 
     def info(self) -> dict[str, Any]:
         return {"device": "cpu", "dtype": self._dtype.name, "max_threads": self._threads}
@@ -204,7 +193,13 @@ class CpuEngine:
         self._source = Source(X, self._dtype)
         self._targets = Targets(self._network, self._dtype, y, sample_weight)
         self._units = self._layout.units(self._source.sparse)
-        self._room = self._last_call = None
+        self._last_call = None
+        if self._room is not None and self._room.sparse != self._source.sparse:
+            self._room = None
+
+    def unload(self) -> None:
+        del self._source, self._targets
+        self._last_call = None
 
     def place(self, X, rows: np.ndarray | None = None):
         return X if rows is None else X[rows]
@@ -241,7 +236,7 @@ class CpuEngine:
                 self._natural_order, n_samples, np.zeros((1, N_NUMBERS)), None, share
             )
         self._progress[STEPS] = steps
-        return loss / n_samples, self._layout.unpack(self._gradient)
+        return loss / n_samples, self._unpack(self._gradient)
 
     def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
         targets = Targets(self._network, self._dtype, y, sample_weight)
@@ -354,15 +349,15 @@ class CpuEngine:
         arrays["constants"][:] = np.resize(self._network.loss_constants or 0.0, n_elementwise)
         shows_average = self._averages and not train
         memory = Memory(
-            parameters=_address(self._average if shows_average else self._parameters),
-            transposed=_address(self._average_transposed if shows_average else self._transposed),
-            first_slot=_address(self._slots[0]),
-            second_slot=_address(self._slots[1]),
-            average=_address(self._average),
-            gradient=_address(self._gradient),
-            progress=_address(self._progress),
-            barrier=_address(self._barrier),
-            **{name: _address(array) if array.size else 0 for name, array in arrays.items()},
+            parameters=address(self._average if shows_average else self._parameters),
+            transposed=address(self._average_transposed if shows_average else self._transposed),
+            first_slot=address(self._slots[0]),
+            second_slot=address(self._slots[1]),
+            average=address(self._average),
+            gradient=address(self._gradient),
+            progress=address(self._progress),
+            barrier=address(self._barrier),
+            **{name: address(array) if array.size else 0 for name, array in arrays.items()},
         )
         places = places_a, places_s, places_n, places_d
         net = self._net(places, sparse=source.sparse, train=train, loss=loss)
@@ -397,7 +392,7 @@ class CpuEngine:
         if room is None or (room.batch_size, room.optimizer) != (batch_size, optimizer):
             room = self._room = self._make_room(batch_size, optimizer)
         prefetch = n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES
-        samples = room.samples._replace(order=_address(order))
+        samples = Samples(*self._source.fields, *self._targets.fields, address(order))
         stations = None
         if n_threads > 1 and not self._needs_supervision(self._operations(order.size)):
             stations = Stations(n_threads)
@@ -418,16 +413,7 @@ class CpuEngine:
         net, memory, arrays = self._reserve(
             block, self._threads, self._source, train=True, loss=True
         )
-        return _Room(
-            batch_size,
-            optimizer,
-            block,
-            net,
-            memory,
-            arrays,
-            samples=Samples(*self._source.fields, *self._targets.fields, order=0),
-            update=update,
-        )
+        return _Room(batch_size, optimizer, self._source.sparse, block, net, memory, arrays, update)
 
     def _make_update(self, optimizer: Optimizer | None) -> Update:
         dtype, loop, max_norm, decay = self._dtype.name, 0, None, None
@@ -451,19 +437,25 @@ class CpuEngine:
         operations = self._operations(source.n_samples) / 3
         n_slabs = -(-source.n_samples // SLAB)
         n_threads = min(self._threads, n_slabs) if operations >= _WORTH_THREADS else 1
-        rows = min(SLAB, source.n_samples) if n_threads == 1 else SLAB * n_threads
-        net, memory, arrays = self._reserve(rows, n_threads, source, train=False, loss=out is None)
+        kind = n_threads, source.sparse, out is None
+        room = self._forward_rooms.get(kind)
+        if room is None:
+            room = self._forward_rooms[kind] = self._reserve(
+                SLAB * n_threads, n_threads, source, train=False, loss=out is None
+            )
+        net, memory, arrays = room
         if self._averages:
             self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
         else:
             self._refresh_transposed(net, memory)
         order = np.arange(source.n_samples)
-        samples = Samples(*source.fields, *targets.fields, _address(order))
+        samples = Samples(*source.fields, *targets.fields, address(order))
         arguments = (
-            n_threads, net, memory, samples, source.n_samples, _address(out), _address(losses),
+            n_threads, net, memory, samples, source.n_samples, address(out), address(losses),
             self._like,
         )  # fmt: skip
-        self._run(self._kernels.run_rows, arguments, operations, None, arrays)
+        keep = arrays, source, targets, order, out, losses
+        self._run(self._kernels.run_rows, arguments, operations, None, keep)
 
     def _needs_supervision(self, operations: float) -> bool:
         on_main_thread = threading.current_thread() is threading.main_thread()
@@ -475,7 +467,8 @@ class CpuEngine:
         ``keep`` holds whatever the addresses among the arguments belong to.
         """
         kernel.prepare(0, *arguments)
-        self._team.settle()
+        abort = partial(self._progress.__setitem__, [STOP, ABORT], 1)
+        self._team.settle(self._where_threads_are, abort)
         self._progress[STOP] = self._progress[DECISION] = self._progress[ABORT] = 0
         self._progress[FIRST_STEP] = self._progress[STEPS]
         self._barrier[0] = 0
@@ -490,23 +483,30 @@ class CpuEngine:
                 n_threads,
                 supervised=supervised,
                 stations=stations,
-                stop=partial(self._progress.__setitem__, STOP, 1),
-                abort=partial(self._progress.__setitem__, [STOP, ABORT], 1),
+                stop=self.stop,
+                abort=abort,
+                describe=self._where_threads_are,
             )
         self._seconds = time.perf_counter() - started
+        if self._progress[STOP]:
+            raise KeyboardInterrupt
         return result
+
+    def _where_threads_are(self) -> str:
+        """For a report of threads that do not meet."""
+        return f"progress {self._progress[:5].tolist()}, met {int(self._barrier[0])}"
 
 
 class _Room(NamedTuple):
-    """What stays the same while data, batches and optimizer do: workspace and addresses."""
+    """What stays the same while batches, optimizer and the kind of data do: the workspace."""
 
     batch_size: int
     optimizer: Optimizer | None
+    sparse: bool
     block: int
     net: Net
     memory: Memory
     arrays: dict[str, np.ndarray]
-    samples: Samples
     update: Update
 
 
@@ -546,7 +546,7 @@ def warmup() -> None:
     network = Network((1, 1, 1), "relu", "squared_error")
     optimizer = Optimizer("adam", (0.9, 0.999, 1e-8))
     stations = Stations(1)
-    stations.settle()
+    stations.settle(1.0)
     stations.tell(GO)
     for dtype in KERNELS:
         loops.compile_all(dtype)

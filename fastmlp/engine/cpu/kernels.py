@@ -854,6 +854,10 @@ def _epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, block
                 for u in range(units.shape[0]):
                     squared += load(memory.squares, u, like)
                 accumulated += (loss + 0.5 * alpha * squared) / total_weight * (stop - begin)
+        else:
+            count += 1
+            if not _wait(memory, n_threads, count):
+                return accumulated
         if thread == 0:
             store(memory.progress, STEPS, load(memory.progress, STEPS, np.int64(0)) + 1)
         if load(memory.progress, DECISION, np.int64(0)):
@@ -867,7 +871,8 @@ def run_epoch(thread, n_threads, net, memory, samples, n_samples, batch_size, bl
 
     A batch whose weights sum to zero carries no information and is passed over.  A helper that has
     a station there waits for the word to go over the data once more, whose order and numbers
-    the caller has changed in place.
+    the caller has changed in place.  So all threads meet after the last batch, whatever it weighs:
+    one that still summed up its weights would read the next epoch's order.
 
     Parameters
     ----------
@@ -944,6 +949,47 @@ def refresh_transposed(net, memory, units, like):
             _transpose_unit(net, memory, layer, column, width, units[u, 2], units[u, 3], like)
 
 
+def pack(flat, packed, widths, rows, weights, padding_bias, like):
+    """Flat vector at ``flat`` -> packed parameters or state, the output's padded biases as given.
+
+    ``widths``, ``rows`` and ``weights`` are those of `Layout`.
+    """
+    size = size_of(like)
+    n_layers = widths.size - 1
+    for layer in range(n_layers):
+        fan_in, fan_out = widths[layer], widths[layer + 1]
+        padded = _padded(fan_out, like)
+        filling = type(like)(padding_bias if layer == n_layers - 1 else 0.0)
+        for column in range(0, padded, N_VECTORS * _lanes(like)):
+            width = _panel_width(column, padded, like)
+            used = min(width, fan_out - column)
+            panel = packed + size * (weights[layer] + column * rows[layer])
+            for i in range(fan_in + 1):
+                row = panel + size * i * width
+                copy_bytes(row, flat + size * (i * fan_out + column), size * used)
+                for k in range(used, width):
+                    store(row, k, filling if i == fan_in else type(like)(0))
+            for k in range((fan_in + 1) * width, rows[layer] * width):
+                store(panel, k, type(like)(0))
+        flat += size * (fan_in + 1) * fan_out
+
+
+def unpack(packed, flat, widths, rows, weights, like):
+    """Packed parameters, gradient or state -> the flat vector at ``flat``."""
+    size = size_of(like)
+    for layer in range(widths.size - 1):
+        fan_in, fan_out = widths[layer], widths[layer + 1]
+        padded = _padded(fan_out, like)
+        for column in range(0, padded, N_VECTORS * _lanes(like)):
+            width = _panel_width(column, padded, like)
+            used = min(width, fan_out - column)
+            panel = packed + size * (weights[layer] + column * rows[layer])
+            for i in range(fan_in + 1):
+                copy_bytes(flat + size * (i * fan_out + column), panel + size * i * width,
+                           size * used)  # fmt: skip
+        flat += size * (fan_in + 1) * fan_out
+
+
 def tiles(like):
     """Address of the tiles of one element type."""
     return tile_address(like)
@@ -956,6 +1002,8 @@ class Kernels:
         self.run_epoch = Entry(run_epoch, dtype)
         self.run_rows = Entry(run_rows, dtype)
         self.refresh_transposed = Entry(refresh_transposed, dtype)
+        self.pack = Entry(pack, dtype)
+        self.unpack = Entry(unpack, dtype)
         self.tiles = Entry(tiles, dtype)
 
 

@@ -68,6 +68,7 @@ class Layout:
         ]
         self.weights = np.cumsum([0, *sizes])
         self.transposed = np.cumsum([0, *sizes_transposed])
+        self._units: dict[bool, np.ndarray] = {}
 
     def pad(self, n: int) -> int:
         """``n`` rounded up to whole vectors."""
@@ -86,37 +87,17 @@ class Layout:
             start = int(self.weights[layer] + column * self.rows[layer])
             yield column, width, slice(start, start + width * int(self.rows[layer]))
 
-    def pack(self, flat: np.ndarray, packed: np.ndarray, *, padding_bias: float = 0.0) -> None:
-        """Flat vector -> packed parameters or state; the output's padded biases as given."""
-        coefs, intercepts = self.network.unflatten(flat)
-        packed[:] = 0
-        for layer, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
-            for column, width, where in self.panels(layer):
-                panel = packed[where].reshape(-1, width)
-                used = min(width, len(intercept) - column)
-                panel[: len(coef), :used] = coef[:, column : column + used]
-                panel[len(coef), :used] = intercept[column : column + used]
-                if layer == len(coefs) - 1:
-                    panel[len(coef), used:] = padding_bias
-
-    def unpack(self, packed: np.ndarray) -> np.ndarray:
-        """Packed parameters, gradient or state -> a new flat vector."""
-        flat = np.empty(self.network.n_parameters, self.dtype)
-        coefs, intercepts = self.network.unflatten(flat)
-        for layer, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
-            for column, width, where in self.panels(layer):
-                panel = packed[where].reshape(-1, width)
-                used = min(width, len(intercept) - column)
-                coef[:, column : column + used] = panel[: len(coef), :used]
-                intercept[column : column + used] = panel[len(coef), :used]
-        return flat
-
     def units(self, sparse: bool) -> np.ndarray:
         """Pieces of the weight gradient to share among threads: [layer, column, first row, end].
 
         The cut depends on the shapes only, never on the number of threads, because sums are kept
         per unit.  With sparse input a piece of the first layer is a whole panel.
         """
+        if sparse not in self._units:
+            self._units[sparse] = self._cut(sparse)
+        return self._units[sparse]
+
+    def _cut(self, sparse: bool) -> np.ndarray:
         shapes = list(pairwise(self.network.widths))
         n_large = sum(
             -(-(fan_in + 1) // _UNIT_ROWS) * -(-fan_out // self.panel) for fan_in, fan_out in shapes

@@ -14,6 +14,7 @@ import numpy as np
 from fastmlp._jit import Entry, jit
 from fastmlp.engine.cpu import loops
 from fastmlp.engine.cpu.loops import call
+from fastmlp.engine.cpu.source import Source
 from fastmlp.engine.cpu.vector import PRIMITIVES, copy_bytes, load, size_of, store
 from fastmlp.network import Network
 
@@ -49,12 +50,34 @@ def _add_rows(z, W, x, n, like):
 
 
 @jit
-def _one_row(arrays, widths, activations, normalise, link, softmax, x, work, out, like):
-    """Outputs of the sample at address ``x`` to ``out``; ``work`` has room for two layers."""
+def _add_scaled_row(z, W, value, n, like):
+    """``z += value W`` for one row of weights."""
+    for k in range(n):
+        store(z, k, load(z, k, like) + value * load(W, k, like))
+
+
+@jit
+def _dense_product(z, W, x, fan_in, fan_out, like):
+    """``z += x @ W``."""
+    size = size_of(like)
+    in_fours = fan_in // 4 * 4
+    for j in range(0, in_fours, 4):
+        _add_rows(z, W + size * j * fan_out, x + size * j, fan_out, like)
+    for j in range(in_fours, fan_in):
+        _add_scaled_row(z, W + size * j * fan_out, load(x, j, like), fan_out, like)
+
+
+@jit
+def _one_row(arrays, widths, activations, normalise, link, softmax, x, columns, n_stored, work, out,
+             like):  # fmt: skip
+    """Outputs of the sample at address ``x`` to ``out``; ``work`` has room for two layers.
+
+    Unless ``columns`` is 0, ``x`` holds the ``n_stored`` values of a row of a CSR matrix.
+    """
     size = size_of(like)
     n_layers = widths.size - 1
     widest = np.int64(0)
-    for layer in range(widths.size):
+    for layer in range(1, widths.size):
         widest = max(widest, widths[layer])
     source = x
     for layer in range(n_layers):
@@ -63,14 +86,12 @@ def _one_row(arrays, widths, activations, normalise, link, softmax, x, work, out
         last = layer == n_layers - 1
         z = out if last else work + size * widest * (layer % 2)
         copy_bytes(z, b, size * fan_out)
-        in_fours = fan_in // 4 * 4
-        for j in range(0, in_fours, 4):
-            _add_rows(z, W + size * j * fan_out, source + size * j, fan_out, like)
-        for j in range(in_fours, fan_in):
-            value = load(source, j, like)
-            row = W + size * j * fan_out
-            for k in range(fan_out):
-                store(z, k, load(z, k, like) + value * load(row, k, like))
+        if columns and layer == 0:
+            for p in range(n_stored):
+                row = W + size * fan_out * load(columns, p, np.int32(0))
+                _add_scaled_row(z, row, load(x, p, like), fan_out, like)
+        else:
+            _dense_product(z, W, source, fan_in, fan_out, like)
         if not last and normalise:
             call(normalise, (z, np.int64(0), np.int64(0), np.int64(1), fan_out, like))
         if not last and activations[layer]:
@@ -82,18 +103,28 @@ def _one_row(arrays, widths, activations, normalise, link, softmax, x, work, out
         call(link, (out, out, np.int64(0), np.int64(1), widths[n_layers], like))
 
 
-def few_rows(arrays, widths, activations, normalise, link, softmax, X, stride, n_rows, work, out,
-             like):  # fmt: skip
-    """Outputs of ``n_rows`` rows ``stride`` bytes apart; False if an input is not finite."""
+def few_rows(arrays, widths, activations, normalise, link, softmax, X, stride, columns, row_starts,
+             n_rows, work, out, like):  # fmt: skip
+    """Outputs of ``n_rows`` rows; False if an input is not finite.
+
+    The rows are ``stride`` bytes apart at address ``X``; or ``X`` holds the values of a CSR matrix
+    with ``columns`` (int32) and ``row_starts`` (int64), which are 0 for dense rows.
+    """
     size = size_of(like)
     for i in range(n_rows):
-        row = X + i * stride
+        row, n = X + i * stride, widths[0]
+        first = np.int64(0)
+        if columns:
+            first = load(row_starts, i, np.int64(0))
+            n = load(row_starts, i + 1, np.int64(0)) - first
+            row = X + size * first
         check = type(like)(0)
-        for j in range(widths[0]):
+        for j in range(n):
             check += load(row, j, like) * type(like)(0)
         if check != 0:  # infinity x 0 and NaN x 0 are NaN, which differs from 0
             return False
-        _one_row(arrays, widths, activations, normalise, link, softmax, row, work,
+        where = columns + 4 * first if columns else columns
+        _one_row(arrays, widths, activations, normalise, link, softmax, row, where, n, work,
                  out + i * size * widths[-1], like)  # fmt: skip
     return True
 
@@ -128,7 +159,7 @@ class RowPredictor:
             network.out_activation == "softmax",
         )
         self.n_features = network.widths[0]
-        self._n_work = 2 * max(network.widths)
+        self._n_work = 2 * max(network.widths[1:])
 
     @staticmethod
     def accepts(coefs, intercepts) -> bool:
@@ -138,18 +169,22 @@ class RowPredictor:
             array.flags.c_contiguous and array.flags.aligned for array in (*coefs, *intercepts)
         )
 
-    def __call__(self, X: np.ndarray) -> np.ndarray | None:
+    def __call__(self, X) -> np.ndarray | None:
         """Outputs (n_rows, n_outputs), or None if ``X`` is not finite.
 
-        ``X`` must have this predictor's type and contiguous rows.
+        ``X`` must have this predictor's type, and contiguous rows or the form of CSR.
         """
-        n_rows = len(X)
+        n_rows = X.shape[0]
         out = np.empty((n_rows, self.network.n_outputs), self.dtype)
         work = np.empty(self._n_work, self.dtype)
+        source = Source(X, self.dtype)
+        _, values, stride, columns, row_starts = source.fields
         finite = self._kernel(
             *self.arguments,
-            X.__array_interface__["data"][0],
-            X.strides[0],
+            values,
+            stride,
+            columns,
+            row_starts,
             n_rows,
             work.__array_interface__["data"][0],
             out.__array_interface__["data"][0],
@@ -176,7 +211,8 @@ class RowPredictor:
                 buffer[x_at + j] = x[j]
             out, size = np.int64(buffer.ctypes.data), buffer.itemsize
             _one_row(addresses, widths, activations, normalise, link, softmax, out + x_at * size,
-                     out + n_outputs * size, out, buffer.dtype.type(0))  # fmt: skip
+                     np.int64(0), n_features, out + n_outputs * size, out,
+                     buffer.dtype.type(0))  # fmt: skip
             return buffer[:n_outputs]
 
         predict.__dict__["parameters"] = parameters  # the machine code knows their addresses

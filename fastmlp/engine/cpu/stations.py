@@ -14,6 +14,8 @@ Tried and lost: watching in the Python loop, before the blocking read of the que
 the interpreter lock is another sleep (71 to 54 microseconds, nothing in an epoch).
 """
 
+import time
+
 import numpy as np
 
 from fastmlp._jit import Entry, jit
@@ -53,9 +55,11 @@ def stand_by(stations, thread):
     return compare_and_swap(station, GO, BUSY)
 
 
-def _settle(stations, n_threads):
+def _settle(stations, n_threads, most):
+    settled = True
     for thread in range(1, n_threads):
-        _watch(stations + 8 * _WORDS * thread, BUSY, -1)
+        settled &= _watch(stations + 8 * _WORDS * thread, BUSY, most)
+    return settled
 
 
 def _tell(stations, n_threads, word):
@@ -84,9 +88,17 @@ class Stations:
         """Let every station say BUSY, before helpers are sent to work."""
         self._words[:] = BUSY
 
-    def settle(self) -> None:
-        """Wait until no helper is at work."""
-        _compiled_settle(self.address, self._n_threads)
+    def settle(self, limit: float) -> bool:
+        """Wait until no helper is at work; False if that takes more than ``limit`` seconds."""
+        end = time.monotonic() + limit
+        while not _compiled_settle(self.address, self._n_threads, _SPINS + _YIELDS):
+            if time.monotonic() > end:
+                return False
+        return True
+
+    def describe(self) -> str:
+        """What the stations say, for a report."""
+        return f"stations {self._words[::_WORDS].tolist()}"
 
     def tell(self, word: int) -> None:
         """Tell GO or LEAVE to the helpers that wait."""

@@ -34,6 +34,7 @@ from fastmlp.engine.cpu.stations import GO, LEAVE, Stations
 _LONGEST_PAUSE = 64  # epochs between two looks at the other thread counts
 _MOST_THREADS = 1024  # that room is made for; a user's limit may be any number
 _LINGERING = 0.05  # seconds after which an idle fit no longer counts
+_LONGEST_WAIT = 120.0  # seconds for a helper that has nothing more to do than its last step
 _GAIN = 0.97  # a change must take this much off the time
 _LIMITING_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # joblib's workers set these
 
@@ -158,10 +159,17 @@ class Team:
         self._kept_off = -1
         weakref.finalize(self, _dismiss, self._helpers)
 
-    def settle(self) -> None:
-        """Wait until no helper uses anything of an earlier call, but for what keeps it there."""
-        if self._stations is not None:
-            self._stations.settle()
+    def settle(self, describe: Callable[[], str], abort: Callable[[], None]) -> None:
+        """Wait until no helper uses anything of an earlier call, but for what keeps it there.
+
+        Raises
+        ------
+        RuntimeError
+            If one never gets there, which would be a fault of the kernels: see `run`.
+        """
+        if self._stations is None or self._stations.settle(_LONGEST_WAIT):
+            return
+        raise self._lost(f"{self._stations.describe()}, {describe()}", abort)
 
     def run(
         self,
@@ -172,6 +180,7 @@ class Team:
         stations: Stations | None,
         stop: Callable[[], None],
         abort: Callable[[], None],
+        describe: Callable[[], str],
     ) -> float:
         """Run ``call(0) ... call(n_threads - 1)`` side by side.
 
@@ -188,6 +197,8 @@ class Team:
         stop, abort : callable
             Tell the kernel to end after the current step; or, when not all threads were started,
             to give up waiting for the others.
+        describe : callable
+            Tells where the threads are, for a report that some do not end.
 
         Returns
         -------
@@ -197,6 +208,8 @@ class Team:
         ------
         KeyboardInterrupt
             After Ctrl-C, when all threads have ended.
+        RuntimeError
+            If a helper does not end although thread 0 has, which would be a fault of the kernels.
         """
         again = stations is self._stations
         if not again:
@@ -219,12 +232,13 @@ class Team:
                 if stations is not None and again:
                     if not stations.reopen(thread):
                         continue
-                    helper.wait()
+                    helper.wait(_LONGEST_WAIT)
                 helper.send(call, thread)
             results = [] if supervised else [call(0)]
             all_running = True
             if stations is None:
-                results += [helper.wait() for helper in busy]
+                for thread, helper in enumerate(busy, own):
+                    results.append(helper.wait(_LONGEST_WAIT if thread else np.inf))
         except KeyboardInterrupt:
             if all_running:
                 stop()
@@ -236,16 +250,28 @@ class Team:
             self._helpers.clear()
             self._stations, self._standing = None, []
             raise
+        except TimeoutError:
+            raise self._lost(describe(), abort) from None
         return results[0]
 
+    def _lost(self, report: str, abort: Callable[[], None]) -> RuntimeError:
+        """Give helpers up that do not end."""
+        abort()
+        _dismiss(self._helpers)
+        self._helpers.clear()
+        self._stations, self._standing = None, []
+        return RuntimeError(
+            f"A thread of this fit did not end within {_LONGEST_WAIT:.0f} s ({report}); this is a "
+            "fault of fastmlp: please report it with this line, and set n_threads=1 meanwhile."
+        )
+
     def _recall(self) -> None:
-        """Have the helpers that stand by return from their call."""
+        """Have the helpers that stand by, which `settle` has seen to, return from their call."""
         if self._stations is None:
             return
-        self._stations.settle()
         self._stations.tell(LEAVE)
         for helper in self._standing:
-            helper.wait()
+            helper.wait(_LONGEST_WAIT)
         self._stations, self._standing = None, []
 
     def _keep_off(self, processor: int) -> None:
@@ -278,12 +304,15 @@ class _Helper:
         """Have ``call(thread)`` run."""
         self.tasks.put((call, thread))
 
-    def wait(self):
-        """The task's result; what it raised is raised here."""
+    def wait(self, limit: float = np.inf):
+        """The task's result; what it raised is raised here, and TimeoutError after ``limit`` s."""
+        end = time.monotonic() + limit
         while True:
             try:
                 result, error = self._results.get(timeout=0.1)
             except Empty:
+                if time.monotonic() > end:
+                    raise TimeoutError from None
                 continue
             if error is not None:
                 raise error

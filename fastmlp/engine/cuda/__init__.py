@@ -96,6 +96,7 @@ class CudaEngine:
             self._average = self._device.zeros(network.n_parameters, self._dtype)
         self._slots = self._device.zeros(N_SLOTS * network.n_parameters, self._dtype)
         self._steps = 0
+        self._stopping = False
         self._progress = self._device.zeros(4, np.int64)
         shapes = zip(pairwise(network.widths), pairwise(network.offsets), strict=True)
         ends = [(end, start + fan_in * fan_out) for (fan_in, fan_out), (start, end) in shapes]
@@ -163,10 +164,16 @@ class CudaEngine:
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
         self._source = self._open(X, y, sample_weight)
 
+    def unload(self) -> None:
+        self._source = None
+
     def place(self, X, rows: np.ndarray | None = None):
         if isinstance(X, GpuArray):
             return self._adopt(X, rows)
         return self._open(X if rows is None else X[rows])
+
+    def stop(self) -> None:
+        self._stopping = True
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
@@ -180,8 +187,11 @@ class CudaEngine:
             self._refresh_transposed()
             self._device.write(self._barrier, np.zeros(1, np.uint32))
         self._transposed_is_stale = not resident
+        self._stopping = False
         try:
             for slab in self._source.slabs(order, batch_size, call.workspace.most):
+                if self._stopping:
+                    raise KeyboardInterrupt
                 if not slab.steps:
                     self._step(call, slab, self._optimizer)
                 elif resident:

@@ -1,0 +1,42 @@
+"""Ctrl-C while something runs that must not be broken off half-way.
+
+Python raises KeyboardInterrupt wherever the main thread happens to be.  Inside Numba's start-up
+that leaves registries half filled, after which nothing compiles in the process any more; inside a
+call into LLVM it waits for the end of the call, and a destructor on the way swallows it.  So
+imports and compilations run in a thread of their own, to their end, and only the waiting is
+interrupted.
+"""
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+
+def undisturbed(function: Callable[..., Any], *arguments):
+    """``function(*arguments)``, which Ctrl-C does not reach.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At once after Ctrl-C; the function goes on, and its result is dropped.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function(*arguments)  # Ctrl-C is for the main thread
+    results: SimpleQueue = SimpleQueue()
+
+    def work():
+        try:
+            results.put((function(*arguments), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=work, name="fastmlp", daemon=True).start()
+    while True:
+        try:
+            result, error = results.get(timeout=0.1)
+        except Empty:
+            continue
+        if error is not None:
+            raise error
+        return result
