@@ -22,7 +22,7 @@ from sklearn.metrics import check_scoring, d2_pinball_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import _safe_indexing as safe_indexing
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import assert_all_finite, check_random_state, column_or_1d
 from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
@@ -60,6 +60,7 @@ __all__ = [
     "RegressorMixin",
     "StrOptions",
     "Task",
+    "assert_all_finite",
     "available_if",
     "check_is_fitted",
     "check_optimize_result",

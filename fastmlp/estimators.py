@@ -39,6 +39,7 @@ from fastmlp._sklearn import (
     RegressorMixin,
     StrOptions,
     Task,
+    assert_all_finite,
     available_if,
     check_is_fitted,
     check_partial_fit_first_call,
@@ -303,6 +304,27 @@ coefs_ : list of ndarray of shape (fan_in, fan_out)
         and whether the samples were streamed because they do not fit in its memory."""
 
 
+# scikit-learn's private hooks, which nothing calls here, and what does their job instead
+_HOOKS = {
+    "_init_coef": "pass weight_init",
+    "_initialize": "pass weight_init",
+    "_forward_pass": "pass activation, dropout or layer_norm, or override predict",
+    "_forward_pass_fast": "pass activation or layer_norm, or override predict",
+    "_predict": "override predict",
+    "_compute_loss_grad": "pass loss as a pair of functions (value, derivative)",
+    "_loss_grad_lbfgs": "pass loss as a pair of functions (value, derivative)",
+    "_backprop": "pass loss or activation as a pair of functions (value, derivative)",
+    "_score": "pass scoring",
+    "_score_with_function": "pass scoring",
+    "_update_no_improvement_count": "pass scoring, tol or n_iter_no_change, or set a callback",
+    "_fit": "override fit and partial_fit",
+    "_fit_lbfgs": "override fit, or set a callback",
+    "_fit_stochastic": "override fit and partial_fit, or set a callback",
+    "_unpack": "read coefs_ and intercepts_",
+    "_validate_input": "override fit and partial_fit, and prepare X and y there",
+}
+
+
 class InconsistentVersionWarning(UserWarning):
     """An estimator was pickled by another version of fastmlp than the one that unpickles it."""
 
@@ -384,6 +406,17 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     }
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        for owner in cls.__mro__:
+            if owner.__module__ == __name__:
+                continue
+            for name in _HOOKS.keys() & vars(owner).keys():
+                raise TypeError(
+                    f"{owner.__name__} overrides {name}, a private hook of scikit-learn's that "
+                    f"fastmlp does not have: {_HOOKS[name]} instead."
+                )
+
     # --- copies and pickles
 
     def __copy__(self):
@@ -444,6 +477,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     @abstractmethod
     def _validate_held_out(self, X, y):
         """The same for a user's validation set, after the training data; no loss."""
+
+    def _for_scorers(self, given: tuple, encoded) -> tuple:
+        """X, y and weights of the user's, with ``y`` in the form that `predict` answers in."""
+        return given
 
     def _class_weights(self, y):
         """Weights of the classes for each column of encoded ``y``, or None."""
@@ -570,6 +607,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
         given = X, y, sample_weight
         X, y, loss = self._validate_input(X, y, incremental, reset=first_pass)
+        given = self._for_scorers(given, y)
         if sample_weight is not None:
             sample_weight = check_sample_weight(_host(sample_weight), y)
         class_weights = self._class_weights(y)
@@ -783,7 +821,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 raise ValueError("All weights of its samples are zero; see sample_weight_val.")
         except ValueError as error:
             raise ValueError(f"The validation set X_val, y_val is invalid. {error}") from error
-        return _Data(X, encoded, weight, held_out)
+        return _Data(X, encoded, weight, self._for_scorers(held_out, encoded))
 
     def _split(self, data: _Data, validation: _Data | None):
         """Rows to train on set apart from rows to validate with, if early stopping needs them."""
@@ -1333,6 +1371,24 @@ def _weigh(y: np.ndarray, sample_weight, class_weights):
     return weight
 
 
+def _check_numbers(y, dtype) -> None:
+    """Refuse what scikit-learn's checks let pass and a cast would make other numbers of."""
+    if sparse.issparse(y):
+        raise TypeError(
+            "Sparse data was passed for y, but dense data is required. Use '.toarray()' to convert "
+            "to a dense numpy array."
+        )
+    if y.dtype.kind not in "biuf":
+        raise TypeError(
+            f"y must hold numbers for a regression, got the type {y.dtype}; convert it to float, "
+            "dates and times to a number of their unit."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = y.astype(dtype, copy=False)
+        if not np.isfinite(numbers.sum()):
+            assert_all_finite(numbers, input_name="y")
+
+
 def _accuracy(matches: np.ndarray, sample_weight) -> float:
     return float(np.average(matches, weights=sample_weight))
 
@@ -1606,6 +1662,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
+            self._check_kind(y)
             self._check_classes(unique_labels(y))
         loss = self._loss(multiclass=self._label_binarizer.y_type_ == "multiclass")
         return _row_access(X), self._encode(y, X.dtype), loss
@@ -1623,7 +1680,8 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         if kind == "binary":
             positive = y == self.classes_[-1] if len(self.classes_) == 2 else np.zeros(len(y))
             return positive.astype(dtype)[:, None]
-        return self._label_binarizer.transform(y).astype(dtype)
+        # any number but 0 means that the sample has the label, as in scikit-learn
+        return self._label_binarizer.transform(y).astype(bool).astype(dtype)
 
     def _validate_held_out(self, X, y):
         X, y = self._check_data(X, y, reset=False)
@@ -1635,6 +1693,26 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         if unknown.size:
             raise ValueError(f"y_val has classes that y does not have: {unknown}.")
         return _row_access(X), self._encode(y, X.dtype)
+
+    def _check_kind(self, y) -> None:
+        """Refuse labels after an indicator matrix, and the other way round.
+
+        Labels of three classes or more are another way to write a matrix, one label per sample.
+        """
+        if y.ndim == 2 and not self._is_multilabel():
+            raise ValueError(
+                "y must hold class labels, one per sample, as in the first call, and not an "
+                "indicator matrix; make a new estimator for multilabel targets."
+            )
+        if y.ndim == 1 and self._is_multilabel() and len(self.classes_) < 3:
+            raise ValueError(
+                "y must be an indicator matrix, as in the first call, and not hold class labels; "
+                "make a new estimator for them."
+            )
+
+    def _for_scorers(self, given, encoded):
+        X, y, sample_weight = given
+        return X, encoded.astype(int) if self._is_multilabel() else y, sample_weight
 
     def _is_multilabel(self) -> bool:
         return self._label_binarizer.y_type_.startswith("multilabel")
@@ -1989,6 +2067,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        _check_numbers(y, X.dtype)
         self._check_range(y)
         return _row_access(X), self._spread(y.reshape(len(y), -1))
 
