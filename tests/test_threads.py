@@ -1,6 +1,7 @@
 """Threads: the same bits for every number, limits, memory, and many fits at once."""
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import subprocess
@@ -34,12 +35,20 @@ class FixedCount:
         assert n_threads == self.limit
 
 
+class NoCrowd:
+    """In the crowd's place: the other fits of this process do not count."""
+
+    def share(self, fit, limit):
+        return contextlib.nullcontext(limit)
+
+
 @pytest.fixture
 def no_thresholds(monkeypatch):
-    """Every call is worth sharing, and nothing is tuned."""
+    """Every call is worth sharing, among all threads that are allowed, and nothing is tuned."""
     import fastmlp.engine.cpu as target
 
     monkeypatch.setattr(target, "Tuner", FixedCount)
+    monkeypatch.setattr(target, "CROWD", NoCrowd())
     for name in ("_WORTH_SHARING", "_WORTH_THREADS"):
         monkeypatch.setattr(target, name, 0.0)
     monkeypatch.setattr(target, "_SURELY_WORTH_SHARING", np.inf)
@@ -126,6 +135,92 @@ def test_helpers_between_epochs(no_thresholds, monkeypatch):
     for _ in range(200):
         engines[1].run_epoch(order, rates)
     assert len(sent) < 2 * 200  # or no helper was ever found standing by
+
+
+@pytest.fixture
+def busy_processors():
+    """Two other processes that never pause, so that threads lose their processors at any time."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    yield
+    for process in spinning:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("rule", "max_grad_norm"), [*((rule, None) for rule in OPTIMIZERS), ("adam", 0.1)]
+)
+def test_batches_of_no_weight_keep_nobody_waiting(
+    no_thresholds, busy_processors, monkeypatch, rule, max_grad_norm
+):
+    """Wherever they are, in epochs the order of which changes in place."""
+    monkeypatch.setattr(threads, "_LONGEST_WAIT", 30.0)
+    network = Network((5, 9, 1), "relu", "squared_error")
+    rng = np.random.default_rng(0)
+    # 20 rows in steps of 3, the last of 2: every second of them has no weight more often than not
+    X, y, weight = rng.normal(size=(20, 5)), rng.normal(size=(20, 1)), rng.integers(0, 4, 20) // 3
+    order, rates = np.arange(20), np.full(7, 1e-4)
+    engines = []
+    for n_threads in (1, 2):
+        engine = CpuEngine(
+            network, dtype="float64", optimizer=Optimizer(rule, CONSTANTS[rule], 0, max_grad_norm),
+            batch_size=3, n_threads=n_threads,
+        )  # fmt: skip
+        engine.load(X, y, weight.astype(float))
+        engine.set_parameters(np.random.default_rng(1).normal(size=network.n_parameters) * 0.3)
+        engines.append(engine)
+    for _ in range(100):
+        rng.shuffle(order)
+        mine, other = (engine.run_epoch(order, rates) for engine in engines)
+        assert mine == other
+    np.testing.assert_array_equal(*(engine.get_parameters() for engine in engines))
+
+
+def test_a_helper_does_not_read_the_next_order(no_thresholds, busy_processors, monkeypatch):
+    """The batch passed over is so long that a helper is still at it when the next epoch begins."""
+    monkeypatch.setattr(threads, "_LONGEST_WAIT", 10.0)
+    n = 200_000
+    network = Network((1, 1), "relu", "squared_error")
+    engine = CpuEngine(
+        network, dtype="float64", optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=n // 2,
+        n_threads=2,
+    )  # fmt: skip
+    weight = np.repeat([1.0, 0.0], n // 2)
+    engine.load(np.ones((n, 1)), np.ones((n, 1)), weight)
+    order, rates = np.arange(n), np.full(2, 1e-3)
+    for _ in range(30):
+        engine.run_epoch(order, rates)
+        order[:] = order[::-1].copy()
+
+
+def test_a_wait_without_end_is_reported(no_thresholds, monkeypatch):
+    """A helper that never comes to its station, and one that never answers."""
+    monkeypatch.setattr(threads, "_LONGEST_WAIT", 0.5)
+    network = Network((5, 9, 1), "relu", "squared_error")
+    engine = CpuEngine(
+        network, dtype="float64", optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=10,
+        n_threads=2,
+    )  # fmt: skip
+    engine.load(np.ones((20, 5)), np.ones((20, 1)))
+    order, rates = np.arange(20), np.full(2, 1e-3)
+    expected = engine.run_epoch(order, rates)
+    monkeypatch.setattr(threads.Stations, "settle", lambda stations, limit: False)
+    with pytest.raises(RuntimeError, match=r"did not end within 0 s \(stations \[.*n_threads=1"):
+        engine.run_epoch(order, rates)
+    team = threads.Team()
+
+    def call(thread):
+        time.sleep(2.0 * thread)
+        return 0.0
+
+    aborted = []
+    with pytest.raises(RuntimeError, match=r"\(all at step 7\)"):
+        team.run(
+            call, 2, supervised=False, stations=None, stop=lambda: None,
+            abort=lambda: aborted.append(1), describe=lambda: "all at step 7",
+        )  # fmt: skip
+    assert aborted
+    assert np.isfinite(expected)
 
 
 def test_blocks_and_threads_together(no_thresholds, monkeypatch):

@@ -1,0 +1,236 @@
+"""Predictions and partial_fit from what was prepared for earlier calls: never anything stale."""
+
+import concurrent.futures
+import copy
+import os
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn import neural_network as sk
+from sklearn.base import clone
+
+import fastmlp
+from fastmlp import estimators, prediction
+
+RNG = np.random.RandomState(0)
+X = RNG.normal(size=(300, 12))
+Y = np.argmax(X[:, :4], axis=1)
+ROWS = [1, 8, 9, 40, 300]  # from the user's arrays, and by an engine
+
+
+def pair(dtype=np.float64, **parameters):
+    """The same fitted network as ours and as scikit-learn's, which keeps nothing between calls."""
+    models = [
+        module.MLPClassifier((20, 7), max_iter=3, random_state=0, **parameters)
+        for module in (fastmlp, sk)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for model in models:
+            model.fit(X.astype(dtype), Y)
+    models[1].coefs_ = [coef.copy() for coef in models[0].coefs_]
+    models[1].intercepts_ = [intercept.copy() for intercept in models[0].intercepts_]
+    return models
+
+
+def assert_same_predictions(ours, theirs, dtype=np.float64):
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    for n in ROWS:
+        for form in (np.asarray, sparse.csr_matrix, sparse.csc_matrix, np.asfortranarray, list):
+            data = form(X[:n].astype(dtype))
+            np.testing.assert_allclose(
+                ours.predict_proba(data), theirs.predict_proba(data), tolerance, tolerance
+            )
+
+
+def edit_weights(model):
+    model.coefs_[0][3] *= 1.5
+
+
+def edit_bias(model):
+    model.intercepts_[-1][0] += 0.25
+
+
+def replace_layer(model):
+    model.coefs_[1] = model.coefs_[1] * 0.5
+
+
+def assign_list(model):
+    model.coefs_ = [0.9 * coef for coef in model.coefs_]
+
+
+def assign_tuple(model):
+    model.intercepts_ = tuple(intercept - 0.1 for intercept in model.intercepts_)
+
+
+def smaller_network(model):
+    model.coefs_ = [model.coefs_[0][:, :5], model.coefs_[1][:5], model.coefs_[2]]
+    model.intercepts_ = [model.intercepts_[0][:5], *model.intercepts_[1:]]
+
+
+def other_activation(model):
+    model.activation = "tanh"
+
+
+def other_order(model):
+    model.coefs_[0] = np.asfortranarray(model.coefs_[0]) * 1.1
+
+
+def other_type(model):
+    model.coefs_ = [coef.astype(np.float64) for coef in model.coefs_]
+
+
+def train_on(model):
+    model.partial_fit(X[:50].astype(model.coefs_[0].dtype), Y[:50])
+
+
+CHANGES = [
+    edit_weights, edit_bias, replace_layer, assign_list, assign_tuple, smaller_network,
+    other_activation, other_order, other_type, train_on,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_every_change_of_a_model_is_seen_by_the_next_prediction(change, dtype):
+    ours, theirs = pair(dtype)
+    assert_same_predictions(ours, theirs, dtype)
+    before = ours.predict_proba(X[:40].astype(dtype))
+    for model in (ours, theirs):
+        change(model)
+    assert change is other_type or not np.allclose(
+        ours.predict_proba(X[:40].astype(dtype)), before, rtol=1e-4
+    )
+    assert_same_predictions(ours, theirs, dtype)
+
+
+def test_frames_and_rows_of_frames():
+    names = [f"x{i}" for i in range(12)]
+    frame = pd.DataFrame(X, columns=names)
+    models = [
+        kind((20, 7), max_iter=3, random_state=0, solver="lbfgs")
+        for kind in (fastmlp.MLPClassifier, sk.MLPClassifier)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for model in models:
+            model.fit(frame, Y)
+    for n in ROWS:
+        got, expected = (model.predict_proba(frame[:n]) for model in models)
+        np.testing.assert_allclose(got, expected, atol=1e-8)
+    for model in models:
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            model.predict(X[:1])
+        with pytest.raises(ValueError, match="feature names should match"):
+            model.predict(frame[names[::-1]])
+
+
+@pytest.mark.parametrize("n_rows", [1, 100])
+def test_threads_that_share_a_model_get_their_own_answers(n_rows):
+    ours, _ = pair()
+    parts = [X[i : i + n_rows] for i in range(200)]
+    expected = [ours.predict_proba(part) for part in parts]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for got, right in zip(pool.map(ours.predict_proba, parts), expected, strict=True):
+                np.testing.assert_array_equal(got, right)
+
+
+def test_copies_and_pickles_have_nothing_of_it():
+    ours, theirs = pair()
+    attributes, size = set(vars(ours)), len(pickle.dumps(ours))
+    assert_same_predictions(ours, theirs)
+    assert set(vars(ours)) == attributes
+    assert len(pickle.dumps(ours)) == size
+    for other in (copy.copy(ours), copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        other.coefs_ = [2 * coef for coef in other.coefs_]
+        assert not np.allclose(other.predict_proba(X), theirs.predict_proba(X))
+        assert not np.allclose(other.predict_proba(X[:2]), theirs.predict_proba(X[:2]))
+    assert_same_predictions(ours, theirs)
+    assert not hasattr(clone(ours), "coefs_")
+
+
+def test_a_dead_model_takes_what_was_kept_along():
+    ours, theirs = pair()
+    ours.partial_fit(X, Y)
+    assert_same_predictions(ours, theirs.partial_fit(X, Y))
+    kept = [prediction._PACKED._idle, estimators._TRAINING._idle]
+    assert all(ours in store for store in kept)
+    sizes = [len(store) for store in kept]
+    del ours
+    assert [len(store) for store in kept] == [size - 1 for size in sizes]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_predicts_and_trains():
+    """Threads of the parent's engines are not in the child, which would wait for them."""
+    ours, _ = pair()
+    data, labels = np.tile(X, (40, 1)), np.tile(Y, 40)
+    ours.partial_fit(data, labels)
+    expected = ours.predict_proba(data)
+    child = os.fork()
+    if not child:  # pragma: no cover
+        same = np.array_equal(ours.predict_proba(data), expected)
+        ours.partial_fit(data, labels)
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_nothing_is_prepared_twice(monkeypatch):
+    """A network of many features answers one sparse row without a look at all its weights."""
+    wide = sparse.random(40, 5000, 0.01, "csr", rng=np.random.default_rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = fastmlp.MLPClassifier((50,), max_iter=1, random_state=0).fit(wide, Y[:40])
+    expected = model.predict_proba(wide.toarray())
+    flatten, calls = fastmlp.network.Network.flatten, []
+
+    def counted(network, *arguments):
+        calls.append(1)
+        return flatten(network, *arguments)
+
+    monkeypatch.setattr(fastmlp.network.Network, "flatten", counted)
+    monkeypatch.setattr(prediction, "get_engine", None)
+    for i in range(5):
+        got = model.predict_proba(wide[i])
+        np.testing.assert_allclose(got, expected[i : i + 1], rtol=1e-10)
+    for _ in range(3):
+        model.predict_proba(wide.toarray())
+    assert not calls
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "rmsprop"])
+def test_partial_fit_goes_on_from_whatever_is_there(solver):
+    """Batches of other sizes, other settings, edited weights: as with an engine made anew."""
+
+    def run(fresh):
+        model = fastmlp.MLPClassifier((20, 7), random_state=0, solver=solver, batch_size=32)
+        results = []
+        for i, n in enumerate([64, 64, 10, 200, 200, 33, 64]):
+            if fresh:
+                estimators._TRAINING._idle.clear()
+            if i == 3:
+                model.coefs_[0][2] = 0.5
+            if i == 4:
+                model.set_params(alpha=0.1, learning_rate_init=0.01)
+            if i == 5:
+                model.coefs_ = [0.9 * coef for coef in model.coefs_]
+            weight = None if i % 2 else RNG_WEIGHTS[:n]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.partial_fit(X[:n], Y[:n], weight, classes=[0, 1, 2, 3])
+            results.append((model.loss_, model.coefs_[0].copy(), model.predict_proba(X[:20])))
+        return results
+
+    for kept, new in zip(run(False), run(True), strict=True):
+        assert kept[0] == new[0]
+        np.testing.assert_array_equal(kept[1], new[1])
+        np.testing.assert_array_equal(kept[2], new[2])
+
+
+RNG_WEIGHTS = np.random.RandomState(1).uniform(0.5, 2, 300)
