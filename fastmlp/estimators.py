@@ -335,6 +335,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """What the classifier and the regressor share."""
 
     history_: dict[str, list]
+    _fewest_scored = 1  # samples with which `_scorer`'s function is defined
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -781,6 +782,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             weight = _weigh(encoded, weight, class_weights)
             if weight is not None and not weight.any():
                 raise ValueError("All weights of its samples are zero; see sample_weight_val.")
+            if self._stops_early() and self.scoring is None and len(encoded) < self._fewest_scored:
+                raise ValueError(
+                    f"It is too small for a score, which takes {self._fewest_scored} samples; add "
+                    "samples or set scoring='loss'."
+                )
         except ValueError as error:
             raise ValueError(f"The validation set X_val, y_val is invalid. {error}") from error
         return _Data(X, encoded, weight, held_out)
@@ -847,7 +853,18 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         best = np.argmax(np.where(failed, -np.inf, np.nan_to_num(self.restart_scores_, nan=-1e300)))
         if outcomes[best] is not None:
             self._optimizer_state = outcomes[best]
+        self._warn_of_no_score(runs[best])
         return runs[best]
+
+    def _warn_of_no_score(self, run: Progress) -> None:
+        """Early stopping that no score told anything; a run with a score would have been better."""
+        scores = [line[HISTORY.index("validation_score")] for line in run.history]
+        if self._stops_early() and scores and not any(score > -np.inf for score in scores):
+            warn(
+                f"The validation score (scoring={self.scoring!r}) was {scores[-1]} after every "
+                "epoch, so early_stopping kept the parameters of the last one; give validation "
+                "data for which the score is defined, or choose another scoring."
+            )
 
     def _stops_early(self) -> bool:
         return self.early_stopping and self.solver in _STOCHASTIC_SOLVERS
@@ -1343,7 +1360,7 @@ def _r2(y: np.ndarray, prediction: np.ndarray, sample_weight) -> float:
     Written out because it runs once per epoch, and the checks in front of scikit-learn's take
     longer than a small network's epoch.
     """
-    if not np.isfinite(prediction).all():
+    if len(y) < 2 or not np.isfinite(prediction).all():
         return float("nan")
     y, prediction = y.astype(np.float64), prediction.astype(np.float64)
     mean = np.average(y, axis=0, weights=sample_weight)
@@ -1839,6 +1856,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
     >>> model.score(X, y) > 0.98
     True
     """
+
+    _fewest_scored = 2
 
     _parameter_constraints = _BaseMLP._parameter_constraints | {
         "loss": [StrOptions(set(_REGRESSION_LOSSES)), "array-like"],

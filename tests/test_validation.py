@@ -180,6 +180,79 @@ def test_accuracy_and_r2_by_name_are_the_default():
         np.testing.assert_allclose(named.validation_scores_, default.validation_scores_, rtol=1e-9)
 
 
+def never_defined(value):
+    return lambda estimator, data, target, sample_weight=None: value
+
+
+ONE_CLASS = {"X_val": X_VAL[TARGET_VAL > 0], "y_val": np.ones((TARGET_VAL > 0).sum(), bool)}
+UNDEFINED = [
+    (MLPClassifier, BINARY, "roc_auc", ONE_CLASS, {}),
+    (MLPRegressor, TARGET, "r2", {"X_val": X_VAL[:1], "y_val": TARGET_VAL[:1]}, {}),
+    (MLPRegressor, TARGET, never_defined(np.nan), {}, {"n_restarts": 3}),
+    (MLPRegressor, TARGET, never_defined(-np.inf), {}, {"n_restarts": 3}),
+    (MLPClassifier, LABELS, never_defined(np.nan), {}, {"learning_rate": "plateau", "patience": 1}),
+    (MLPClassifier, LABELS, never_defined(-np.inf), {}, {"learning_rate": "plateau"}),
+    (MLPClassifier, MULTILABEL, never_defined(np.nan), {}, {"ema_decay": 0.9}),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.parametrize(("estimator", "y", "scoring", "held_out", "params"), UNDEFINED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_score_that_is_never_defined_leaves_the_last_epoch(
+    estimator, y, scoring, held_out, params, dtype
+):
+    params = QUICK | params
+    model = estimator(early_stopping=True, scoring=scoring, **params)
+    with pytest.warns(UserWarning, match=r"score \(scoring=.*parameters of the last one"):
+        fit(model, X.astype(dtype), y, **held_out)
+    if held_out:
+        plain = fit(estimator(**params), X.astype(dtype), y)
+        np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
+    assert model.stop_reason_ == "max_iter"
+    assert model.loss_curve_[-1] < 0.97 * model.loss_curve_[0]
+    assert set(model.history_["learning_rate"]) == {0.02}
+
+
+def test_a_score_that_is_never_defined_is_warned_of_once():
+    model = MLPRegressor(
+        early_stopping=True, scoring=never_defined(np.nan), n_restarts=3, **QUICK
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, TARGET)
+        model.set_params(warm_start=True, n_restarts=1).fit(X, TARGET)
+    assert sum("validation score" in str(warning.message) for warning in caught) == 2
+
+
+def test_a_score_that_becomes_defined_counts():
+    scores = iter([np.nan, -np.inf, 0.3, np.nan, 0.2] + 10 * [0.1])
+    scoring = lambda *_, **__: next(scores)  # noqa: E731
+    model = fit(MLPRegressor(early_stopping=True, scoring=scoring, **QUICK), X, TARGET,
+                X_val=X_VAL, y_val=TARGET_VAL)  # fmt: skip
+    third = after_each_epoch(lambda: MLPRegressor(**QUICK), X, TARGET)[2]
+    np.testing.assert_array_equal(model.coefs_[0], third.coefs_[0])
+    assert model.best_validation_score_ == 0.3
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "quantile"])
+def test_one_row_has_no_regression_score(loss):
+    held_out = {"X_val": X_VAL[:1], "y_val": TARGET_VAL[:1]}
+    early = MLPRegressor(loss, early_stopping=True, **QUICK)
+    with pytest.raises(ValueError, match=r"X_val, y_val.*takes 2 samples.*scoring='loss'"):
+        early.fit(X, TARGET, **held_out)
+    assert not hasattr(early, "coefs_")
+    fit(early.set_params(scoring="loss"), X, TARGET, **held_out)
+    fit(MLPClassifier(early_stopping=True, **QUICK), X, LABELS, X_val=X_VAL[:1], y_val=["a"])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_the_recorded_r2_of_one_row_is_scikit_learns():
+    model = fit(MLPRegressor(**QUICK), X, TARGET, X_val=X_VAL[:1], y_val=TARGET_VAL[:1])
+    expected = r2_score(TARGET_VAL[:1], model.predict(X_VAL[:1]))
+    np.testing.assert_array_equal(model.history_["validation_score"], [expected] * 12)
+
+
 # --- history_
 
 
