@@ -571,10 +571,15 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
         given = X, y, sample_weight
         X, y, loss = self._validate_input(X, y, incremental, reset=first_pass)
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(_host(sample_weight), y)
+        sample_weight = _checked_weight("sample_weight", sample_weight, y)
         class_weights = self._class_weights(y)
-        data = _Data(X, y, _weigh(y, sample_weight, class_weights), given)
+        weight = _weigh(y, sample_weight, class_weights)
+        if not _has_weight(weight):
+            raise ValueError(
+                "The weights of all samples (sample_weight times class_weight) sum to zero; give "
+                "some sample a weight above zero."
+            )
+        data = _Data(X, y, weight, given)
         validation = self._given_validation(held_out, y, class_weights)
         network = self._network(hidden, activations, X, y, loss, dropout)
 
@@ -777,11 +782,13 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 raise ValueError(
                     f"y_val must have as many outputs as y, {y.shape[1:]}, got {encoded.shape[1:]}."
                 )
-            if weight is not None:
-                weight = check_sample_weight(_host(weight), encoded)
+            weight = _checked_weight("sample_weight_val", weight, encoded)
             weight = _weigh(encoded, weight, class_weights)
-            if weight is not None and not weight.any():
-                raise ValueError("All weights of its samples are zero; see sample_weight_val.")
+            if not _has_weight(weight):
+                raise ValueError(
+                    "The weights of its samples sum to zero; see sample_weight_val and "
+                    "class_weight."
+                )
             if self._stops_early() and self.scoring is None and len(encoded) < self._fewest_scored:
                 raise ValueError(
                     f"It is too small for a score, which takes {self._fewest_scored} samples; add "
@@ -806,11 +813,16 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 "The validation set is too small. Increase 'validation_fraction' "
                 "or the size of your dataset."
             )
-        if data.sample_weight is not None and not data.sample_weight[held_out].any():
-            raise ValueError(
-                "All samples that early_stopping set aside for validation have a "
-                "sample_weight of zero; increase 'validation_fraction' or drop such samples."
-            )
+        parts = (
+            (samples, "left for training", "decrease"),
+            (held_out, "set aside for validation", "increase"),
+        )
+        for rows, what, change in parts:
+            if data.sample_weight is not None and not _has_weight(data.sample_weight[rows]):
+                raise ValueError(
+                    f"All samples that early_stopping {what} have a sample_weight of zero (times "
+                    f"class_weight); {change} 'validation_fraction' or drop such samples."
+                )
         return data._replace(rows=samples), data.part(held_out)
 
     def _open_task(self, context, network: Network, data: _Data) -> Task:
@@ -1327,6 +1339,16 @@ def _where_it_belongs(result: np.ndarray, X):
     return namespace.asarray(result, device=X.device)
 
 
+def _checked_weight(name: str, weight, y: np.ndarray) -> np.ndarray | None:
+    """A weight for each sample; scikit-learn does not look at the value of a scalar."""
+    if weight is None:
+        return None
+    checked = check_sample_weight(_host(weight), y)
+    if not np.isfinite(checked).all():
+        raise ValueError(f"{name} must be finite, got {weight}.")
+    return checked
+
+
 def _columns(y: np.ndarray) -> list[np.ndarray]:
     """Columns of class numbers of encoded ``y``."""
     return [y] if y.ndim == 1 else list(y.T.astype(np.int64))
@@ -1340,14 +1362,47 @@ def _balanced(y: np.ndarray, n_classes: int) -> np.ndarray:
     return weights
 
 
+def _is_list_of_dicts(weights) -> bool:
+    return isinstance(weights, list) and all(isinstance(one, dict) for one in weights)
+
+
+def _is_class_weight(value) -> bool:
+    try:
+        return isinstance(value, Real) and 0 <= float(value) < np.inf
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def _check_class_weights(weights) -> None:
+    """Refuse what is no weight in a dict or a list of dicts."""
+    for one in weights if isinstance(weights, list) else [weights]:
+        values = one.values() if isinstance(one, dict) else ()
+        if not all(map(_is_class_weight, values)):
+            raise ValueError(f"class_weight must consist of finite numbers >= 0, got {one!r}.")
+
+
 def _weigh(y: np.ndarray, sample_weight, class_weights):
     """Sample weights times the weights of the samples' classes."""
     if class_weights is None:
         return sample_weight
     weight = np.ones(len(y)) if sample_weight is None else sample_weight
     for column, weights in zip(_columns(y), class_weights, strict=True):
-        weight = weight * weights[column]
+        with np.errstate(all="ignore"):
+            weight = weight * weights[column]
+    if not np.isfinite(weight).all():
+        raise ValueError(
+            "The product of sample_weight and class_weight is beyond the range of float64; divide "
+            "one of them by a constant."
+        )
     return weight
+
+
+def _has_weight(weight: np.ndarray | None) -> bool:
+    """Whether a mean over samples with these weights is defined."""
+    if weight is None:
+        return True
+    with np.errstate(over="ignore"):
+        return bool(weight.any()) and weight.sum(dtype=np.float64) != 0
 
 
 def _accuracy(matches: np.ndarray, sample_weight) -> float:
@@ -1661,6 +1716,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         if weights is None:
             return None
         columns = _columns(y)
+        _check_class_weights(weights)
         if isinstance(weights, str):
             n_classes = 2 if self._is_multilabel() else len(self.classes_)
             return [_balanced(column, n_classes) for column in columns]
@@ -1670,7 +1726,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
                     "class_weight may be a list for multilabel targets only; use a dict."
                 )
             return [compute_class_weight(weights, classes=self.classes_, y=self.classes_)]
-        if not isinstance(weights, list) or len(weights) != len(columns):
+        if not _is_list_of_dicts(weights) or len(weights) != len(columns):
             raise ValueError(
                 "class_weight must be 'balanced' or a list of one dict per label for multilabel "
                 f"targets, here of {len(columns)} dicts, got {weights!r}."

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import sklearn.neural_network
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -345,6 +346,45 @@ def test_bad_targets_and_weights(classifier):
         MLPClassifier().partial_fit(X, LABELS)
     with pytest.raises(NotFittedError):
         MLPClassifier().predict(X)
+
+
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("estimator", "y"), [(MLPClassifier, LABELS), (MLPRegressor, TARGET)])
+def test_all_weight_on_held_out_rows_is_refused(estimator, y, dtype, as_csr):
+    data = sparse.csr_matrix(X.astype(dtype)) if as_csr else X.astype(dtype)
+    train, _ = train_test_split(
+        np.arange(80), test_size=0.1, random_state=_after_initialisation(estimator, data, y)
+    )
+    weight = np.ones(80)
+    weight[train] = 0
+    model = estimator(early_stopping=True, **QUICK)
+    with pytest.raises(ValueError, match="left for training have a sample_weight of zero"):
+        model.fit(data, y, weight)
+    assert not hasattr(model, "coefs_")
+
+
+def _after_initialisation(estimator, data, y):
+    """The random state with which scikit-learn's estimator of the same kind would split."""
+    theirs = getattr(sklearn.neural_network, estimator.__name__)
+    params = QUICK | {"random_state": np.random.RandomState(0), "shuffle": False}
+    return fit(theirs(**params), data, y).random_state
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize(("estimator", "y"), [(MLPClassifier, LABELS), (MLPRegressor, TARGET)])
+def test_weights_that_sum_to_zero_are_refused(estimator, y, solver):
+    """scikit-learn divides by zero."""
+    weight = np.where(np.arange(80) % 2, 1.0, -1.0)
+    theirs = getattr(sklearn.neural_network, estimator.__name__)(solver=solver)
+    with pytest.raises(ZeroDivisionError):
+        theirs.fit(X, y, weight)
+    with pytest.raises(ValueError, match="sum to zero"):
+        estimator(solver=solver).fit(X, y, weight)
+    with pytest.raises(ValueError, match="sample_weight must be finite, got nan"):
+        estimator(solver=solver).fit(X, y, np.nan)
+    with pytest.raises(ValueError, match="sample_weight_val must be finite, got inf"):
+        estimator(solver=solver).fit(X, y, X_val=X, y_val=y, sample_weight_val=np.inf)
 
 
 def test_changed_architecture_is_refused_by_name(classifier):

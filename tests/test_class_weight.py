@@ -90,11 +90,65 @@ def test_partial_fit_takes_a_dict_also_for_batches_without_some_class():
         ("multilabel", [{0: 1.0}], "here of 2 dicts"),
         ("binary", {"maybe": 2.0}, "class_weight"),
         ("binary", "even", "'class_weight' parameter of MLPClassifier"),
+        ("multilabel", ["balanced", {}], "class_weight must be 'balanced' or a list of one dict"),
+        *[
+            (task, weights, r"class_weight must consist of finite numbers >= 0, got \{")
+            for value in (np.nan, np.inf, -1.0, 10**400, None, "2")
+            for task, weights in (
+                ("binary", {"no": value}), ("multiclass", {3: np.float32(2), 1: value}),
+                ("multilabel", [{0: 1}, {1: value}]),
+            )
+        ],
     ],
-)
-def test_wrong_class_weight(task, weights, message):
+)  # fmt: skip
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_wrong_class_weight(task, weights, message, solver):
+    model = MLPClassifier(class_weight=weights, solver=solver)
     with pytest.raises(ValueError, match=message):
-        MLPClassifier(class_weight=weights).fit(X, TARGETS[task])
+        model.fit(X, TARGETS[task])
+    assert not hasattr(model, "classes_")
+    if solver == "adam" and task != "multilabel":
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit(X, TARGETS[task], classes=np.unique(TARGETS[task]))
+
+
+NO_WEIGHT = {
+    "binary": [({"yes": 0, "no": 0}, None), ({"yes": 0}, TARGETS["binary"] == "yes")],
+    "multiclass": [({-1: 0, 1: 0, 3: 0}, None), ({3: 0.0, -1: 0.0}, TARGETS["multiclass"] != 1)],
+    "multilabel": [([{0: 0, 1: 0}, {}], None), ([{0: 0}, {}], 1 - TARGETS["multilabel"][:, 0])],
+    "one label always": [([{}, {1: 0}], None)],
+}
+
+
+@pytest.mark.parametrize("params", [{}, {"solver": "lbfgs"}, {"early_stopping": True}], ids=str)
+@pytest.mark.parametrize("task", TARGETS)
+def test_weights_that_are_all_zero_are_refused(task, params):
+    for class_weight, sample_weight in NO_WEIGHT[task]:
+        model = MLPClassifier(class_weight=class_weight, **QUICK | params)
+        with pytest.raises(ValueError, match=r"sample_weight times class_weight\) sum to zero"):
+            model.fit(X, TARGETS[task], sample_weight)
+        assert not hasattr(model, "coefs_")
+        with pytest.raises(ValueError, match=r"X_val, y_val.*class_weight|sum to zero"):
+            model.fit(X, TARGETS[task], X_val=X, y_val=TARGETS[task],
+                      sample_weight_val=sample_weight)  # fmt: skip
+
+
+def test_partial_fit_refuses_a_batch_without_weight():
+    y = TARGETS["multiclass"]
+    model = MLPClassifier(class_weight={3: 0.0}, random_state=0).partial_fit(
+        X, y, classes=[-1, 1, 3]
+    )
+    before = model.coefs_[0].copy()
+    with pytest.raises(ValueError, match="sum to zero"):
+        model.partial_fit(X[y == 3], y[y == 3])
+    np.testing.assert_array_equal(model.coefs_[0], before)
+
+
+def test_a_product_beyond_float64_is_refused():
+    y = TARGETS["binary"]
+    model = MLPClassifier(class_weight={"yes": 1e200}, **QUICK)
+    with pytest.raises(ValueError, match="product of sample_weight and class_weight is beyond"):
+        model.fit(X, y, np.full(len(y), 1e200))
 
 
 def test_partial_fit_refuses_balanced():
