@@ -12,13 +12,13 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 import copy
 import os
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 from warnings import warn
@@ -328,7 +328,7 @@ class _Data(NamedTuple):
         """X, y and weights for scorers and callbacks, which expect the user's containers."""
         if self.rows is None:
             return self.given
-        return tuple(None if a is None else safe_indexing(a, self.rows) for a in self.given)
+        return tuple(_some_rows(array, self.rows) for array in self.given)
 
 
 class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
@@ -917,10 +917,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             model = copy.copy(self)
             attributes = self._fitted_attributes(network, progress, engine.get_parameters())
             model.__dict__.update(attributes)
-            value = scorer(model, X, y, **metadata)
-            if not isinstance(value, Real):
-                raise ValueError(f"scoring must return one number, got {value!r}.")
-            return float(value)
+            return _as_number(scorer(model, X, y, **metadata))
 
         return score
 
@@ -1319,6 +1316,27 @@ def _try_out(parameter: str, pair, *arguments: float) -> None:
 def _row_access(X):
     """``X`` in a form whose rows an engine can read: CSC becomes CSR."""
     return X.tocsr() if sparse.issparse(X) else X
+
+
+def _some_rows(array, rows: np.ndarray):
+    """Some rows of what a user gave as X, y or weights, in its container if that has rows."""
+    if array is None or isinstance(array, Number):  # one weight for all samples
+        return array
+    if sparse.issparse(array) and array.format not in ("csr", "csc"):
+        array = array.tocsr()  # COO, DIA and BSR have none
+    elif isinstance(array, memoryview) or not hasattr(array, "__getitem__"):
+        array = np.asarray(array)
+    return safe_indexing(array, rows)
+
+
+def _as_number(score) -> float:
+    """What a user's scorer returned; scikit-learn takes arrays of one element, too."""
+    number = score
+    with suppress(AttributeError, ValueError, RuntimeError):
+        number = score.item()
+    if not isinstance(number, Number) or isinstance(number, complex):
+        raise ValueError(f"scoring must return one number, got {score!r}.")
+    return float(number)  # type: ignore[arg-type]
 
 
 def _host(array):

@@ -1,12 +1,15 @@
 """Validation in the user's hands: X_val, scoring, history_, and why training stopped."""
 
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import (
     accuracy_score,
     f1_score,
@@ -15,7 +18,7 @@ from sklearn.metrics import (
     mean_squared_error,
     r2_score,
 )
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import cross_val_score, train_test_split
 
 from fastmlp import MLPClassifier, MLPRegressor
 
@@ -253,6 +256,77 @@ def test_the_recorded_r2_of_one_row_is_scikit_learns():
     np.testing.assert_array_equal(model.history_["validation_score"], [expected] * 12)
 
 
+class Bare:
+    """All that `numpy.asarray` needs, and a length."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._array, dtype)
+
+    def __len__(self):
+        return len(self._array)
+
+
+FORMS_OF_X = [
+    *[getattr(sparse, f"{kind}_{what}") for kind in ("bsr", "coo", "dia", "dok", "lil", "csc")
+      for what in ("array", "matrix")],
+    memoryview, pl.DataFrame, np.ndarray.tolist,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")
+@pytest.mark.parametrize("as_form", FORMS_OF_X)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("estimator", "y", "scoring"),
+    [(MLPClassifier, LABELS, "accuracy"), (MLPRegressor, TARGET, "r2")],
+)
+def test_scorers_take_every_form_of_x_that_fit_takes(estimator, y, scoring, dtype, as_form):
+    data = X.round().astype(dtype)
+    make = lambda scoring: estimator(early_stopping=True, scoring=scoring, **QUICK)  # noqa: E731
+    named = fit(make(scoring), as_form(data), y)
+    default = fit(make(None), as_form(data), y)
+    np.testing.assert_allclose(named.validation_scores_, default.validation_scores_, rtol=1e-5)
+
+
+def test_scorers_take_sparse_indicator_matrices():
+    for as_form in (sparse.coo_array, sparse.bsr_array, sparse.dia_array, sparse.csc_array):
+        named = MLPClassifier(early_stopping=True, scoring="accuracy", **QUICK)
+        fit(named, X, as_form(MULTILABEL))
+        default = fit(MLPClassifier(early_stopping=True, **QUICK), X, as_form(MULTILABEL))
+        assert named.validation_scores_ == default.validation_scores_
+
+
+WEIGHTS_OF_ALL = [2, 2.0, np.float32(2), np.float64(2), np.int64(2), True]
+FORMS_OF_WEIGHTS = [list, tuple, memoryview, pd.Series, pl.Series, Bare]
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize(
+    "weight", WEIGHTS_OF_ALL + [form(np.linspace(0.1, 2, 120)) for form in FORMS_OF_WEIGHTS]
+)
+def test_scorers_take_every_form_of_weights_that_fit_takes(estimator, weight):
+    y, scoring = (BINARY, "accuracy") if estimator is MLPClassifier else (TARGET, "r2")
+    named = fit(estimator(early_stopping=True, scoring=scoring, **QUICK), X, y, weight)
+    default = fit(estimator(early_stopping=True, **QUICK), X, y, weight)
+    np.testing.assert_allclose(named.validation_scores_, default.validation_scores_, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "form", [np.array, lambda score: np.array([score]), np.float32, np.float64, float, int, Decimal]
+)
+def test_scores_of_every_form_that_scikit_learn_takes(form):
+    scoring = lambda *_: form(0.5)  # noqa: E731
+    data = X[:, :2]
+    expected = cross_val_score(LinearRegression(), data, TARGET, scoring=scoring).astype(float)
+    model = MLPRegressor(early_stopping=True, scoring=scoring, n_iter_no_change=2, **QUICK)
+    fit(model, data, TARGET)
+    assert model.validation_scores_ == [expected[0]] * 4
+    assert all(type(score) is float for score in model.validation_scores_)
+
+
 # --- history_
 
 
@@ -371,7 +445,8 @@ def test_wrong_scoring():
         MLPRegressor(scoring="r2", solver="lbfgs", early_stopping=True).fit(X, TARGET)
     with pytest.raises(ValueError, match="'f9'"):
         MLPClassifier(scoring="f9", early_stopping=True).fit(X, BINARY)
-    with pytest.raises(ValueError, match="scoring must return one number"):
-        MLPClassifier(scoring=lambda *_: "good", early_stopping=True).fit(X, BINARY)
+    for wrong in ("good", np.ones(2), 1j, None):
+        with pytest.raises(ValueError, match="scoring must return one number"):
+            MLPClassifier(scoring=lambda *_, w=wrong: w, early_stopping=True).fit(X, BINARY)
     with pytest.raises(ValueError, match="scoring"):
         MLPClassifier(scoring=accuracy_score, early_stopping=True).fit(X, BINARY)
