@@ -893,11 +893,32 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Whether to spend a pass over the validation data on their loss."""
         return validation is not None and (self.scoring == "loss" or validation.rows is None)
 
-    def _validation(self, network, engine, progress, held_out: _Data | None) -> Validation | None:
+    def _weight_and_alpha(self, data: _Data, dtype) -> tuple[np.ndarray | None, float]:
+        """Sample weights in the range of ``dtype``, and the ``alpha`` that goes with them.
+
+        Losses are divided by the sum of the weights, so a factor of all weights is one of alpha.
+        """
+        weight, exponent = _in_range(data.sample_weight, dtype, data.rows)
+        if weight is None or not exponent:
+            return weight, self.alpha
+        with np.errstate(over="ignore"):
+            alpha = float(np.ldexp(self.alpha, -exponent))
+        largest = np.sqrt(np.finfo(dtype).max)  # the penalty's gradient is squared
+        if alpha > largest * np.abs(weight).sum():
+            raise ValueError(
+                f"alpha={self.alpha}, which is divided by the sum of the weights, is too large for "
+                f"{np.dtype(dtype)} beside weights of at most {np.ldexp(1.0, exponent + 1):.0e}; "
+                "multiply sample_weight or class_weight by a constant, or set alpha=0."
+            )
+        return weight, alpha
+
+    def _validation(
+        self, network, engine, progress, held_out: _Data | None, dtype
+    ) -> Validation | None:
         if held_out is None:
             return None
         X = engine.place(held_out.X, held_out.rows)
-        encoded = X, held_out.y, held_out.sample_weight
+        encoded = X, held_out.y, _in_range(held_out.sample_weight, dtype)[0]
         loss = partial(engine.evaluate, *encoded) if self._asks_for_loss(held_out) else None
         score = None
         if self.scoring is None:
@@ -949,17 +970,18 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             state["ema_decay"],
         )
         dtype = progress.parameters.dtype
+        weight, alpha = self._weight_and_alpha(data, dtype)
         made_for = (
-            self.device, network, dtype, self.alpha, optimizer, settings.batch_size,
+            self.device, network, dtype, alpha, optimizer, settings.batch_size,
             self.n_threads, self.matmul_precision,
         )  # fmt: skip
         engine = _TRAINING.take(self, made_for) if incremental else None
         if engine is None:
             engine = self._engine(
-                network, dtype, alpha=self.alpha, optimizer=optimizer,
+                network, dtype, alpha=alpha, optimizer=optimizer,
                 batch_size=settings.batch_size,
             )  # fmt: skip
-        engine.load(data.X, data.y, data.sample_weight)
+        engine.load(data.X, data.y, weight)
         engine.set_parameters(progress.parameters)
         engine.set_state(state["slots"], state["step"])
         progress.engine_info = engine.info()
@@ -970,7 +992,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             samples,
             random_state,
             limit,
-            validation=self._validation(network, engine, progress, held_out),
+            validation=self._validation(network, engine, progress, held_out, dtype),
             task=task,
             keeper=keeper,
             single_epoch=incremental,
@@ -987,8 +1009,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         }
 
     def _train_lbfgs(self, network, progress, data: _Data, held_out, limit, task) -> None:
-        engine = self._engine(network, np.float64, alpha=self.alpha)
-        engine.load(data.X, data.y, data.sample_weight)
+        weight, alpha = self._weight_and_alpha(data, np.float64)
+        engine = self._engine(network, np.float64, alpha=alpha)
+        engine.load(data.X, data.y, weight)
         minimise(
             engine,
             progress,
@@ -996,7 +1019,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             max_iter=self.max_iter,
             max_fun=self.max_fun,
             tol=self.tol,
-            validation=self._validation(network, engine, progress, held_out),
+            validation=self._validation(network, engine, progress, held_out, np.float64),
             task=task,
         )
         progress.engine_info = engine.info()
@@ -1421,6 +1444,24 @@ def _has_weight(weight: np.ndarray | None) -> bool:
         return True
     with np.errstate(over="ignore"):
         return bool(weight.any()) and weight.sum(dtype=np.float64) != 0
+
+
+def _in_range(weight: np.ndarray | None, dtype, rows=None) -> tuple[np.ndarray | None, int]:
+    """Weights that ``dtype`` can hold and sum up, and by which power of 2 they were divided.
+
+    Only those of ``rows`` count, if given.  Weights of ordinary size are left alone.
+    """
+    if weight is None:
+        return None, 0
+    info = np.finfo(dtype)
+    counting = np.abs(weight if rows is None else weight[rows]).max()
+    if counting >= np.sqrt(info.tiny) and np.abs(weight).max() <= np.sqrt(info.max):
+        return weight, 0
+    exponent = int(np.frexp(counting)[1]) - 1
+    scaled = np.zeros(len(weight))
+    rows = slice(None) if rows is None else rows
+    scaled[rows] = np.ldexp(weight[rows].astype(np.float64), -exponent)
+    return scaled, exponent
 
 
 def _accuracy(matches: np.ndarray, sample_weight) -> float:
