@@ -33,6 +33,7 @@ from fastmlp._sklearn import (
     BaseEstimator,
     CallbackSupportMixin,
     ClassifierMixin,
+    ConvergenceWarning,
     Interval,
     LabelBinarizer,
     Options,
@@ -866,6 +867,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if outcomes[best] is not None:
             self._optimizer_state = outcomes[best]
         self._warn_of_no_score(runs[best])
+        _warn_of_overflow(runs[best], outcomes[best])
         return runs[best]
 
     def _warn_of_no_score(self, run: Progress) -> None:
@@ -998,6 +1000,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             single_epoch=incremental,
         )
         slots, step = engine.get_state()
+        if self._stops_early():
+            engine.set_parameters(progress.parameters)
+        progress.finite_outputs = _has_finite_outputs(engine, network, data.X, progress.parameters)
         if incremental:
             engine.unload()
             _TRAINING.put(self, made_for, engine)
@@ -1022,6 +1027,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             validation=self._validation(network, engine, progress, held_out, np.float64),
             task=task,
         )
+        engine.set_parameters(progress.parameters)
+        progress.finite_outputs = _has_finite_outputs(engine, network, data.X, progress.parameters)
         progress.engine_info = engine.info()
 
     def _settings(self, n_samples: int, schedule: Schedule) -> Settings:
@@ -1339,6 +1346,55 @@ def _try_out(parameter: str, pair, *arguments: float) -> None:
 def _row_access(X):
     """``X`` in a form whose rows an engine can read: CSC becomes CSR."""
     return X.tocsr() if sparse.issparse(X) else X
+
+
+def _has_finite_outputs(engine: Engine, network: Network, X, parameters: np.ndarray) -> bool:
+    """Whether the engine's parameters give finite outputs for ``X``.
+
+    A batch's loss is that before its step, so the last loss does not show what became of them; nor
+    does that of an exponential, which is finite where the output is not.
+    """
+    if not _may_overflow(network, X, parameters):
+        return True
+    return bool(np.isfinite(engine.predict(X)).all())
+
+
+def _may_overflow(network: Network, X, parameters: np.ndarray) -> bool:
+    """Whether a bound on what the layers hand on is beyond the parameters' type."""
+    values = X.data if sparse.issparse(X) else X
+    known = all(activation.code != USER for activation in network.hidden)
+    if not (known and isinstance(values, np.ndarray)) or network.out_activation == "exp":
+        return True
+    largest = np.finfo(parameters.dtype).max
+    with np.errstate(over="ignore"):
+        bound = np.float64(np.abs(values).max(initial=0))
+        for coef, intercept in zip(*network.unflatten(parameters), strict=True):
+            terms = np.abs(coef).max() * np.float64(len(coef))
+            # no activation, and no normalised score, is larger than this
+            bound = bound * terms + np.abs(intercept).max() + coef.shape[1]
+        return not bound < (np.sqrt(largest) if network.layer_norm else largest)
+
+
+def _warn_of_overflow(run: Progress, optimizer_state: dict | None) -> None:
+    """Say what is not finite in a run whose parameters are; 'diverged' was said already."""
+    if run.stop_reason == "diverged":
+        return
+    bad = [line for line in run.history if not np.isfinite(line[HISTORY.index("loss")])]
+    if bad:
+        what = f"the loss was {bad[-1][HISTORY.index('loss')]} in epoch {bad[-1][0]}"
+    elif not np.isfinite(run.loss):
+        what = f"the loss is {run.loss}"
+    elif optimizer_state is not None and not np.isfinite(optimizer_state["slots"]).all():
+        what = "squares of the gradient are infinite, so that some parameters no longer move"
+    elif not run.finite_outputs:
+        what = "the predictions for the training data are not finite"
+    else:
+        return
+    warn(
+        f"Training left the range of {run.parameters.dtype}: {what}. Scale X (for instance with "
+        "StandardScaler), and y for a regression, or lower learning_rate_init.",
+        ConvergenceWarning,
+    )
 
 
 def _some_rows(array, rows: np.ndarray):

@@ -41,7 +41,8 @@ class Progress:
     ``history`` has one tuple of `HISTORY` per epoch, numbered on from ``n_earlier`` epochs.
     ``best_parameters`` are the parameters to go back to at the end of early stopping; None means
     those of the last epoch.  ``stop_reason`` says why training ended, None while it goes on;
-    ``engine_info`` where and how it runs.
+    ``engine_info`` where and how it runs; ``finite_outputs`` whether the parameters, finite
+    themselves, give finite outputs for the training data.
     """
 
     parameters: np.ndarray
@@ -61,6 +62,7 @@ class Progress:
     plateau: tuple[float, int] = (np.inf, 0)
     stop_reason: str | None = None
     engine_info: dict[str, Any] = field(default_factory=dict)
+    finite_outputs: bool = True
 
 
 @dataclass(frozen=True)
