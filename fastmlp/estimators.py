@@ -1382,7 +1382,7 @@ def _warn_of_overflow(run: Progress, optimizer_state: dict | None) -> None:
     bad = [line for line in run.history if not np.isfinite(line[HISTORY.index("loss")])]
     if bad:
         what = f"the loss was {bad[-1][HISTORY.index('loss')]} in epoch {bad[-1][0]}"
-    elif not np.isfinite(run.loss):
+    elif not np.isfinite(run.loss) and run.stop_reason != "interrupted":  # in the first epoch
         what = f"the loss is {run.loss}"
     elif optimizer_state is not None and not np.isfinite(optimizer_state["slots"]).all():
         what = "squares of the gradient are infinite, so that some parameters no longer move"
