@@ -1367,7 +1367,8 @@ def _may_overflow(network: Network, X, parameters: np.ndarray) -> bool:
         return True
     largest = np.finfo(parameters.dtype).max
     with np.errstate(over="ignore"):
-        bound = np.float64(np.abs(values).max(initial=0))
+        # without a copy, for data may be memory-mapped
+        bound = np.float64(max(values.max(initial=0), -values.min(initial=0)))
         for coef, intercept in zip(*network.unflatten(parameters), strict=True):
             terms = np.abs(coef).max() * np.float64(len(coef))
             # no activation, and no normalised score, is larger than this
