@@ -12,13 +12,13 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 import copy
 import os
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 from warnings import warn
@@ -33,6 +33,7 @@ from fastmlp._sklearn import (
     BaseEstimator,
     CallbackSupportMixin,
     ClassifierMixin,
+    ConvergenceWarning,
     Interval,
     LabelBinarizer,
     Options,
@@ -350,13 +351,14 @@ class _Data(NamedTuple):
         """X, y and weights for scorers and callbacks, which expect the user's containers."""
         if self.rows is None:
             return self.given
-        return tuple(None if a is None else safe_indexing(a, self.rows) for a in self.given)
+        return tuple(_some_rows(array, self.rows) for array in self.given)
 
 
 class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """What the classifier and the regressor share."""
 
     history_: dict[str, list]
+    _fewest_scored = 1  # samples with which `_scorer`'s function is defined
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -608,10 +610,15 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         given = X, y, sample_weight
         X, y, loss = self._validate_input(X, y, incremental, reset=first_pass)
         given = self._for_scorers(given, y)
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(_host(sample_weight), y)
+        sample_weight = _checked_weight("sample_weight", sample_weight, y)
         class_weights = self._class_weights(y)
-        data = _Data(X, y, _weigh(y, sample_weight, class_weights), given)
+        weight = _weigh(y, sample_weight, class_weights)
+        if not _has_weight(weight):
+            raise ValueError(
+                "The weights of all samples (sample_weight times class_weight) sum to zero; give "
+                "some sample a weight above zero."
+            )
+        data = _Data(X, y, weight, given)
         validation = self._given_validation(held_out, y, class_weights)
         network = self._network(hidden, activations, X, y, loss, dropout)
 
@@ -814,11 +821,18 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 raise ValueError(
                     f"y_val must have as many outputs as y, {y.shape[1:]}, got {encoded.shape[1:]}."
                 )
-            if weight is not None:
-                weight = check_sample_weight(_host(weight), encoded)
+            weight = _checked_weight("sample_weight_val", weight, encoded)
             weight = _weigh(encoded, weight, class_weights)
-            if weight is not None and not weight.any():
-                raise ValueError("All weights of its samples are zero; see sample_weight_val.")
+            if not _has_weight(weight):
+                raise ValueError(
+                    "The weights of its samples sum to zero; see sample_weight_val and "
+                    "class_weight."
+                )
+            if self._stops_early() and self.scoring is None and len(encoded) < self._fewest_scored:
+                raise ValueError(
+                    f"It is too small for a score, which takes {self._fewest_scored} samples; add "
+                    "samples or set scoring='loss'."
+                )
         except ValueError as error:
             raise ValueError(f"The validation set X_val, y_val is invalid. {error}") from error
         return _Data(X, encoded, weight, self._for_scorers(held_out, encoded))
@@ -838,11 +852,16 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 "The validation set is too small. Increase 'validation_fraction' "
                 "or the size of your dataset."
             )
-        if data.sample_weight is not None and not data.sample_weight[held_out].any():
-            raise ValueError(
-                "All samples that early_stopping set aside for validation have a "
-                "sample_weight of zero; increase 'validation_fraction' or drop such samples."
-            )
+        parts = (
+            (samples, "left for training", "decrease"),
+            (held_out, "set aside for validation", "increase"),
+        )
+        for rows, what, change in parts:
+            if data.sample_weight is not None and not _has_weight(data.sample_weight[rows]):
+                raise ValueError(
+                    f"All samples that early_stopping {what} have a sample_weight of zero (times "
+                    f"class_weight); {change} 'validation_fraction' or drop such samples."
+                )
         return data._replace(rows=samples), data.part(held_out)
 
     def _open_task(self, context, network: Network, data: _Data) -> Task:
@@ -885,7 +904,19 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         best = np.argmax(np.where(failed, -np.inf, np.nan_to_num(self.restart_scores_, nan=-1e300)))
         if outcomes[best] is not None:
             self._optimizer_state = outcomes[best]
+        self._warn_of_no_score(runs[best])
+        _warn_of_overflow(runs[best], outcomes[best])
         return runs[best]
+
+    def _warn_of_no_score(self, run: Progress) -> None:
+        """Early stopping that no score told anything; a run with a score would have been better."""
+        scores = [line[HISTORY.index("validation_score")] for line in run.history]
+        if self._stops_early() and scores and not any(score > -np.inf for score in scores):
+            warn(
+                f"The validation score (scoring={self.scoring!r}) was {scores[-1]} after every "
+                "epoch, so early_stopping kept the parameters of the last one; give validation "
+                "data for which the score is defined, or choose another scoring."
+            )
 
     def _stops_early(self) -> bool:
         return self.early_stopping and self.solver in _STOCHASTIC_SOLVERS
@@ -902,11 +933,32 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Whether to spend a pass over the validation data on their loss."""
         return validation is not None and (self.scoring == "loss" or validation.rows is None)
 
-    def _validation(self, network, engine, progress, held_out: _Data | None) -> Validation | None:
+    def _weight_and_alpha(self, data: _Data, dtype) -> tuple[np.ndarray | None, float]:
+        """Sample weights in the range of ``dtype``, and the ``alpha`` that goes with them.
+
+        Losses are divided by the sum of the weights, so a factor of all weights is one of alpha.
+        """
+        weight, exponent = _in_range(data.sample_weight, dtype, data.rows)
+        if weight is None or not exponent:
+            return weight, self.alpha
+        with np.errstate(over="ignore"):
+            alpha = float(np.ldexp(self.alpha, -exponent))
+        largest = np.sqrt(np.finfo(dtype).max)  # the penalty's gradient is squared
+        if alpha > largest * np.abs(weight).sum():
+            raise ValueError(
+                f"alpha={self.alpha}, which is divided by the sum of the weights, is too large for "
+                f"{np.dtype(dtype)} beside weights of at most {np.ldexp(1.0, exponent + 1):.0e}; "
+                "multiply sample_weight or class_weight by a constant, or set alpha=0."
+            )
+        return weight, alpha
+
+    def _validation(
+        self, network, engine, progress, held_out: _Data | None, dtype
+    ) -> Validation | None:
         if held_out is None:
             return None
         X = engine.place(held_out.X, held_out.rows)
-        encoded = X, held_out.y, held_out.sample_weight
+        encoded = X, held_out.y, _in_range(held_out.sample_weight, dtype)[0]
         loss = partial(engine.evaluate, *encoded) if self._asks_for_loss(held_out) else None
         score = None
         if self.scoring is None:
@@ -926,10 +978,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             model = copy.copy(self)
             attributes = self._fitted_attributes(network, progress, engine.get_parameters())
             model.__dict__.update(attributes)
-            value = scorer(model, X, y, **metadata)
-            if not isinstance(value, Real):
-                raise ValueError(f"scoring must return one number, got {value!r}.")
-            return float(value)
+            return _as_number(scorer(model, X, y, **metadata))
 
         return score
 
@@ -961,17 +1010,18 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             state["ema_decay"],
         )
         dtype = progress.parameters.dtype
+        weight, alpha = self._weight_and_alpha(data, dtype)
         made_for = (
-            self.device, network, dtype, self.alpha, optimizer, settings.batch_size,
+            self.device, network, dtype, alpha, optimizer, settings.batch_size,
             self.n_threads, self.matmul_precision,
         )  # fmt: skip
         engine = _TRAINING.take(self, made_for) if incremental else None
         if engine is None:
             engine = self._engine(
-                network, dtype, alpha=self.alpha, optimizer=optimizer,
+                network, dtype, alpha=alpha, optimizer=optimizer,
                 batch_size=settings.batch_size,
             )  # fmt: skip
-        engine.load(data.X, data.y, data.sample_weight)
+        engine.load(data.X, data.y, weight)
         engine.set_parameters(progress.parameters)
         engine.set_state(state["slots"], state["step"])
         progress.engine_info = engine.info()
@@ -982,12 +1032,15 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             samples,
             random_state,
             limit,
-            validation=self._validation(network, engine, progress, held_out),
+            validation=self._validation(network, engine, progress, held_out, dtype),
             task=task,
             keeper=keeper,
             single_epoch=incremental,
         )
         slots, step = engine.get_state()
+        if self._stops_early():
+            engine.set_parameters(progress.parameters)
+        progress.finite_outputs = _has_finite_outputs(engine, network, data.X, progress.parameters)
         if incremental:
             engine.unload()
             _TRAINING.put(self, made_for, engine)
@@ -999,8 +1052,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         }
 
     def _train_lbfgs(self, network, progress, data: _Data, held_out, limit, task) -> None:
-        engine = self._engine(network, np.float64, alpha=self.alpha)
-        engine.load(data.X, data.y, data.sample_weight)
+        weight, alpha = self._weight_and_alpha(data, np.float64)
+        engine = self._engine(network, np.float64, alpha=alpha)
+        engine.load(data.X, data.y, weight)
         minimise(
             engine,
             progress,
@@ -1008,9 +1062,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             max_iter=self.max_iter,
             max_fun=self.max_fun,
             tol=self.tol,
-            validation=self._validation(network, engine, progress, held_out),
+            validation=self._validation(network, engine, progress, held_out, np.float64),
             task=task,
         )
+        engine.set_parameters(progress.parameters)
+        progress.finite_outputs = _has_finite_outputs(engine, network, data.X, progress.parameters)
         progress.engine_info = engine.info()
 
     def _settings(self, n_samples: int, schedule: Schedule) -> Settings:
@@ -1330,6 +1386,77 @@ def _row_access(X):
     return X.tocsr() if sparse.issparse(X) else X
 
 
+def _has_finite_outputs(engine: Engine, network: Network, X, parameters: np.ndarray) -> bool:
+    """Whether the engine's parameters give finite outputs for ``X``.
+
+    A batch's loss is that before its step, so the last loss does not show what became of them; nor
+    does that of an exponential, which is finite where the output is not.
+    """
+    if not _may_overflow(network, X, parameters):
+        return True
+    return bool(np.isfinite(engine.predict(X)).all())
+
+
+def _may_overflow(network: Network, X, parameters: np.ndarray) -> bool:
+    """Whether a bound on what the layers hand on is beyond the parameters' type."""
+    values = X.data if sparse.issparse(X) else X
+    known = all(activation.code != USER for activation in network.hidden)
+    if not (known and isinstance(values, np.ndarray)) or network.out_activation == "exp":
+        return True
+    largest = np.finfo(parameters.dtype).max
+    with np.errstate(over="ignore"):
+        # without a copy, for data may be memory-mapped
+        bound = np.float64(max(values.max(initial=0), -values.min(initial=0)))
+        for coef, intercept in zip(*network.unflatten(parameters), strict=True):
+            terms = np.abs(coef).max() * np.float64(len(coef))
+            # no activation, and no normalised score, is larger than this
+            bound = bound * terms + np.abs(intercept).max() + coef.shape[1]
+        return not bound < (np.sqrt(largest) if network.layer_norm else largest)
+
+
+def _warn_of_overflow(run: Progress, optimizer_state: dict | None) -> None:
+    """Say what is not finite in a run whose parameters are; 'diverged' was said already."""
+    if run.stop_reason == "diverged":
+        return
+    bad = [line for line in run.history if not np.isfinite(line[HISTORY.index("loss")])]
+    if bad:
+        what = f"the loss was {bad[-1][HISTORY.index('loss')]} in epoch {bad[-1][0]}"
+    elif not np.isfinite(run.loss) and run.stop_reason != "interrupted":  # in the first epoch
+        what = f"the loss is {run.loss}"
+    elif optimizer_state is not None and not np.isfinite(optimizer_state["slots"]).all():
+        what = "squares of the gradient are infinite, so that some parameters no longer move"
+    elif not run.finite_outputs:
+        what = "the predictions for the training data are not finite"
+    else:
+        return
+    warn(
+        f"Training left the range of {run.parameters.dtype}: {what}. Scale X (for instance with "
+        "StandardScaler), and y for a regression, or lower learning_rate_init.",
+        ConvergenceWarning,
+    )
+
+
+def _some_rows(array, rows: np.ndarray):
+    """Some rows of what a user gave as X, y or weights, in its container if that has rows."""
+    if array is None or isinstance(array, Number):  # one weight for all samples
+        return array
+    if sparse.issparse(array) and array.format not in ("csr", "csc"):
+        array = array.tocsr()  # COO, DIA and BSR have none
+    elif isinstance(array, memoryview) or not hasattr(array, "__getitem__"):
+        array = np.asarray(array)
+    return safe_indexing(array, rows)
+
+
+def _as_number(score) -> float:
+    """What a user's scorer returned; scikit-learn takes arrays of one element, too."""
+    number = score
+    with suppress(AttributeError, ValueError, RuntimeError):
+        number = score.item()
+    if not isinstance(number, Number) or isinstance(number, complex):
+        raise ValueError(f"scoring must return one number, got {score!r}.")
+    return float(number)  # type: ignore[arg-type]
+
+
 def _host(array):
     """Targets or weights as scikit-learn's checks can take them."""
     return to_host(array) if on_gpu(array) else array
@@ -1348,6 +1475,16 @@ def _where_it_belongs(result: np.ndarray, X):
     return namespace.asarray(result, device=X.device)
 
 
+def _checked_weight(name: str, weight, y: np.ndarray) -> np.ndarray | None:
+    """A weight for each sample; scikit-learn does not look at the value of a scalar."""
+    if weight is None:
+        return None
+    checked = check_sample_weight(_host(weight), y)
+    if not np.isfinite(checked).all():
+        raise ValueError(f"{name} must be finite, got {weight}.")
+    return checked
+
+
 def _columns(y: np.ndarray) -> list[np.ndarray]:
     """Columns of class numbers of encoded ``y``."""
     return [y] if y.ndim == 1 else list(y.T.astype(np.int64))
@@ -1361,13 +1498,38 @@ def _balanced(y: np.ndarray, n_classes: int) -> np.ndarray:
     return weights
 
 
+def _is_list_of_dicts(weights) -> bool:
+    return isinstance(weights, list) and all(isinstance(one, dict) for one in weights)
+
+
+def _is_class_weight(value) -> bool:
+    try:
+        return isinstance(value, Real) and 0 <= float(value) < np.inf
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def _check_class_weights(weights) -> None:
+    """Refuse what is no weight in a dict or a list of dicts."""
+    for one in weights if isinstance(weights, list) else [weights]:
+        values = one.values() if isinstance(one, dict) else ()
+        if not all(map(_is_class_weight, values)):
+            raise ValueError(f"class_weight must consist of finite numbers >= 0, got {one!r}.")
+
+
 def _weigh(y: np.ndarray, sample_weight, class_weights):
     """Sample weights times the weights of the samples' classes."""
     if class_weights is None:
         return sample_weight
     weight = np.ones(len(y)) if sample_weight is None else sample_weight
     for column, weights in zip(_columns(y), class_weights, strict=True):
-        weight = weight * weights[column]
+        with np.errstate(all="ignore"):
+            weight = weight * weights[column]
+    if not np.isfinite(weight).all():
+        raise ValueError(
+            "The product of sample_weight and class_weight is beyond the range of float64; divide "
+            "one of them by a constant."
+        )
     return weight
 
 
@@ -1389,6 +1551,32 @@ def _check_numbers(y, dtype) -> None:
             assert_all_finite(numbers, input_name="y")
 
 
+def _has_weight(weight: np.ndarray | None) -> bool:
+    """Whether a mean over samples with these weights is defined."""
+    if weight is None:
+        return True
+    with np.errstate(over="ignore"):
+        return bool(weight.any()) and weight.sum(dtype=np.float64) != 0
+
+
+def _in_range(weight: np.ndarray | None, dtype, rows=None) -> tuple[np.ndarray | None, int]:
+    """Weights that ``dtype`` can hold and sum up, and by which power of 2 they were divided.
+
+    Only those of ``rows`` count, if given.  Weights of ordinary size are left alone.
+    """
+    if weight is None:
+        return None, 0
+    info = np.finfo(dtype)
+    counting = np.abs(weight if rows is None else weight[rows]).max()
+    if counting >= np.sqrt(info.tiny) and np.abs(weight).max() <= np.sqrt(info.max):
+        return weight, 0
+    exponent = int(np.frexp(counting)[1]) - 1
+    scaled = np.zeros(len(weight))
+    rows = slice(None) if rows is None else rows
+    scaled[rows] = np.ldexp(weight[rows].astype(np.float64), -exponent)
+    return scaled, exponent
+
+
 def _accuracy(matches: np.ndarray, sample_weight) -> float:
     return float(np.average(matches, weights=sample_weight))
 
@@ -1399,7 +1587,7 @@ def _r2(y: np.ndarray, prediction: np.ndarray, sample_weight) -> float:
     Written out because it runs once per epoch, and the checks in front of scikit-learn's take
     longer than a small network's epoch.
     """
-    if not np.isfinite(prediction).all():
+    if len(y) < 2 or not np.isfinite(prediction).all():
         return float("nan")
     y, prediction = y.astype(np.float64), prediction.astype(np.float64)
     mean = np.average(y, axis=0, weights=sample_weight)
@@ -1722,6 +1910,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         if weights is None:
             return None
         columns = _columns(y)
+        _check_class_weights(weights)
         if isinstance(weights, str):
             n_classes = 2 if self._is_multilabel() else len(self.classes_)
             return [_balanced(column, n_classes) for column in columns]
@@ -1731,7 +1920,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
                     "class_weight may be a list for multilabel targets only; use a dict."
                 )
             return [compute_class_weight(weights, classes=self.classes_, y=self.classes_)]
-        if not isinstance(weights, list) or len(weights) != len(columns):
+        if not _is_list_of_dicts(weights) or len(weights) != len(columns):
             raise ValueError(
                 "class_weight must be 'balanced' or a list of one dict per label for multilabel "
                 f"targets, here of {len(columns)} dicts, got {weights!r}."
@@ -1917,6 +2106,8 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
     >>> model.score(X, y) > 0.98
     True
     """
+
+    _fewest_scored = 2
 
     _parameter_constraints = _BaseMLP._parameter_constraints | {
         "loss": [StrOptions(set(_REGRESSION_LOSSES)), "array-like"],

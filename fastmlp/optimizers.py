@@ -1,6 +1,6 @@
 """Optimizers: elementwise update rules and what the host prepares for each step.
 
-A rule takes one parameter, its gradient, its two slots of state and five numbers, the step's rate
+A rule takes one parameter, its gradient, its two slots of state and seven numbers, the step's rate
 first, and returns the new parameter and slots.  All rules share that signature, so an engine
 compiles every row of the table into the same loop and a checkpoint is one array of shape
 ``(2, n_parameters)`` whatever the optimizer.  What depends on the step number alone (bias
@@ -9,61 +9,62 @@ corrections, the momentum's schedule) is worked out on the host in float64, as s
 Decoupled weight decay (Loshchilov and Hutter, 2019) goes with any rule: before the update, and
 after the gradient was taken, weights (not biases) lose ``learning_rate weight_decay`` of
 themselves.
+
+With the decay rate ``beta`` of a mean comes the new number's share ``1 - beta``: a float32 near 1
+does not tell how far from 1 it is.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import sqrt
 
 N_SLOTS = 2
-N_NUMBERS = 6
-"""Per step: the rule's five numbers (the second rate last), then the decay's rate."""
-_SECOND_RATE, _DECAY = 4, 5
+N_NUMBERS = 8
+"""Per step: the rule's seven numbers (the second rate last), then the decay's rate."""
+_SECOND_RATE, _DECAY = 6, 7
 _MOMENTUM_DECAY = 0.004  # PyTorch's default for NAdam
 
 
-def sgd(w, g, u, unused, rate, momentum, _1, _2, _3):
+def sgd(w, g, u, unused, rate, momentum, _1, _2, _3, _4, _5):
     """``u <- momentum u - rate g``, ``w <- w + u``."""
     u = momentum * u - rate * g
     return w + u, u, unused
 
 
-def nesterov(w, g, u, unused, rate, momentum, _1, _2, _3):
+def nesterov(w, g, u, unused, rate, momentum, _1, _2, _3, _4, _5):
     """``u <- momentum u - rate g``, ``w <- w + momentum u - rate g``."""
     u = momentum * u - rate * g
     return w + (momentum * u - rate * g), u, unused
 
 
-def adam(w, g, m, v, rate, beta_1, beta_2, epsilon, _):
+def adam(w, g, m, v, rate, beta_1, share_1, beta_2, share_2, epsilon, _):
     """Adam (Kingma and Ba, 2014), the bias correction folded into ``rate``."""
-    one = type(w)(1)
-    m = beta_1 * m + (one - beta_1) * g
-    v = beta_2 * v + (one - beta_2) * (g * g)
+    m = beta_1 * m + share_1 * g
+    v = beta_2 * v + share_2 * (g * g)
     return w - rate * m / (sqrt(v) + epsilon), m, v
 
 
-def rmsprop(w, g, v, unused, rate, rho, epsilon, _1, _2):
+def rmsprop(w, g, v, unused, rate, rho, share, epsilon, _1, _2, _3):
     """RMSprop (Tieleman and Hinton, 2012): ``w <- w - rate g / (sqrt(v) + epsilon)``."""
-    v = rho * v + (type(w)(1) - rho) * (g * g)
+    v = rho * v + share * (g * g)
     return w - rate * g / (sqrt(v) + epsilon), v, unused
 
 
-def nadam(w, g, m, v, rate, beta_1, beta_2, epsilon, momentum_rate):
+def nadam(w, g, m, v, rate, beta_1, share_1, beta_2, share_2, epsilon, momentum_rate):
     """Adam with Nesterov's momentum (Dozat, 2016); ``v`` is kept free of bias by its ``beta_2``."""
-    one = type(w)(1)
-    m = beta_1 * m + (one - beta_1) * g
-    v = beta_2 * v + (one - beta_2) * (g * g)
+    m = beta_1 * m + share_1 * g
+    v = beta_2 * v + share_2 * (g * g)
     return w - (rate * g + momentum_rate * m) / (sqrt(v) + epsilon), m, v
 
 
-def lion(w, g, m, unused, rate, beta_1, beta_2, _1, _2):
+def lion(w, g, m, unused, rate, beta_1, share_1, beta_2, share_2, _1, _2):
     """Lion (Chen et al., 2023): a step of ``rate`` against the sign of a mean; NaN stays NaN."""
     one = type(w)(1)
-    mean = beta_1 * m + (one - beta_1) * g
+    mean = beta_1 * m + share_1 * g
     sign = one if mean > 0 else (-one if mean < 0 else mean)
-    return w - rate * sign, beta_2 * m + (one - beta_2) * g, unused
+    return w - rate * sign, beta_2 * m + share_2 * g, unused
 
 
 def decay_weight(w, rate):
@@ -95,27 +96,30 @@ def _prepare_nadam(numbers: np.ndarray, t: np.ndarray, constants) -> None:
     rates, now = numbers[:, 0].copy(), slice(-1 - t.size, -1)
     numbers[:, 0] = rates * (1 - momenta[now]) / (1 - products[now])
     numbers[:, _SECOND_RATE] = rates * momenta[-t.size :] / (1 - products[-t.size :])
-    numbers[:, 2] = beta_2 * (1 - beta_2 ** (t - 1)) / (1 - beta_2**t)
+    numbers[:, 3] = beta_2 * (1 - beta_2 ** (t - 1)) / (1 - beta_2**t)
+    numbers[:, 4] = 1 - numbers[:, 3]
 
 
 class Rule(NamedTuple):
     """One row of `OPTIMIZERS`: integer code, update rule, and what depends on the step.
 
+    The first ``n_means`` constants are decay rates of means, and epsilon is the one behind them.
     ``prepare(numbers, t, constants)`` changes the numbers of steps ``t`` in place.
     """
 
     code: int
     update: Callable
+    n_means: int = 0
     prepare: Callable | None = None
 
 
 OPTIMIZERS = {
     "sgd": Rule(0, sgd),
     "nesterov": Rule(1, nesterov),
-    "adam": Rule(2, adam, _prepare_adam),
-    "rmsprop": Rule(3, rmsprop),
-    "nadam": Rule(4, nadam, _prepare_nadam),
-    "lion": Rule(5, lion),
+    "adam": Rule(2, adam, 2, _prepare_adam),
+    "rmsprop": Rule(3, rmsprop, 1),
+    "nadam": Rule(4, nadam, 2, _prepare_nadam),
+    "lion": Rule(5, lion, 2),
 }
 
 
@@ -143,7 +147,9 @@ class Optimizer(NamedTuple):
     max_grad_norm: float | None = None
     ema_decay: float | None = None
 
-    def step_numbers(self, learning_rates: np.ndarray, step: int) -> np.ndarray:
+    def step_numbers(
+        self, learning_rates: np.ndarray, step: int, dtype: Any = np.float64
+    ) -> np.ndarray:
         """Numbers for the rule, from the schedule's rates for steps ``step + 1, step + 2, ...``.
 
         Parameters
@@ -151,6 +157,8 @@ class Optimizer(NamedTuple):
         learning_rates : array of shape (n_steps,)
         step : int
             Steps taken so far.
+        dtype : numpy dtype
+            What the rule computes in.
 
         Returns
         -------
@@ -158,9 +166,23 @@ class Optimizer(NamedTuple):
         """
         numbers = np.zeros((len(learning_rates), N_NUMBERS))
         numbers[:, 0] = learning_rates
-        numbers[:, 1:4] = self.constants
+        constants = self._numbers_of_rule(np.finfo(dtype))
+        numbers[:, 1 : 1 + len(constants)] = constants
         numbers[:, _DECAY] = numbers[:, 0] * self.weight_decay
         prepare = OPTIMIZERS[self.name].prepare
         if prepare is not None:
             prepare(numbers, np.arange(step + 1, step + 1 + len(numbers)), self.constants)
         return numbers
+
+    def _numbers_of_rule(self, dtype: np.finfo) -> list[float]:
+        """The constants, with ``1 - beta`` behind each decay rate ``beta`` of a mean."""
+        n_means = OPTIMIZERS[self.name].n_means
+        numbers: list[float] = []
+        for beta in self.constants[:n_means]:
+            numbers += [beta, 1 - beta]
+        others = list(self.constants[n_means:])
+        if n_means:
+            # no smaller epsilon than the root of the least mean of squares: a gradient whose square
+            # is 0 would make a step of any size, and so would an epsilon that is rounded to 0
+            others[0] = max(others[0], float(np.sqrt(np.float64(dtype.smallest_subnormal))))
+        return numbers + others

@@ -41,7 +41,8 @@ class Progress:
     ``history`` has one tuple of `HISTORY` per epoch, numbered on from ``n_earlier`` epochs.
     ``best_parameters`` are the parameters to go back to at the end of early stopping; None means
     those of the last epoch.  ``stop_reason`` says why training ended, None while it goes on;
-    ``engine_info`` where and how it runs.
+    ``engine_info`` where and how it runs; ``finite_outputs`` whether the parameters, finite
+    themselves, give finite outputs for the training data.
     """
 
     parameters: np.ndarray
@@ -61,6 +62,7 @@ class Progress:
     plateau: tuple[float, int] = (np.inf, 0)
     stop_reason: str | None = None
     engine_info: dict[str, Any] = field(default_factory=dict)
+    finite_outputs: bool = True
 
 
 @dataclass(frozen=True)
@@ -225,8 +227,9 @@ def train(
     except KeyboardInterrupt:
         _interrupt(progress, limit, single_epoch or engine.get_state()[1] == first_step)
     progress.parameters = engine.get_parameters()
-    if early_stopping and progress.best_parameters is not None:
-        progress.parameters = progress.best_parameters
+    best = _best_parameters(progress) if early_stopping else None
+    if best is not None:
+        progress.parameters = best
     _require_finite(progress)
 
 
@@ -423,9 +426,10 @@ def _end_of_epoch(
         loss = progress.loss
         if early_stopping and progress.validation_scores:
             loss = -progress.validation_scores[-1]
-        progress.learning_rate, progress.plateau = schedules.plateau(
-            schedule, progress.learning_rate, progress.plateau, loss, settings.tol
-        )
+        if np.isfinite(loss):  # else there is nothing to compare
+            progress.learning_rate, progress.plateau = schedules.plateau(
+                schedule, progress.learning_rate, progress.plateau, loss, settings.tol
+            )
     if progress.no_improvement_count > settings.n_iter_no_change:
         if _trigger_stopping(progress, settings, early_stopping):
             return "converged"
@@ -433,11 +437,16 @@ def _end_of_epoch(
     return None
 
 
+def _best_parameters(progress: Progress) -> np.ndarray | None:
+    """The parameters to go back to; not the initial ones, which no score was better than."""
+    return None if progress.best_validation_score == -np.inf else progress.best_parameters
+
+
 def _diverged(engine: Engine, progress: Progress, early_stopping: bool) -> bool:
     """Whether a non-finite loss means that the parameters are lost."""
     if np.isfinite(engine.get_parameters()).all():
         return False
-    if early_stopping and progress.best_parameters is not None:
+    if early_stopping and _best_parameters(progress) is not None:
         warnings.warn(
             f"Training diverged in epoch {progress.n_iter}: the loss is {progress.loss}. The "
             "parameters with the best validation score so far are kept; scale X (for instance "

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import sklearn.neural_network
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -112,6 +114,73 @@ def test_divergence_with_early_stopping_keeps_the_best_weights():
     with pytest.warns(ConvergenceWarning, match=r"Training diverged in epoch \d+"):
         model.fit(10 * X, TARGET)
     assert np.isfinite(model.predict(X)).all()
+
+
+OVERFLOWS = {
+    "targets": (MLPRegressor, X, 1e20 * TARGET, {}, "loss was inf in epoch"),
+    "targets, sgd": (MLPRegressor, X, 1e20 * TARGET,
+                     {"solver": "sgd", "learning_rate_init": 1e-25}, "loss was inf in epoch"),
+    "targets, clipped": (MLPRegressor, X, 1e20 * TARGET, {"max_grad_norm": 1.0}, "loss was inf"),
+    "targets, averaged": (MLPRegressor, X, 1e20 * TARGET, {"ema_decay": 0.9}, "loss was inf"),
+    "targets, restarts": (MLPRegressor, X, 1e20 * TARGET, {"n_restarts": 3}, "loss was inf"),
+    "squares": (MLPClassifier, 1e25 * X, LABELS, {}, "squares of the gradient are infinite"),
+    "last step": (MLPRegressor, X, 1e10 * TARGET,
+                  {"solver": "sgd", "learning_rate_init": 1e10, "momentum": 0.0, "max_iter": 1},
+                  "predictions for the training data are not finite"),
+}  # fmt: skip
+
+
+def overflow_warnings(method, *args, **kwargs):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        method(*args, **kwargs)
+    return [str(w.message) for w in caught if "Training left the range of" in str(w.message)]
+
+
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("case", OVERFLOWS)
+def test_numbers_beyond_float32_are_never_returned_unsaid(case, as_csr):
+    """The same fit in float64 has no such numbers, and says nothing of them."""
+    estimator, data, y, params, message = OVERFLOWS[case]
+    make = lambda: estimator(**QUICK | params)  # noqa: E731
+    data = sparse.csr_matrix(data) if as_csr else data
+    small = data.astype(np.float32), y if y is LABELS else y.astype(np.float32)
+    model = make()
+    (said,) = overflow_warnings(model.fit, *small)
+    assert re.search(f"range of float32: .*{message}.* Scale X .*learning_rate_init", said)
+    assert np.isfinite(model.coefs_[0]).all()
+    assert overflow_warnings(make().fit, data, y) == []
+    if model.n_restarts == 1:
+        classes = {"classes": np.unique(y)} if y is LABELS else {}
+        assert len(overflow_warnings(make().partial_fit, *small, **classes)) == 1
+
+
+def test_a_loss_beyond_float64_is_said_by_lbfgs():
+    model = MLPRegressor(solver="lbfgs", **QUICK)
+    with np.errstate(all="ignore"):
+        (said,) = overflow_warnings(model.fit, X, 1e200 * TARGET)
+    assert "range of float64: the loss is" in said
+    assert not np.isfinite(model.loss_)
+
+
+def test_infinite_outputs_of_a_finite_loss_are_said():
+    """The gamma deviance of a score is finite where its exponential is not."""
+    ones = lambda fan_in, fan_out, _: np.ones((fan_in, fan_out))  # noqa: E731
+    params = QUICK | {"weight_init": ones, "tol": 1e9, "learning_rate_init": 1e-9}
+    for solver, early in (("lbfgs", False), ("adam", False), ("adam", True)):
+        model = MLPRegressor("gamma", solver=solver, early_stopping=early, **params)
+        model.set_params(scoring="loss" if early else None)
+        (said,) = overflow_warnings(model.fit, 1e4 * np.abs(X), 1 + np.abs(TARGET))
+        assert "predictions for the training data are not finite" in said
+        assert np.isfinite(model.loss_)
+
+
+def test_a_deep_network_of_ordinary_numbers_warns_of_nothing():
+    """Although the bound on what its layers hand on is beyond float32: outputs are what counts."""
+    model = MLPRegressor(hidden_layer_sizes=(40,) * 40, max_iter=2, random_state=0)
+    small = X.astype(np.float32), TARGET.astype(np.float32)
+    assert overflow_warnings(model.fit, *small) == []
+    assert np.isfinite(model.predict(small[0])).all()
 
 
 # --- many at once, other processes, storage
@@ -345,6 +414,45 @@ def test_bad_targets_and_weights(classifier):
         MLPClassifier().partial_fit(X, LABELS)
     with pytest.raises(NotFittedError):
         MLPClassifier().predict(X)
+
+
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("estimator", "y"), [(MLPClassifier, LABELS), (MLPRegressor, TARGET)])
+def test_all_weight_on_held_out_rows_is_refused(estimator, y, dtype, as_csr):
+    data = sparse.csr_matrix(X.astype(dtype)) if as_csr else X.astype(dtype)
+    train, _ = train_test_split(
+        np.arange(80), test_size=0.1, random_state=_after_initialisation(estimator, data, y)
+    )
+    weight = np.ones(80)
+    weight[train] = 0
+    model = estimator(early_stopping=True, **QUICK)
+    with pytest.raises(ValueError, match="left for training have a sample_weight of zero"):
+        model.fit(data, y, weight)
+    assert not hasattr(model, "coefs_")
+
+
+def _after_initialisation(estimator, data, y):
+    """The random state with which scikit-learn's estimator of the same kind would split."""
+    theirs = getattr(sklearn.neural_network, estimator.__name__)
+    params = QUICK | {"random_state": np.random.RandomState(0), "shuffle": False}
+    return fit(theirs(**params), data, y).random_state
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize(("estimator", "y"), [(MLPClassifier, LABELS), (MLPRegressor, TARGET)])
+def test_weights_that_sum_to_zero_are_refused(estimator, y, solver):
+    """scikit-learn divides by zero."""
+    weight = np.where(np.arange(80) % 2, 1.0, -1.0)
+    theirs = getattr(sklearn.neural_network, estimator.__name__)(solver=solver)
+    with pytest.raises(ZeroDivisionError):
+        theirs.fit(X, y, weight)
+    with pytest.raises(ValueError, match="sum to zero"):
+        estimator(solver=solver).fit(X, y, weight)
+    with pytest.raises(ValueError, match="sample_weight must be finite, got nan"):
+        estimator(solver=solver).fit(X, y, np.nan)
+    with pytest.raises(ValueError, match="sample_weight_val must be finite, got inf"):
+        estimator(solver=solver).fit(X, y, X_val=X, y_val=y, sample_weight_val=np.inf)
 
 
 def test_changed_architecture_is_refused_by_name(classifier):

@@ -90,13 +90,125 @@ def test_partial_fit_takes_a_dict_also_for_batches_without_some_class():
         ("multilabel", [{0: 1.0}], "here of 2 dicts"),
         ("binary", {"maybe": 2.0}, "class_weight"),
         ("binary", "even", "'class_weight' parameter of MLPClassifier"),
+        ("multilabel", ["balanced", {}], "class_weight must be 'balanced' or a list of one dict"),
+        *[
+            (task, weights, r"class_weight must consist of finite numbers >= 0, got \{")
+            for value in (np.nan, np.inf, -1.0, 10**400, None, "2")
+            for task, weights in (
+                ("binary", {"no": value}), ("multiclass", {3: np.float32(2), 1: value}),
+                ("multilabel", [{0: 1}, {1: value}]),
+            )
+        ],
     ],
-)
-def test_wrong_class_weight(task, weights, message):
+)  # fmt: skip
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_wrong_class_weight(task, weights, message, solver):
+    model = MLPClassifier(class_weight=weights, solver=solver)
     with pytest.raises(ValueError, match=message):
-        MLPClassifier(class_weight=weights).fit(X, TARGETS[task])
+        model.fit(X, TARGETS[task])
+    assert not hasattr(model, "classes_")
+    if solver == "adam" and task != "multilabel":
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit(X, TARGETS[task], classes=np.unique(TARGETS[task]))
+
+
+NO_WEIGHT = {
+    "binary": [({"yes": 0, "no": 0}, None), ({"yes": 0}, TARGETS["binary"] == "yes")],
+    "multiclass": [({-1: 0, 1: 0, 3: 0}, None), ({3: 0.0, -1: 0.0}, TARGETS["multiclass"] != 1)],
+    "multilabel": [([{0: 0, 1: 0}, {}], None), ([{0: 0}, {}], 1 - TARGETS["multilabel"][:, 0])],
+    "one label always": [([{}, {1: 0}], None)],
+}
+
+
+@pytest.mark.parametrize("params", [{}, {"solver": "lbfgs"}, {"early_stopping": True}], ids=str)
+@pytest.mark.parametrize("task", TARGETS)
+def test_weights_that_are_all_zero_are_refused(task, params):
+    for class_weight, sample_weight in NO_WEIGHT[task]:
+        model = MLPClassifier(class_weight=class_weight, **QUICK | params)
+        with pytest.raises(ValueError, match=r"sample_weight times class_weight\) sum to zero"):
+            model.fit(X, TARGETS[task], sample_weight)
+        assert not hasattr(model, "coefs_")
+        with pytest.raises(ValueError, match=r"X_val, y_val.*class_weight|sum to zero"):
+            model.fit(X, TARGETS[task], X_val=X, y_val=TARGETS[task],
+                      sample_weight_val=sample_weight)  # fmt: skip
+
+
+def test_partial_fit_refuses_a_batch_without_weight():
+    y = TARGETS["multiclass"]
+    model = MLPClassifier(class_weight={3: 0.0}, random_state=0).partial_fit(
+        X, y, classes=[-1, 1, 3]
+    )
+    before = model.coefs_[0].copy()
+    with pytest.raises(ValueError, match="sum to zero"):
+        model.partial_fit(X[y == 3], y[y == 3])
+    np.testing.assert_array_equal(model.coefs_[0], before)
+
+
+def test_a_product_beyond_float64_is_refused():
+    y = TARGETS["binary"]
+    model = MLPClassifier(class_weight={"yes": 1e200}, **QUICK)
+    with pytest.raises(ValueError, match="product of sample_weight and class_weight is beyond"):
+        model.fit(X, y, np.full(len(y), 1e200))
 
 
 def test_partial_fit_refuses_balanced():
     with pytest.raises(ValueError, match="class_weight='balanced' is not supported by partial_fit"):
         MLPClassifier(class_weight="balanced").partial_fit(X, TARGETS["binary"], classes=["no"])
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("size", [1e-46, 1e60])
+@pytest.mark.parametrize("task", DICTS)
+def test_class_weights_beyond_float32(task, size, solver):
+    """Likewise their product with ordinary sample weights, here of float32 as the data."""
+    y, data, weights = TARGETS[task], X.astype(np.float32), DICTS[task]
+    params = QUICK | {"solver": solver, "early_stopping": solver == "adam"}
+    small = {
+        label: (weights if isinstance(weights, dict) else weights[0]).get(label, 1.0) * size
+        for label in (np.unique(y) if y.ndim == 1 else (0, 1))
+    }
+    scaled = small if isinstance(weights, dict) else [small, *weights[1:]]
+    model = MLPClassifier(class_weight=scaled, alpha=0.01 * size, **params)
+    same = MLPClassifier(class_weight=weights, alpha=0.01, **params)
+    weight = WEIGHT.astype(np.float32)
+    fit(model, data, y, weight)
+    fit(same, data, y, weight)
+    for mine, other in zip(model.coefs_, same.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-5)
+    assert model.loss_ == pytest.approx(same.loss_, rel=1e-4)
+
+
+def test_weights_too_small_for_alpha_are_refused():
+    y, data = TARGETS["binary"], X.astype(np.float32)
+    model = MLPClassifier(random_state=0)
+    with pytest.raises(ValueError, match=r"alpha=0\.0001.*too large for float32.*sample_weight"):
+        model.fit(data, y, 1e-46 * WEIGHT)
+    assert not hasattr(model, "coefs_")
+    fit(model.set_params(alpha=0), data, y, 1e-46 * WEIGHT)
+    assert model.score(data, y) > 0.8
+
+
+def test_weights_of_validation_data_have_a_size_of_their_own():
+    y, data = TARGETS["binary"], X.astype(np.float32)
+    held_out = {"X_val": data[:30], "y_val": y[:30]}
+    model, same = MLPClassifier(**QUICK), MLPClassifier(**QUICK)
+    fit(model, data, y, WEIGHT, sample_weight_val=1e60 * WEIGHT[:30], **held_out)
+    fit(same, data, y, WEIGHT, sample_weight_val=WEIGHT[:30], **held_out)
+    for name in ("validation_score", "validation_loss"):
+        np.testing.assert_allclose(model.history_[name], same.history_[name], rtol=1e-5)
+
+
+def test_weights_of_rows_set_aside_do_not_drown_those_of_training():
+    y, data, seen = TARGETS["binary"], X.astype(np.float32), []
+
+    def scoring(model, some, target, sample_weight):
+        seen.append(some)
+        return model.score(some, target, sample_weight)
+
+    params = QUICK | {"early_stopping": True, "scoring": scoring}
+    same = fit(MLPClassifier(**params), data, y, WEIGHT)
+    aside = (data[:, None] == seen[0]).all(axis=2).any(axis=1)
+    weight = np.where(aside, 1e60, 1) * WEIGHT
+    model = fit(MLPClassifier(**params), data, y, weight)
+    np.testing.assert_allclose(model.coefs_[0], same.coefs_[0], rtol=1e-4)
+    np.testing.assert_allclose(model.validation_scores_, same.validation_scores_, rtol=1e-5)

@@ -168,6 +168,45 @@ def test_ten_epochs_of_training(device, loss, rule, weighted):
     np.testing.assert_allclose(engine.get_parameters(), flat, rtol=1e-9, atol=1e-11)
 
 
+NEAR_ONE = 1 - 1e-8  # in float32 it is 1
+EXTREME = [
+    ("adam", (NEAR_ONE, 0.999, 1e-8)),
+    ("adam", (0.9, NEAR_ONE, 1e-8)),
+    ("adam", (0.9, 0.999, 1e-46)),
+    ("nadam", (0.9, NEAR_ONE, 1e-8)),
+    ("nadam", (0.9, 0.999, 1e-46)),
+    ("rmsprop", (NEAR_ONE, 1e-8, 0.0)),
+    ("rmsprop", (0.9, 1e-46, 0.0)),
+    ("lion", (0.9, NEAR_ONE, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("rule", "constants"), EXTREME)
+def test_constants_that_float32_cannot_tell_from_one_or_zero(device, rule, constants):
+    """No gradient reaches the last unit, so that its means are 0 and are divided by epsilon."""
+    network = network_for((6, 9, 4), "relu", "squared_error")
+    X, y = make_problem("squared_error", 40, 6, 2)
+    flat = parameters_for(network)
+    (_, b1), *_ = reference.split(np.arange(flat.size), network.widths)
+    flat[b1[-1]] = -100.0
+    start = flat = flat.astype(np.float32).astype(float)
+    engine = loaded_engine(
+        device, network, X, y, "float32", optimizer=Optimizer(rule, constants), batch_size=20
+    )
+    engine.set_parameters(flat)
+    optimizer = reference.OPTIMIZERS[rule](flat.size, 1e-5, *constants)
+    for _ in range(5):
+        engine.run_epoch(np.arange(40), np.full(2, 1e-5))
+        for batch in (slice(20), slice(20, 40)):
+            _, gradient = reference.objective(
+                flat, network.widths, "relu", "squared_error", X[batch], y[batch]
+            )
+            flat = optimizer.step(flat, gradient)
+    moved = flat - start
+    tolerance = 0.01 * np.abs(moved).max()
+    np.testing.assert_allclose(engine.get_parameters() - start, moved, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("as_csr", [False, True])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_decoupled_weight_decay(device, rule, as_csr):

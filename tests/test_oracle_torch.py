@@ -212,7 +212,7 @@ def our_steps(optimizer, w, gradients, rates=RATES):
     halves = [optimizer.step_numbers(rates[i : i + 10], i) for i in (0, 10)]
     np.testing.assert_array_equal(numbers, np.concatenate(halves))
     for row, g in zip(numbers, gradients, strict=True):
-        w, u, v = update(w - row[5] * w, g, u, v, *row[:5])
+        w, u, v = update(w - row[7] * w, g, u, v, *row[:7])
     return w
 
 

@@ -133,6 +133,38 @@ def test_trajectory(task, activation, solver, batch, early, how, weighted):
     assert_same_model(*models, X)
 
 
+@pytest.mark.parametrize("size", [1e-46, 1e60, 1e-300, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("how", ["sgd", "adam", "lbfgs", "early_stopping", "partial_fit"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multioutput"])
+def test_weights_of_any_size(task, how, dtype, size):
+    """A factor of all weights is one of alpha: scikit-learn fits the same with ordinary ones."""
+    X, y = problem(task)
+    weight = np.random.RandomState(1).uniform(0.2, 3, N)
+    sk, fast = estimators(
+        task,
+        hidden_layer_sizes=(7,),
+        solver=how if how in ("sgd", "lbfgs") else "adam",
+        early_stopping=how == "early_stopping",
+        validation_fraction=0.2,
+        learning_rate_init=0.01,
+        batch_size=20,
+        max_iter=15,
+        random_state=3,
+        alpha=0.01,
+    )
+    fast.set_params(alpha=0.01 * size)
+    for model, weights in ((sk, weight), (fast, weight * size)):
+        extra = {"classes": np.unique(y)} if how == "partial_fit" and task != "multioutput" else {}
+        fit = model.partial_fit if how == "partial_fit" else model.fit
+        quietly(fit, X.astype(dtype), y, weights, **extra)
+    if how == "lbfgs" and dtype == np.float32:  # which scikit-learn's takes its steps in
+        for mine, other in zip(fast.coefs_, sk.coefs_, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=0.01, atol=0.01)
+    else:
+        assert_same_model(sk, fast, X, 1e-7 if dtype == np.float64 else 2e-5)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "invscaling", "adaptive"])
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("nesterov", [False, True])

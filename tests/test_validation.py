@@ -1,12 +1,15 @@
 """Validation in the user's hands: X_val, scoring, history_, and why training stopped."""
 
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import (
     accuracy_score,
     f1_score,
@@ -15,7 +18,7 @@ from sklearn.metrics import (
     mean_squared_error,
     r2_score,
 )
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import cross_val_score, train_test_split
 
 from fastmlp import MLPClassifier, MLPRegressor
 
@@ -180,6 +183,150 @@ def test_accuracy_and_r2_by_name_are_the_default():
         np.testing.assert_allclose(named.validation_scores_, default.validation_scores_, rtol=1e-9)
 
 
+def never_defined(value):
+    return lambda estimator, data, target, sample_weight=None: value
+
+
+ONE_CLASS = {"X_val": X_VAL[TARGET_VAL > 0], "y_val": np.ones((TARGET_VAL > 0).sum(), bool)}
+UNDEFINED = [
+    (MLPClassifier, BINARY, "roc_auc", ONE_CLASS, {}),
+    (MLPRegressor, TARGET, "r2", {"X_val": X_VAL[:1], "y_val": TARGET_VAL[:1]}, {}),
+    (MLPRegressor, TARGET, never_defined(np.nan), {}, {"n_restarts": 3}),
+    (MLPRegressor, TARGET, never_defined(-np.inf), {}, {"n_restarts": 3}),
+    (MLPClassifier, LABELS, never_defined(np.nan), {}, {"learning_rate": "plateau", "patience": 1}),
+    (MLPClassifier, LABELS, never_defined(-np.inf), {}, {"learning_rate": "plateau"}),
+    (MLPClassifier, MULTILABEL, never_defined(np.nan), {}, {"ema_decay": 0.9}),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.parametrize(("estimator", "y", "scoring", "held_out", "params"), UNDEFINED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_score_that_is_never_defined_leaves_the_last_epoch(
+    estimator, y, scoring, held_out, params, dtype
+):
+    params = QUICK | params
+    model = estimator(early_stopping=True, scoring=scoring, **params)
+    with pytest.warns(UserWarning, match=r"score \(scoring=.*parameters of the last one"):
+        fit(model, X.astype(dtype), y, **held_out)
+    if held_out:
+        plain = fit(estimator(**params), X.astype(dtype), y)
+        np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
+    assert model.stop_reason_ == "max_iter"
+    assert model.loss_curve_[-1] < 0.97 * model.loss_curve_[0]
+    assert set(model.history_["learning_rate"]) == {0.02}
+
+
+def test_a_score_that_is_never_defined_is_warned_of_once():
+    model = MLPRegressor(
+        early_stopping=True, scoring=never_defined(np.nan), n_restarts=3, **QUICK
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, TARGET)
+        model.set_params(warm_start=True, n_restarts=1).fit(X, TARGET)
+    assert sum("validation score" in str(warning.message) for warning in caught) == 2
+
+
+def test_a_score_that_becomes_defined_counts():
+    scores = iter([np.nan, -np.inf, 0.3, np.nan, 0.2] + 10 * [0.1])
+    scoring = lambda *_, **__: next(scores)  # noqa: E731
+    model = fit(MLPRegressor(early_stopping=True, scoring=scoring, **QUICK), X, TARGET,
+                X_val=X_VAL, y_val=TARGET_VAL)  # fmt: skip
+    third = after_each_epoch(lambda: MLPRegressor(**QUICK), X, TARGET)[2]
+    np.testing.assert_array_equal(model.coefs_[0], third.coefs_[0])
+    assert model.best_validation_score_ == 0.3
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "quantile"])
+def test_one_row_has_no_regression_score(loss):
+    held_out = {"X_val": X_VAL[:1], "y_val": TARGET_VAL[:1]}
+    early = MLPRegressor(loss, early_stopping=True, **QUICK)
+    with pytest.raises(ValueError, match=r"X_val, y_val.*takes 2 samples.*scoring='loss'"):
+        early.fit(X, TARGET, **held_out)
+    assert not hasattr(early, "coefs_")
+    fit(early.set_params(scoring="loss"), X, TARGET, **held_out)
+    fit(MLPClassifier(early_stopping=True, **QUICK), X, LABELS, X_val=X_VAL[:1], y_val=["a"])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_the_recorded_r2_of_one_row_is_scikit_learns():
+    model = fit(MLPRegressor(**QUICK), X, TARGET, X_val=X_VAL[:1], y_val=TARGET_VAL[:1])
+    expected = r2_score(TARGET_VAL[:1], model.predict(X_VAL[:1]))
+    np.testing.assert_array_equal(model.history_["validation_score"], [expected] * 12)
+
+
+class Bare:
+    """All that `numpy.asarray` needs, and a length."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._array, dtype)
+
+    def __len__(self):
+        return len(self._array)
+
+
+FORMS_OF_X = [
+    *[getattr(sparse, f"{kind}_{what}") for kind in ("bsr", "coo", "dia", "dok", "lil", "csc")
+      for what in ("array", "matrix")],
+    memoryview, pl.DataFrame, np.ndarray.tolist,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")
+@pytest.mark.parametrize("as_form", FORMS_OF_X)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("estimator", "y", "scoring"),
+    [(MLPClassifier, LABELS, "accuracy"), (MLPRegressor, TARGET, "r2")],
+)
+def test_scorers_take_every_form_of_x_that_fit_takes(estimator, y, scoring, dtype, as_form):
+    data = X.round().astype(dtype)
+    make = lambda scoring: estimator(early_stopping=True, scoring=scoring, **QUICK)  # noqa: E731
+    named = fit(make(scoring), as_form(data), y)
+    default = fit(make(None), as_form(data), y)
+    np.testing.assert_allclose(named.validation_scores_, default.validation_scores_, rtol=1e-5)
+
+
+def test_scorers_take_sparse_indicator_matrices():
+    for as_form in (sparse.coo_array, sparse.bsr_array, sparse.dia_array, sparse.csc_array):
+        named = MLPClassifier(early_stopping=True, scoring="accuracy", **QUICK)
+        fit(named, X, as_form(MULTILABEL))
+        default = fit(MLPClassifier(early_stopping=True, **QUICK), X, as_form(MULTILABEL))
+        assert named.validation_scores_ == default.validation_scores_
+
+
+WEIGHTS_OF_ALL = [2, 2.0, np.float32(2), np.float64(2), np.int64(2), True]
+FORMS_OF_WEIGHTS = [list, tuple, memoryview, pd.Series, pl.Series, Bare]
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize(
+    "weight", WEIGHTS_OF_ALL + [form(np.linspace(0.1, 2, 120)) for form in FORMS_OF_WEIGHTS]
+)
+def test_scorers_take_every_form_of_weights_that_fit_takes(estimator, weight):
+    y, scoring = (BINARY, "accuracy") if estimator is MLPClassifier else (TARGET, "r2")
+    named = fit(estimator(early_stopping=True, scoring=scoring, **QUICK), X, y, weight)
+    default = fit(estimator(early_stopping=True, **QUICK), X, y, weight)
+    np.testing.assert_allclose(named.validation_scores_, default.validation_scores_, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "form", [np.array, lambda score: np.array([score]), np.float32, np.float64, float, int, Decimal]
+)
+def test_scores_of_every_form_that_scikit_learn_takes(form):
+    scoring = lambda *_: form(0.5)  # noqa: E731
+    data = X[:, :2]
+    expected = cross_val_score(LinearRegression(), data, TARGET, scoring=scoring).astype(float)
+    model = MLPRegressor(early_stopping=True, scoring=scoring, n_iter_no_change=2, **QUICK)
+    fit(model, data, TARGET)
+    assert model.validation_scores_ == [expected[0]] * 4
+    assert all(type(score) is float for score in model.validation_scores_)
+
+
 # --- history_
 
 
@@ -298,7 +445,8 @@ def test_wrong_scoring():
         MLPRegressor(scoring="r2", solver="lbfgs", early_stopping=True).fit(X, TARGET)
     with pytest.raises(ValueError, match="'f9'"):
         MLPClassifier(scoring="f9", early_stopping=True).fit(X, BINARY)
-    with pytest.raises(ValueError, match="scoring must return one number"):
-        MLPClassifier(scoring=lambda *_: "good", early_stopping=True).fit(X, BINARY)
+    for wrong in ("good", np.ones(2), 1j, None):
+        with pytest.raises(ValueError, match="scoring must return one number"):
+            MLPClassifier(scoring=lambda *_, w=wrong: w, early_stopping=True).fit(X, BINARY)
     with pytest.raises(ValueError, match="scoring"):
         MLPClassifier(scoring=accuracy_score, early_stopping=True).fit(X, BINARY)

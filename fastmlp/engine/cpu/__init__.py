@@ -207,7 +207,8 @@ class CpuEngine:
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
-        numbers = self._optimizer.step_numbers(learning_rates, int(self._progress[STEPS]))
+        steps = int(self._progress[STEPS])
+        numbers = self._optimizer.step_numbers(learning_rates, steps, self._dtype)
         if self._tuner is None:
             per_step = self._operations(min(self._batch_size, order.size))
             limit = self._threads if per_step >= _WORTH_SHARING else 1

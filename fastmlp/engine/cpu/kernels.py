@@ -640,17 +640,19 @@ def _update_rows(memory, update, loop, at, g, n, n_bias, penalty, rate, numbers,
     """
     kind = type(rate)
     c0, c1, c2 = kind(numbers[step, 1]), kind(numbers[step, 2]), kind(numbers[step, 3])
-    c3, decay = kind(numbers[step, 4]), kind(numbers[step, 5])
+    c3, c4, c5 = kind(numbers[step, 4]), kind(numbers[step, 5]), kind(numbers[step, 6])
+    decay = kind(numbers[step, 7])
     w, first, second = (
         memory.parameters + size * at, memory.first_slot + size * at, memory.second_slot + size * at
     )  # fmt: skip
     squares = kind(0)
     if n > 0:
-        squares = call(loop, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate))
+        squares = call(loop, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, c4, c5,
+                              rate))  # fmt: skip
     if n_bias > 0:
         skip = size * n
         call(loop, (w + skip, g + skip, first + skip, second + skip, n_bias, kind(0), kind(0), c0,
-                    c1, c2, c3, rate))  # fmt: skip
+                    c1, c2, c3, c4, c5, rate))  # fmt: skip
     if update.average and (update.training or loop == update.clipped):
         call(update.average, (memory.average + size * at, w, n + n_bias, kind(update.average_rate)))
     return squares

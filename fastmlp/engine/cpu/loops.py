@@ -227,7 +227,7 @@ def _row_loss_loop(rows, sums, scores, tiny):
     return tiny
 
 
-def _update_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
+def _update_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, c4, c5, rate):
     """Update ``n`` parameters; returns their sum of squares before the update."""
     squares = type(rate)(0)
     for i in range(n):
@@ -243,6 +243,8 @@ def _update_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
             c1,
             c2,
             c3,
+            c4,
+            c5,
         )
         store(w, i, after)
         store(first, i, s0)
@@ -250,7 +252,7 @@ def _update_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
     return squares
 
 
-def _penalty_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, rate):
+def _penalty_loop(w, g, first, second, n, penalty, decay, c0, c1, c2, c3, c4, c5, rate):
     """In an update's place: leave the parameters, complete the gradient."""
     squares = type(rate)(0)
     for i in range(n):
@@ -404,10 +406,10 @@ def _user_loss(row: Loss) -> tuple[Callable, Callable]:
 def update(optimizer: str | None, dtype: str, *, decays: bool = False) -> int:
     """Address of an optimizer's loop; without one, of that which completes the gradient."""
     if optimizer is None:
-        return _address(_penalty_loop, 5, 7, dtype, "penalty", reassociate=True)
+        return _address(_penalty_loop, 5, 9, dtype, "penalty", reassociate=True)
     label, decay = (f"{optimizer}-decay", decay_weight) if decays else (optimizer, keep_weight)
     return _address(
-        _update_loop, 5, 7, dtype, label, OPTIMIZERS[optimizer].update, decay,
+        _update_loop, 5, 9, dtype, label, OPTIMIZERS[optimizer].update, decay,
         names=("FORMULA", "DECAY"), reassociate=True,
     )  # fmt: skip
 

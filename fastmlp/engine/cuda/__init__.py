@@ -179,7 +179,7 @@ class CudaEngine:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
         assert self._source is not None
-        numbers = self._optimizer.step_numbers(learning_rates, self._steps)
+        numbers = self._optimizer.step_numbers(learning_rates, self._steps, self._dtype)
         batch_size = min(self._batch_size, order.size)
         call = self._begin(self._source, order, batch_size, numbers)
         resident = self.path == "resident"

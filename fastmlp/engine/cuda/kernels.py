@@ -511,10 +511,10 @@ def apply_rule(w, g, first, second, heavy, numbers, step):
     """Parameter and slots after a step; ``numbers`` has N_NUMBERS for each."""
     at = step * N_NUMBERS
     if heavy:
-        w = DECAY(w, REAL(numbers[at + 5]))
+        w = DECAY(w, REAL(numbers[at + 7]))
     return UPDATE(
         w, g, first, second, REAL(numbers[at]), REAL(numbers[at + 1]), REAL(numbers[at + 2]),
-        REAL(numbers[at + 3]), REAL(numbers[at + 4]),
+        REAL(numbers[at + 3]), REAL(numbers[at + 4]), REAL(numbers[at + 5]), REAL(numbers[at + 6]),
     )  # fmt: skip
 
 
