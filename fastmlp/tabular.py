@@ -330,6 +330,9 @@ def _are_numbers(column, name) -> bool:
         return True
     if all(isinstance(value, str) for value in values):
         return all(map(_is_number_in_words, values)) and not all(map(_is_whole, values))
+    for value in values:
+        if isinstance(value, date | time | timedelta | np.datetime64 | np.timedelta64):
+            _refuse_dates(type(value).__name__, name)
     _refuse_mixture(values, name)
     return False
 
@@ -357,8 +360,6 @@ def _refuse_mixture(values, name) -> None:
     """Refuse what are no categories, or not of one kind."""
     kinds = set()
     for value in values:
-        if isinstance(value, date | time | timedelta | np.datetime64 | np.timedelta64):
-            _refuse_dates(type(value).__name__, name)
         if isinstance(value, list | tuple | dict | set | np.ndarray):
             _refuse_nested(type(value).__name__, name)
         kinds.add("numbers" if isinstance(value, Number) else _KINDS.get(type(value), "objects"))

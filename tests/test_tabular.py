@@ -240,6 +240,13 @@ def test_dates_are_refused(column):
         tabular_pipeline(task="regression").fit(frame({"when": column}), [1, 2, 3])
 
 
+@pytest.mark.parametrize("days", [pd.date_range("2020", periods=3), [date(2020, 1, 1)] * 3])
+def test_dates_as_categories_are_categories(days):
+    table = pd.DataFrame({"when": pd.Series(days).astype("category")})
+    features = tabular_pipeline(task="regression")["features"]
+    assert features.fit_transform(table).shape == (3, len(set(days)))
+
+
 def test_targets_are_standardised():
     X, y = load_diabetes(return_X_y=True)
     near, far = (
