@@ -302,19 +302,22 @@ def in_words(value) -> str:
     return repr(value)
 
 
-def checksum(array) -> str:
-    """Shape, type and a checksum of an array, of some rows if there are many."""
+def checksum(array, dtype=None) -> str:
+    """Shape, type and a checksum of an array, of some rows if there are many.
+
+    With ``dtype``, of the numbers in that type, whatever type and layout they were given in.
+    """
     if array is None:
         return "None"
-    description = f"{array.shape} {array.dtype}"
+    if not (sparse.issparse(array) or isinstance(array, np.ndarray)):
+        return f"{array.shape} {array.dtype}"
+    description = f"{array.shape} {np.dtype(dtype or array.dtype)}"
     rows = np.unique(np.linspace(0, array.shape[0] - 1, _ROWS).astype(np.int64))
-    if sparse.issparse(array):
-        some = array[rows]
-        parts = [some.data, some.indices, some.indptr]
-    elif isinstance(array, np.ndarray):
-        parts = [array[rows]]
-    else:
-        return description
+    some = array[rows]
+    values = some.data if sparse.issparse(some) else some
+    parts = [values.astype(dtype or values.dtype, copy=False)]
+    if sparse.issparse(some):
+        parts += [some.indices.astype(np.int32), some.indptr.astype(np.int32)]
     total = 0
     for part in parts:
         total = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, total)
