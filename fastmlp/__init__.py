@@ -7,6 +7,7 @@ compiles nothing; the kernels are compiled at the first fit, or by `warmup`, and
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fastmlp import _skl2onnx
 from fastmlp.estimators import InconsistentVersionWarning, MLPClassifier, MLPRegressor
 
 if TYPE_CHECKING:
@@ -129,3 +130,6 @@ def jit_predictor(model):
     True
     """
     return model._row_predictor().compiled()
+
+
+_skl2onnx.register_when_imported()

@@ -20,9 +20,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from fastmlp._json import read as read_json
 
 _TYPES = {
     "F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U64": "<u8", "U32": "<u4",
@@ -140,7 +141,7 @@ def _read(file):
     if text[:at] != _BEFORE_CHECKSUM:
         raise ValueError("it has no checksum")
     checksum = hashlib.sha256(start + text[:at] + _NO_CHECKSUM + text[at + len(_NO_CHECKSUM) :])
-    header = json.loads(text, object_pairs_hook=_without_duplicates)
+    header = read_json(text, finite=True)
     metadata = header.pop("__metadata__")
     del metadata["sha256"]
     if not all(isinstance(value, str) for value in metadata.values()):
@@ -159,14 +160,6 @@ def _read(file):
     if checksum.hexdigest().encode() != expected:
         raise ValueError("its checksum is wrong")
     return arrays, metadata
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; readers do not agree on what a name means that occurs twice."""
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a name occurs twice in its header")
-    return table
 
 
 def _place(entry: dict, start: int) -> tuple[tuple[tuple[int, ...], np.dtype], int]:

@@ -22,6 +22,7 @@ from scipy import sparse
 
 from fastmlp import _safetensors
 from fastmlp._json import decode, encode
+from fastmlp._json import read as read_json
 from fastmlp.engine import Engine
 from fastmlp.training import HISTORY, Keeper, Progress
 
@@ -30,6 +31,7 @@ _COUNTERS = ("n_iter", "n_steps", "n_samples_seen", "no_improvement_count")
 _NUMBERS = ("learning_rate", "loss", "best_loss", "best_validation_score")
 _ENDS = ("converged", "callback", "diverged")
 _PAUSES = ("interrupted", "max_time", "max_iter")  # another call may go on from these
+_MOST_STEPS = 2**53
 _ROWS = 1000  # of X that a checksum looks at
 
 
@@ -77,14 +79,14 @@ class Checkpoint:
             if metadata.get("format") != _FORMAT:
                 raise self.unusable("is not a checkpoint that this version of fastmlp can read")
             with self.sense():
-                self._found = State(dict(json.loads(metadata["fit"])), arrays)
+                self._found = State(dict(read_json(metadata["fit"])), arrays)
 
     @contextmanager
     def sense(self):
         """A file with contents that nobody writes gives one kind of error."""
         try:
             yield
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise self.unusable(f"makes no sense ({error!r})") from error
 
     def unusable(self, why: str) -> ValueError:
@@ -222,23 +224,40 @@ def _restore(state: State, engine: Engine, progress: Progress, order, random_sta
         _require_like(arrays["best_parameters"], flat)
         progress.best_parameters = arrays["best_parameters"]
     engine.set_parameters(arrays["parameters"])
-    engine.set_state(arrays["slots"], int(values["step"]))
+    engine.set_state(arrays["slots"], _count(values["step"]))
     order[:] = arrays["order"]
     _set_random_state(random_state, state)
     for name in _COUNTERS:
-        setattr(progress, name, int(values[name]))
+        setattr(progress, name, _count(values[name]))
     for name in _NUMBERS:
         optional = getattr(progress, name) is None  # with or without early stopping
-        setattr(progress, name, None if optional else float(values[name]))
-    progress.plateau = (float(values["plateau"][0]), int(values["plateau"][1]))
+        setattr(progress, name, None if optional else _number(values[name]))
+    if not 0 <= progress.learning_rate < np.inf:
+        raise ValueError(f"a learning rate cannot be {progress.learning_rate}")
+    best, n_bad = values["plateau"]
+    progress.plateau = (_number(best), _count(n_bad))
     progress.loss_curve = _curve(arrays["loss_curve"], progress.n_iter)
     if progress.validation_scores is not None:
         progress.validation_scores = _curve(arrays["validation_scores"], progress.n_iter)
-    _require_like(arrays["history"], np.empty((progress.n_iter, len(HISTORY))))
+    shape, dtype = arrays["history"].shape, arrays["history"].dtype
+    if (shape, dtype) != ((progress.n_iter, len(HISTORY)), np.dtype(np.float64)):
+        raise ValueError(f"its history is not one of {progress.n_iter} epochs")
     progress.history = [(int(line[0]), *line[1:]) for line in arrays["history"].tolist()]
     if values["stop_reason"] not in (None, *_ENDS, *_PAUSES):
         raise ValueError(f"training does not stop for {values['stop_reason']!r}")
     progress.stop_reason = values["stop_reason"]
+
+
+def _count(value) -> int:
+    if type(value) is not int or not 0 <= value < _MOST_STEPS:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _number(value) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
 
 
 def _curve(array: np.ndarray, n_iter: int) -> list[float]:
@@ -283,19 +302,22 @@ def in_words(value) -> str:
     return repr(value)
 
 
-def checksum(array) -> str:
-    """Shape, type and a checksum of an array, of some rows if there are many."""
+def checksum(array, dtype=None) -> str:
+    """Shape, type and a checksum of an array, of some rows if there are many.
+
+    With ``dtype``, of the numbers in that type, whatever type and layout they were given in.
+    """
     if array is None:
         return "None"
-    description = f"{array.shape} {array.dtype}"
+    if not (sparse.issparse(array) or isinstance(array, np.ndarray)):
+        return f"{array.shape} {array.dtype}"
+    description = f"{array.shape} {np.dtype(dtype or array.dtype)}"
     rows = np.unique(np.linspace(0, array.shape[0] - 1, _ROWS).astype(np.int64))
-    if sparse.issparse(array):
-        some = array[rows]
-        parts = [some.data, some.indices, some.indptr]
-    elif isinstance(array, np.ndarray):
-        parts = [array[rows]]
-    else:
-        return description
+    some = array[rows]
+    values = some.data if sparse.issparse(some) else some
+    parts = [values.astype(dtype or values.dtype, copy=False)]
+    if sparse.issparse(some):
+        parts += [some.indices.astype(np.int32), some.indptr.astype(np.int32)]
     total = 0
     for part in parts:
         total = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, total)

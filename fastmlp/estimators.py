@@ -714,7 +714,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if validation is not None and validation.rows is None:
             arrays |= {"X_val": validation.X, "y_val": validation.y}
         arrays["initial weights"] = runs[0].parameters
-        return arguments | {name: checksum(array) for name, array in arrays.items()}
+        types = dict.fromkeys(arrays, data.X.dtype)  # of what is trained on, not of what was given
+        if data.y.ndim == 1:  # numbers of classes
+            types |= {"y": np.dtype(np.int64), "y_val": np.dtype(np.int64)}
+        return arguments | {name: checksum(array, types[name]) for name, array in arrays.items()}
 
     def _restart_states(self) -> list[np.random.RandomState]:
         """One source of random numbers per restart; the only one is the estimator's own."""

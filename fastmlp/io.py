@@ -19,6 +19,7 @@ import numpy as np
 
 from fastmlp import _safetensors
 from fastmlp._json import decode, encode
+from fastmlp._json import read as read_json
 from fastmlp._sklearn import LabelBinarizer, check_is_fitted, is_valid_parameter, neural_network
 from fastmlp.estimators import MLPClassifier, MLPRegressor
 from fastmlp.functions import OUT_ACTIVATIONS
@@ -82,7 +83,7 @@ def save(model, path, *, optimizer_state: bool = False) -> None:
     True
     """
     arrays, metadata = _describe(model, optimizer_state)
-    _build(arrays, json.loads(metadata["model"]))
+    _build(arrays, read_json(metadata["model"]))
     _safetensors.write(path, arrays, metadata)
 
 
@@ -131,7 +132,7 @@ def load(path):
         )
     try:
         with np.errstate(over="raise", invalid="raise"):  # numbers that do not fit their types
-            return _build(arrays, json.loads(metadata["model"]))
+            return _build(arrays, read_json(metadata["model"]))
     except Exception as error:  # whatever was made up, this is what it comes to
         reason = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{name} is no valid model: {str(reason).rstrip('.')}.") from error
@@ -401,9 +402,10 @@ def _check_labels(model, label_type: str | None, sparse: bool) -> None:
 def _check_class_weight(given) -> None:
     tables = given if isinstance(given, list) else [given]
     if isinstance(given, list | dict) and not all(
-        isinstance(table, dict) and all(map(_is_number, table.values())) for table in tables
+        isinstance(table, dict) and all(_is_number(w) and np.isfinite(w) for w in table.values())
+        for table in tables
     ):
-        raise ValueError("class_weight must consist of numbers")
+        raise ValueError("class_weight must consist of finite numbers")
 
 
 def _label_binarizer(model, label_type: str, sparse: bool) -> LabelBinarizer:

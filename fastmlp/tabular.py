@@ -10,7 +10,9 @@ variance ``1 / fan_in`` and ``1 / sqrt(fan_in)`` of the learning rate: here 1 / 
 layers, because its hidden layers have 256 units.  RealMLP gives biases 1 / 10, which is near.
 """
 
-from numbers import Number
+from datetime import date, time, timedelta
+from decimal import Decimal
+from numbers import Number, Real
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.utils import check_array
 
 from fastmlp._sklearn import check_is_fitted, validate_data
 from fastmlp.estimators import MLPClassifier, MLPRegressor
@@ -26,6 +29,7 @@ from fastmlp.estimators import MLPClassifier, MLPRegressor
 _LIMIT = 3.0  # of scaled features
 _MAX_CATEGORIES = 100  # RealMLP-TD-S has no limit; a column of identifiers needs one
 _WIDTH = 256
+_KINDS: dict[type, str] = {str: "strings", bytes: "bytes"}
 
 _SHARED: dict[str, Any] = {
     "hidden_layer_sizes": (_WIDTH,) * 3,
@@ -130,6 +134,8 @@ class RobustScaleSmoothClip(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         return z / np.sqrt(1 + (z / _LIMIT) ** 2)
 
     def _validate(self, X, reset: bool) -> np.ndarray:
+        if hasattr(X, "dtypes") and any(getattr(dtype, "kind", "") == "O" for dtype in X.dtypes):
+            X = _missing_as_none(X)
         return validate_data(
             self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
         )
@@ -160,8 +166,10 @@ def tabular_pipeline(estimator=None, *, task):
 
         ``features`` scales numbers and booleans by `RobustScaleSmoothClip` and puts the median in
         the place of missing ones; strings, categories and other objects become one-hot columns,
-        scaled likewise.  Missing is a category of its own.  Of more than 100 categories the rarest
-        share one column with those that `fit` did not see, which else are zero in all columns.
+        scaled likewise.  Columns of Python objects go by what is in them, and strings are numbers
+        if all of them are and not all are whole (postal codes stay categories).  Missing is a
+        category of its own.  Of more than 100 categories the rarest share one column with those
+        that `fit` did not see, which else are zero in all columns.
 
         ``network`` is the estimator; for a regression it is a `TransformedTargetRegressor` around
         it that standardises targets (not with ``loss='poisson'`` or ``'gamma'``).  So parameters
@@ -268,24 +276,109 @@ def _categorical_columns(X) -> list[int]:
 
 
 def _columns(X, numeric: bool) -> list[int]:
-    if hasattr(X, "dtypes"):
-        kinds = [_is_numeric(dtype, name) for dtype, name in zip(X.dtypes, X.columns, strict=True)]
-    else:
-        kinds = [_holds_numbers(X, j) for j in range(X.shape[1])]
+    _require_table(X)
+    names = X.columns if hasattr(X, "dtypes") else range(X.shape[1])
+    kinds = [_holds_numbers(X, j, name) for j, name in enumerate(names)]
     return [j for j, kind in enumerate(kinds) if kind == numeric]
 
 
-def _holds_numbers(X, column: int) -> bool:
-    """Whether a column of an array, perhaps of objects, is numeric."""
-    if X.dtype.kind != "O":
-        return _is_numeric(X.dtype, column)
-    return all(value is None or isinstance(value, Number) for value in X[:, column])
+def _require_table(X) -> None:
+    if getattr(getattr(X, "dtype", None), "names", None):
+        raise ValueError(
+            "X is a structured array; give a frame, such as pandas.DataFrame(X), or an array of "
+            "two dimensions."
+        )
+    if len(X.shape) != 2:
+        check_array(X, dtype=None, ensure_all_finite=False)  # which raises, in its own words
 
 
-def _is_numeric(dtype, name) -> bool:
-    """Whether numbers or booleans are behind a dtype of NumPy, pandas or polars."""
-    kind = getattr(dtype, "kind", None)
-    if kind in ("m", "M") or (kind is None and dtype.is_temporal()):
-        raise ValueError(f"Column {name!r} of X holds dates or times ({dtype}); turn them into "
-                         "numbers or categories first.")  # fmt: skip
-    return dtype.is_numeric() or str(dtype) == "Boolean" if kind is None else kind in "biuf"
+def _holds_numbers(X, j: int, name) -> bool:
+    """Whether a column of a frame or an array is numeric, by its values where its type is open."""
+    column = X.iloc[:, j] if hasattr(X, "iloc") else X[:, j]
+    dtype = column.dtype
+    if hasattr(dtype, "is_numeric"):
+        return _is_numeric_in_polars(column, name)
+    if hasattr(dtype, "categories"):
+        _refuse_mixture(dtype.categories, name)
+        return False
+    if dtype.kind in ("m", "M"):
+        _refuse_dates(dtype, name)
+    if dtype.kind == "c":
+        raise ValueError(f"Column {name!r} of X holds complex numbers; give their parts as columns "
+                         "of their own.")  # fmt: skip
+    return dtype.kind in "biuf" or _are_numbers(column, name)
+
+
+def _is_numeric_in_polars(column, name) -> bool:
+    dtype = column.dtype
+    if dtype.is_temporal():
+        _refuse_dates(dtype, name)
+    if dtype.is_nested():
+        _refuse_nested(dtype, name)
+    if str(dtype) in ("Object", "String"):
+        return _are_numbers(column, name)
+    return dtype.is_numeric() or str(dtype) == "Boolean"
+
+
+def _are_numbers(column, name) -> bool:
+    """Whether all values that are there are numbers, or strings of which some are fractions.
+
+    Strings of whole numbers are categories, because postal codes and the like are such.
+    """
+    values = [value for value in column if not _is_missing(value)]
+    if all(isinstance(value, Real | Decimal) for value in values):
+        return True
+    if all(isinstance(value, str) for value in values):
+        return all(map(_is_number_in_words, values)) and not all(map(_is_whole, values))
+    for value in values:
+        if isinstance(value, date | time | timedelta | np.datetime64 | np.timedelta64):
+            _refuse_dates(type(value).__name__, name)
+    _refuse_mixture(values, name)
+    return False
+
+
+def _is_number_in_words(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_whole(value: str) -> bool:
+    return value.strip().lstrip("+-").isdigit()
+
+
+def _is_missing(value) -> bool:
+    """None, NaN, pandas' NA and NaT."""
+    if isinstance(value, Real | Decimal):
+        return bool(value != value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _refuse_mixture(values, name) -> None:
+    """Refuse what are no categories, or not of one kind."""
+    kinds = set()
+    for value in values:
+        if isinstance(value, list | tuple | dict | set | np.ndarray):
+            _refuse_nested(type(value).__name__, name)
+        kinds.add("numbers" if isinstance(value, Number) else _KINDS.get(type(value), "objects"))
+    if len(kinds) > 1:
+        raise ValueError(
+            f"Column {name!r} of X holds {' and '.join(sorted(kinds))}; turn it into numbers, or "
+            "into strings."
+        )
+
+
+def _refuse_dates(dtype, name) -> None:
+    raise ValueError(
+        f"Column {name!r} of X holds dates or times ({dtype}); turn them into numbers or "
+        "categories first."
+    )
+
+
+def _refuse_nested(dtype, name) -> None:
+    raise ValueError(
+        f"Column {name!r} of X holds several values in one cell ({dtype}); spread them over "
+        "columns of their own."
+    )

@@ -11,7 +11,16 @@ import fastmlp
 
 PACKAGE = Path(fastmlp.__file__).parent
 ALLOWED = {
-    "__init__": {"_random", "_versions", "c99", "engine", "estimators", "io", "tabular"},
+    "__init__": {
+        "_random",
+        "_skl2onnx",
+        "_versions",
+        "c99",
+        "engine",
+        "estimators",
+        "io",
+        "tabular",
+    },
     "__main__": {"engine", "fastmlp"},
     "_versions": {"engine"},
     "_export": {"fastmlp", "_sklearn", "estimators", "functions", "network"},
@@ -109,7 +118,8 @@ ALLOWED = {
     "schedules": set(),
     "_arrays": set(),
     "_json": set(),
-    "_safetensors": set(),
+    "_safetensors": {"_json"},
+    "_skl2onnx": {"onnx"},
     "_sklearn": set(),
 }
 MODULES = {

@@ -212,6 +212,33 @@ def test_other_data_are_refused_by_name(data, named, tmp_path):
         make(tmp_path / "c").fit(*data, resume=True)
 
 
+@pytest.mark.parametrize("dtype", [">f8", "longdouble", ">i4", "uint8", "float16"])
+@pytest.mark.parametrize("what", ["y", "X", "sample_weight", "X_val", "y_val"])
+@pytest.mark.parametrize("kind", [MLPRegressor, MLPClassifier])
+def test_the_same_numbers_in_another_type_are_the_same(kind, what, dtype, tmp_path):
+    whole = np.random.default_rng(0).integers(0, 4, (40, 3)).astype(float)
+    y = whole.sum(axis=1) % 3
+    data = {"X": whole, "y": y, "sample_weight": y + 1, "X_val": whole[:9], "y_val": y[:9]}
+    parameters = {"hidden_layer_sizes": (3,), "random_state": 0, "checkpoint": tmp_path / "c"}
+    kind(**parameters, max_iter=2).fit(**data)
+    resumed = kind(**parameters, max_iter=4)
+    resumed.fit(**data | {what: data[what].astype(dtype)}, resume=True)
+    expected = kind(**parameters, max_iter=4).fit(**data)
+    assert resumed.loss_curve_ == expected.loss_curve_
+
+
+@pytest.mark.parametrize("dtype", ["int64", ">f8", "float32"])
+def test_the_same_numbers_in_another_type_beside_float32_samples(dtype, tmp_path):
+    samples, y = X.astype(np.float32), Y.astype(np.float64)
+    for form in (samples, sparse.csr_array(samples)):
+        parameters = {"hidden_layer_sizes": (3,), "random_state": 0, "checkpoint": tmp_path / "c"}
+        MLPRegressor(**parameters, max_iter=2).fit(form, y)
+        MLPRegressor(**parameters, max_iter=4).fit(form, y.astype(dtype), resume=True)
+    wide = sparse.csr_array(samples)
+    wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+    MLPRegressor(**parameters, max_iter=5).fit(wide, y, resume=True)
+
+
 def test_what_does_not_change_the_numbers_may_change(tmp_path, monkeypatch):
     expected = make(None).fit(X, Y)
     die_after(monkeypatch, 4)

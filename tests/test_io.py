@@ -354,6 +354,57 @@ def test_a_parameter_of_a_later_version_is_refused_and_a_lacking_one_is_the_defa
         load(path)
 
 
+BEYOND = {
+    "nested deeply": '"hidden_layer_sizes": ' + "[" * 100 + "]" * 100,
+    "a tuple nested deeply": '"class_weight": {"dict": [[' + '{"tuple": [' * 150 + "]}" * 150
+    + ", 1.0]]}",
+    "more than float64": '"n_iter_no_change": 1e999',
+    "a name twice": '"random_state": 1, "random_state": 2',
+    "an endless weight": '"class_weight": {"dict": [[0, Infinity]]}',
+    "a weight that is none": '"class_weight": {"dict": [[0, NaN]]}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BEYOND.values(), ids=BEYOND)
+def test_json_without_bounds_is_refused(text, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("classifier")[0], path)
+    content = json.loads(_safetensors.read(path)[1]["model"])
+    name = text[1 : text.index('":')]
+    content["parameters"].pop(name)
+    changed = json.dumps(content).replace('"parameters": {', '"parameters": {' + text + ", ")
+    rewrite(path, model=changed)
+    with pytest.raises(ValueError, match=r"model' is no valid model: .*\.$"):
+        load(path)
+
+
+def test_numbers_that_are_not_finite_are_kept_where_they_belong(tmp_path):
+    path = tmp_path / "model"
+    model = C(n_iter_no_change=np.inf, solver="sgd", learning_rate="plateau")
+    quietly(model.fit, X, THREE)
+    model.loss_, model.best_loss_ = np.nan, np.inf
+    save(model, path, optimizer_state=True)
+    again = load(path)
+    assert again.n_iter_no_change == again.best_loss_ == np.inf
+    assert np.isnan(again.loss_)
+    assert again._optimizer_state["plateau"] == model._optimizer_state["plateau"]
+
+
+def test_the_deepest_model_that_loads_shows_itself(tmp_path):
+    path = tmp_path / "model"
+    key = 0
+    for _ in range(13):
+        key = (key,)
+    model = quietly(C().fit, X, THREE).set_params(class_weight={key: 1.0})
+    save(model, path)
+    assert load(path).class_weight == model.class_weight
+    assert repr(load(path)) == repr(model)
+    assert str(key) in load(path)._repr_html_()
+    model.set_params(class_weight={(key,): 1.0})
+    with pytest.raises(ValueError, match="nested more than 32 deep"):
+        save(model, path)
+
+
 def test_one_output_is_not_several_labels(tmp_path):
     path = tmp_path / "model"
     save(fitted("solver=adam")[0], path)

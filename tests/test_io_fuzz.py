@@ -1,4 +1,4 @@
-"""Mutated files of models: each ends in a ValueError, or in a model that works.
+"""Mutated files of models and checkpoints: each ends in a ValueError, or in a model that works.
 
 A file that was damaged has a wrong checksum.  A hostile one has a right one, so the second half of
 the mutations is signed: names, values, types, shapes and places are changed, dropped, swapped and
@@ -12,10 +12,12 @@ import hashlib
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 import warnings
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -25,6 +27,7 @@ import pytest
 import fastmlp
 from fastmlp import _safetensors
 from fastmlp.io import load, save
+from fastmlp.training import DivergedError
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(20, 3))
@@ -56,6 +59,16 @@ VALUES = [
     {"bool": []}, {"float64": "1"}, {"path": "/"}, {"path": "\0"}, {"os": "system"},
     {"random_state": [[0] * 624, 0, 0, 0.0]}, {"random_state": [[1] * 624, 700, 0, 0.0]},
     {"random_state": [[1] * 624, 3, 1, float("nan")]}, {"random_state": [[1], 0, 0, 0.0]},
+    {"random_state": [[2**40] * 624, 0, 0, 0.0]}, {"random_state": [[1] * 624, 0, 2**63, 0.0]},
+    "RAW", "RAW", "RAW",
+]  # fmt: skip
+# in the place of a "RAW": what json.dumps does not write
+RAW = [
+    "[" * 40 + "]" * 40, "[" * 900 + "]" * 900, "[" * 100_000 + "]" * 100_000, "[" * 100_000,
+    '{"tuple": [' * 40 + "]}" * 40, '{"tuple": [' * 20_000 + "]}" * 20_000,
+    '{"dict": [[' * 450 + "]]}" * 450, "1e999", "-1e999", "9" * 5000, "1" + "0" * 400,
+    str(2**64), str(-(2**63) - 1), '{"float64": 1e999}', '{"tuple": [], "tuple": [4]}', "NaN",
+    '{"int64": NaN}', '{"float32": Infinity}', '{"array": ["float32", [1e39]]}',
 ]  # fmt: skip
 
 
@@ -172,6 +185,10 @@ def sign(head: bytes, data: bytes) -> bytes:
     return file[:at] + checksum + file[at + 64 :] + data
 
 
+def as_text(tree, chance: random.Random) -> str:
+    return re.sub('"RAW"', lambda _: chance.choice(RAW), json.dumps(tree))
+
+
 def make_up(file: bytes, path: Path, chance: random.Random) -> None:
     """Write a changed file with a right checksum."""
     n_head = 8 + int.from_bytes(file[:8], "little")
@@ -180,22 +197,24 @@ def make_up(file: bytes, path: Path, chance: random.Random) -> None:
         metadata = {"__metadata__": header.pop("__metadata__")}
         for _ in range(chance.choice((1, 1, 2, 4))):
             change_json(header, chance)
-        head = json.dumps(metadata | header).encode()
+        head = as_text(metadata | header, chance).encode()
         path.write_bytes(sign(head, chance.choice((file[n_head:], file[n_head:-8]))))
         return
     path.write_bytes(file)
     arrays, metadata = _safetensors.read(path)
-    content = json.loads(metadata["model"])
+    name = "model" if "model" in metadata else "fit"
+    content = json.loads(metadata[name])
     for _ in range(chance.choice((1, 1, 1, 2, 3, 6))):
         if chance.random() < 0.25 and arrays:
             change_arrays(arrays, chance)
         else:
             change_json(content, chance)
-    _safetensors.write(path, arrays, metadata | {"model": json.dumps(content)})
+    _safetensors.write(path, arrays, metadata | {name: as_text(content, chance)})
 
 
 def require_to_work(model) -> None:
-    """Predict few rows and many, and go on training, unless that is refused."""
+    """Predict few rows and many, and go on training, unless that is refused; show itself."""
+    assert repr(model)
     data = np.zeros((20, model.n_features_in_))
     data[::2] = 1
     for rows in (data.astype(model.coefs_[0].dtype)[:2], data):
@@ -250,6 +269,43 @@ def fuzz_hostile(files, path: Path, n: int, seed: int) -> int:
     return n_loaded
 
 
+def fits(path: Path) -> list:
+    """Models whose checkpoints are mutated, the data, and whole files."""
+    small = {"hidden_layer_sizes": (2,), "max_iter": 4, "random_state": 0, "batch_size": 8}
+    models = [
+        C(**small, early_stopping=True, learning_rate="plateau", dropout=0.2),
+        R(**small, solver="sgd", learning_rate="invscaling", ema_decay=0.5, n_restarts=2),
+        R(**small, learning_rate="exponential", solver="nadam"),
+    ]
+    whole = []
+    for model in models:
+        y = X[:, 0] if isinstance(model, R) else WORDS
+        model.set_params(checkpoint=path, checkpoint_every=0, n_threads=1)
+        quietly(copy.deepcopy(model).set_params(max_iter=2).fit, X, y)
+        whole.append((model, y, path.read_bytes()))
+    return whole
+
+
+def fuzz_checkpoints(path: Path, n: int, seed: int) -> int:
+    """The number of files from which a fit went on."""
+    whole, n_resumed = fits(path), 0
+    for i in range(n):
+        chance = random.Random(f"{seed}, {i}")
+        model, y, file = whole[i % len(whole)]
+        make_up(file, path, chance)
+        try:
+            quietly(partial(copy.deepcopy(model).fit, resume=True), X, y)
+        except DivergedError:  # parameters may be anything
+            continue
+        except ValueError as error:
+            assert f"checkpoint={os.fspath(path)!r}" in str(error), (seed, i, error)  # noqa: PT017
+            continue
+        except Exception as error:
+            raise AssertionError((seed, i)) from error
+        n_resumed += 1
+    return n_resumed
+
+
 @contextmanager
 def fast_folder():
     """A folder in memory if there is one, because opening 20000 files on a disk takes long."""
@@ -274,6 +330,11 @@ def test_made_up_files_end_in_a_value_error_or_a_working_model(folder):
     assert 200 < n_loaded < 3000  # otherwise the mutations are too wild, or too tame
 
 
+def test_made_up_checkpoints_end_in_a_value_error_that_names_the_file(folder):
+    n_resumed = fuzz_checkpoints(folder / "file", 1500, 0)
+    assert 30 < n_resumed < 500
+
+
 if __name__ == "__main__":
     n, seed = int(sys.argv[1]), int(sys.argv[2])
     os.fsync = lambda descriptor: None
@@ -281,3 +342,4 @@ if __name__ == "__main__":
         files = originals(folder)
         fuzz_damaged(files, folder / "file", n // 2, seed)
         print(fuzz_hostile(files, folder / "file", n - n // 2, seed), "loaded")
+        print(fuzz_checkpoints(folder / "file", n // 10, seed), "resumed")

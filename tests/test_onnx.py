@@ -1,5 +1,6 @@
 """Models in onnxruntime against themselves; pipelines through skl2onnx."""
 
+import subprocess
 import sys
 
 import exported
@@ -166,6 +167,22 @@ class TestPipelines:
         pipeline = make_pipeline(StandardScaler(), model).fit(X, X[:, :2])
         register()
         assert_same(pipeline, skl2onnx.to_onnx(pipeline, X[:1], target_opset=18), X, "float64")
+
+    @pytest.mark.parametrize("order", ["fastmlp, skl2onnx", "skl2onnx, fastmlp"])
+    def test_both_imported_is_enough(self, order):
+        code = f"""
+import importlib.util
+import sys
+import {order.split(", ")[0]}
+importlib.util.find_spec("skl2onnx")
+assert ("skl2onnx" in sys.modules) == ({order!r}[0] == "s")
+import {order.split(", ")[1]}
+from skl2onnx._supported_operators import sklearn_operator_name_map as known
+for kind in (fastmlp.MLPClassifier, fastmlp.MLPRegressor, fastmlp.RobustScaleSmoothClip):
+    assert kind in known, kind
+assert type(skl2onnx.__loader__).__module__ == "_frozen_importlib_external"
+"""
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
     @pytest.mark.parametrize("kind", exported.LABELS)
     def test_labels(self, kind):

@@ -4,16 +4,20 @@ import json
 import pickle
 import subprocess
 import sys
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import MLPClassifier, MLPRegressor, RobustScaleSmoothClip, tabular_pipeline
@@ -119,6 +123,101 @@ def test_columns_go_by_name(name):
     )
 
 
+def as_decimals(frame):
+    return frame.map(lambda x: None if np.isnan(x) else Decimal(repr(x)))
+
+
+def as_strings(frame):
+    return frame.map(lambda x: None if np.isnan(x) else repr(x))
+
+
+DECIMALS = pd.ArrowDtype(pa.decimal128(30, 17))
+OPEN = {
+    "objects": lambda frame: frame.astype(object),
+    "None": lambda frame: frame.astype(object).where(frame.notna(), None),
+    "NA": lambda frame: frame.astype(object).where(frame.notna(), pd.NA),
+    "Decimal": as_decimals,
+    "decimal[pyarrow]": lambda frame: frame.round(15).astype(DECIMALS),
+    "strings": as_strings,
+    "string[python]": lambda frame: as_strings(frame).astype("string"),
+    "after transposing": lambda frame: frame.assign(words="x").T.T.drop(columns="words"),
+    "polars, Decimal": lambda frame: pl.DataFrame(as_decimals(frame).to_dict("list"), strict=False),
+    "polars, strings": lambda frame: pl.from_pandas(as_strings(frame).astype("string")),
+    "polars, objects": lambda frame: pl.DataFrame(
+        [pl.Series(name, list(frame[name]), dtype=pl.Object) for name in frame]
+    ),
+    "array of Decimal": lambda frame: as_decimals(frame).to_numpy(object),
+    "array of strings": lambda frame: as_strings(frame).to_numpy(object),
+}
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("kind", OPEN)
+def test_numbers_are_numbers_whatever_holds_them(kind, missing):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(300, 4)), columns=list("abcd"))
+    y = frame.to_numpy() @ [1, 2, 3, 4]
+    if missing:
+        frame[frame > 2.5] = np.nan
+    features = tabular_pipeline(task="regression")["features"]
+    expected = features.fit_transform(frame)
+    table = OPEN[kind](frame)
+    np.testing.assert_allclose(features.fit_transform(table), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(features.transform(table[:7]), expected[:7], rtol=1e-9, atol=1e-12)
+    if kind in ("Decimal", "strings") and not missing:
+        network = MLPRegressor(max_iter=50, random_state=0)
+        assert tabular_pipeline(network, task="regression").fit(table, y).score(table, y) > 0.95
+
+
+def test_truth_values_with_missing_ones_are_numbers():
+    flags = pd.DataFrame({"flag": pd.Series([True, None, False] * 20, dtype=object)})
+    features = tabular_pipeline(task="regression")["features"]
+    expected = features.fit_transform(np.array([[1.0], [np.nan], [0.0]] * 20))
+    np.testing.assert_array_equal(features.fit_transform(flags), expected)
+
+
+@pytest.mark.parametrize("codes", [["0150", "0151", "5020"], ["1.5", "", "2.5"], ["1", "x", "2.5"]])
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+def test_whole_numbers_in_strings_are_categories(frame, codes):
+    features = tabular_pipeline(task="regression")["features"]
+    assert features.fit_transform(frame({"code": codes * 20})).shape == (60, 3)
+
+
+NESTED = pd.ArrowDtype(pa.list_(pa.int64()))
+REFUSED = {
+    "mixed": (pd.DataFrame({"a": [1, "x", 2.0]}), "'a' of X holds numbers and strings; turn it"),
+    "mixed array": (np.array([[1], ["x"], [2]], object), "Column 0 of X holds numbers and strings"),
+    "mixed categories": (
+        pd.DataFrame({"a": [1, "x", 2.0]}).astype("category"), "'a' of X holds numbers and strings"
+    ),
+    "lists": (pd.DataFrame({"a": [[1], [2], [3]]}), "'a' of X holds several values in one cell"),
+    "tuples": (pd.DataFrame({"a": [(1,), (2,), (3,)]}), "'a' of X holds several values in one"),
+    "structs": (pd.DataFrame({"a": [{"x": 1}] * 3}), "'a' of X holds several values in one cell"),
+    "arrow lists": (pd.DataFrame({"a": pd.array([[1]] * 3, NESTED)}), "'a' of X holds several"),
+    "polars lists": (pl.DataFrame({"a": [[1], [2], [3]]}), "'a' of X holds several values in one"),
+    "polars structs": (pl.DataFrame({"a": [{"x": 1}] * 3}), "'a' of X holds several values in one"),
+    "dates": (pd.DataFrame({"a": [date(2020, 1, 1)] * 3}), "'a' of X holds dates or times"),
+    "complex": (pd.DataFrame({"a": [1j, 2j, 3j]}), "'a' of X holds complex numbers"),
+    "structured": (np.zeros(3, [("a", "f8"), ("b", "f8")]), "X is a structured array; give"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_column_can_hold_is_refused_by_name(name):
+    X, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        tabular_pipeline(task="regression").fit(X, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("X", [pd.Series([1.0, 2.0, 3.0]), np.ones(3), pl.Series([1.0, 2.0, 3.0])])
+def test_one_dimension_is_refused_in_scikit_learns_words(X):
+    with pytest.raises(ValueError, match="Expected") as theirs:
+        StandardScaler().fit(X)
+    with pytest.raises(ValueError, match="Expected") as ours:
+        tabular_pipeline(task="regression").fit(X, [1.0, 2.0, 3.0])
+    assert str(ours.value) == str(theirs.value)
+
+
 def test_new_and_rare_categories():
     often = [f"often{i}" for i in range(99)]
     table = pd.DataFrame({"name": [*often, *often, "seldom1", "seldom2", "seldom3"]})
@@ -139,6 +238,13 @@ def test_dates_are_refused(column):
     frame = pl.DataFrame if isinstance(column, pl.Series) else pd.DataFrame
     with pytest.raises(ValueError, match="Column 'when' of X holds dates or times"):
         tabular_pipeline(task="regression").fit(frame({"when": column}), [1, 2, 3])
+
+
+@pytest.mark.parametrize("days", [pd.date_range("2020", periods=3), [date(2020, 1, 1)] * 3])
+def test_dates_as_categories_are_categories(days):
+    table = pd.DataFrame({"when": pd.Series(days).astype("category")})
+    features = tabular_pipeline(task="regression")["features"]
+    assert features.fit_transform(table).shape == (3, len(set(days)))
 
 
 def test_targets_are_standardised():
