@@ -197,7 +197,7 @@ def test_warnings_are_errors_where_we_cause_them(tmp_path):
     cases = [f"def test_{name}():\n    {line}\n" for name, line in WARNING_CAUSED_BY.items()]
     (tmp_path / "test_it.py").write_text("\n".join(["import threading, warnings", *cases]))
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider",
-               "-c", PACKAGE.parent / "pyproject.toml", "--rootdir", tmp_path, tmp_path]  # fmt: skip
+               "-c", PACKAGE.parent / "pyproject.toml", "--rootdir", tmp_path, "."]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
     failed = re.findall(r"^FAILED .*::test_(\w+)", done.stdout, re.MULTILINE)
     assert failed == [name for name in WARNING_CAUSED_BY if name.startswith("our_")], done.stdout

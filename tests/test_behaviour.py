@@ -230,7 +230,7 @@ def test_sparse_indices_out_of_range_are_refused():
     broken = sparse.csr_matrix(X)
     broken.indices[5] = 10**6
     for method in (MLPClassifier(**QUICK).fit, fit(MLPClassifier(**QUICK), X, LABELS).partial_fit):
-        with pytest.raises(ValueError, match="indices|column index"):  # in SciPy's words
+        with pytest.raises(ValueError, match=r"indices|column index"):  # in SciPy's words
             method(broken, LABELS)
 
 
