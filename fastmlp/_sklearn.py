@@ -10,7 +10,7 @@ fastmlp sees of it, and without it or without callbacks a fit gets `NO_TASK`.
 
 from collections.abc import Callable
 
-from sklearn import get_config
+from sklearn import __version__, get_config
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -31,6 +31,7 @@ from sklearn.utils._param_validation import (
     validate_parameter_constraints,
 )
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.fixes import parse_version
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
@@ -77,12 +78,21 @@ __all__ = [
     "neural_network",
     "open_callbacks",
     "safe_indexing",
+    "squared_error_is_mean",
     "train_test_split",
     "type_of_target",
     "unique_labels",
     "validate_data",
     "visual_block",
 ]
+
+
+def squared_error_is_mean(version: str = __version__) -> bool:
+    """Whether this scikit-learn reports the squared error of several outputs as their mean.
+
+    From 1.10 on it is their sum, which the gradient always was of (its pull request 34830).
+    """
+    return parse_version(version) < parse_version("1.10.dev0")
 
 
 def open_callbacks(estimator, **options):

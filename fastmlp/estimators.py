@@ -54,6 +54,7 @@ from fastmlp._sklearn import (
     get_config,
     open_callbacks,
     safe_indexing,
+    squared_error_is_mean,
     train_test_split,
     type_of_target,
     unique_labels,
@@ -87,6 +88,10 @@ from fastmlp.training import (
     train,
 )
 
+# the reported squared error of several outputs is the installed scikit-learn's
+LOSSES["squared_error"] = LOSSES["squared_error"]._replace(
+    mean_over_outputs=squared_error_is_mean()
+)
 _STOCHASTIC_SOLVERS = ("sgd", "adam", "rmsprop", "nadam", "lion")
 # scikit-learn's; others than 'sgd' ignore them
 _SGD_SCHEDULES = ("constant", "invscaling", "adaptive")

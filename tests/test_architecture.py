@@ -1,6 +1,7 @@
 """Who may import whom (DESIGN's arrows), what import costs, and who owns Numba's flags."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,8 +170,8 @@ def test_only_jit_sets_numba_flags():
 def test_import_compiles_nothing_and_loads_no_optional_package():
     code = (
         "import sys, sklearn.neural_network; before = set(sys.modules); import fastmlp;"
-        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}),"
-        "'fastmlp.tabular' in sys.modules)"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}"
+        "- sys.stdlib_module_names), 'fastmlp.tabular' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "['fastmlp'] False"
@@ -181,3 +182,33 @@ def test_only_the_cuda_target_imports_numba_cuda():
         if not module.startswith("engine.cuda"):
             assert "numba_cuda" not in path.read_text()
             assert not any(name.startswith("numba.cuda") for name in imports(path)), module
+
+
+WARNING_CAUSED_BY = {
+    "third_party_import": "import noisy",
+    "third_party_work": "import noisy; noisy.work()",
+    "third_party_file": "warnings.warn_explicit('', UserWarning, '/fastmlp/site-packages/a.py', 1)",
+    "our_call": "import noisy; noisy.deprecated()",
+    "our_import": "import fastmlp.cause",
+    "our_warning": "warnings.warn('ours')",
+    "our_kernel": "warnings.warn_explicit('', UserWarning, '/x/fastmlp/engine/a.py', 1)",
+    "our_thread": "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()",
+}
+
+
+def test_warnings_are_errors_where_we_cause_them(tmp_path):
+    """A third party may warn while it is imported or works, but not of how it is called."""
+    noisy = "import warnings\nwarnings.warn('old', DeprecationWarning)\n"
+    noisy += "def work():\n    warnings.warn('slow')\n"
+    noisy += "def deprecated():\n    warnings.warn('old', DeprecationWarning, stacklevel=2)\n"
+    (tmp_path / "noisy.py").write_text(noisy)
+    (tmp_path / "fastmlp").mkdir()
+    (tmp_path / "fastmlp" / "cause.py").write_text("import noisy\nnoisy.deprecated()\n")
+    cases = [f"def test_{name}():\n    {line}\n" for name, line in WARNING_CAUSED_BY.items()]
+    (tmp_path / "test_it.py").write_text("\n".join(["import threading, warnings", *cases]))
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider",
+               "-c", PACKAGE.parent / "pyproject.toml", "--rootdir", tmp_path, "."]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    failed = re.findall(r"^FAILED .*::test_(\w+)", done.stdout, re.MULTILINE)
+    assert failed == [name for name in WARNING_CAUSED_BY if name.startswith("our_")], done.stdout
+    assert re.search(r"\b3 passed", done.stdout), done.stdout

@@ -14,6 +14,8 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 import fastmlp as ours
+from fastmlp._sklearn import squared_error_is_mean
+from fastmlp.functions import LOSSES
 
 ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 TASKS = ("binary", "multiclass", "multilabel", "regression", "multioutput", "poisson")
@@ -313,3 +315,39 @@ def test_validation_scores_are_scikit_learns_metrics():
         for prediction in (p, constant):
             assert _r2(constant, prediction, None) == r2_score(constant, prediction)
     assert np.isnan(_r2(y, np.full_like(y, np.inf), None))
+
+
+@pytest.mark.parametrize(
+    ("version", "is_mean"),
+    [("1.9.0", True), ("1.9.1", True), ("1.10.dev0", False), ("1.10.0", False), ("2.0", False)],
+)
+def test_which_scikit_learn_averages_the_squared_error(version, is_mean):
+    assert squared_error_is_mean(version) == is_mean
+    assert LOSSES["squared_error"].mean_over_outputs == squared_error_is_mean()
+
+
+@pytest.mark.parametrize("is_mean", [True, False])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_squared_error_of_several_outputs_follows_scikit_learn(solver, is_mean, monkeypatch):
+    """scikit-learn itself with either reduction, as before 1.10 and since."""
+    from sklearn.neural_network._multilayer_perceptron import LOSS_FUNCTIONS
+
+    def half_squared_error(y, z, sample_weight=None):
+        outputs = np.average((y - z) ** 2, weights=sample_weight, axis=0)
+        return 0.5 * (outputs.mean() if is_mean else outputs.sum())
+
+    monkeypatch.setitem(LOSS_FUNCTIONS, "squared_error", half_squared_error)
+    row = LOSSES["squared_error"]._replace(mean_over_outputs=is_mean)
+    monkeypatch.setitem(LOSSES, "squared_error", row)
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(60, 4))
+    y = X @ rng.normal(size=(4, 3))
+    settings = {"hidden_layer_sizes": (5,), "solver": solver, "max_iter": 8, "random_state": 0}
+    models = [kind(**settings) for kind in (ours.MLPRegressor, theirs.MLPRegressor)]
+    for model in models:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(X, y)
+    model, expected = models
+    np.testing.assert_allclose(model.loss_, expected.loss_, rtol=1e-7)
+    np.testing.assert_allclose(model.predict(X), expected.predict(X), rtol=1e-6, atol=1e-7)
