@@ -902,9 +902,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
         jobs = [partial(train_one, i) for i in range(len(runs))]
         outcomes = side_by_side(jobs, limit, self.n_threads)
-        failed = [isinstance(outcome, DivergedError) for outcome in outcomes]
+        failed = [isinstance(outcome, DivergedError | KeyboardInterrupt) for outcome in outcomes]
         if all(failed):
-            raise outcomes[0]
+            raise next((o for o in outcomes if isinstance(o, KeyboardInterrupt)), outcomes[0])
         self.restart_scores_ = np.array([
             np.nan if bad else self._final_score(run, validation)
             for run, bad in zip(runs, failed, strict=True)

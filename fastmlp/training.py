@@ -225,7 +225,7 @@ def train(
                 ConvergenceWarning,
             )
     except KeyboardInterrupt:
-        _interrupt(progress, limit, single_epoch or engine.get_state()[1] == first_step)
+        _interrupt(progress, limit, single_epoch or engine.n_steps == first_step)
     progress.parameters = engine.get_parameters()
     best = _best_parameters(progress) if early_stopping else None
     if best is not None:

@@ -59,7 +59,7 @@ def run_python(code, **env):
 
 INTERRUPT_CASES = {
     "long epochs": {"hidden_layer_sizes": (300, 300), "max_iter": 1000},
-    "full batch": {"hidden_layer_sizes": (300, 300), "batch_size": 30000, "max_iter": 1000},
+    "full batch": {"hidden_layer_sizes": (80, 80), "batch_size": 30000, "max_iter": 1000},
     "short epochs": {"hidden_layer_sizes": (5,), "max_iter": 10**6, "n_iter_no_change": np.inf},
     "lbfgs": {"hidden_layer_sizes": (30,), "solver": "lbfgs", "max_iter": 10**5, "tol": 1e-300},
     "early stopping": {"hidden_layer_sizes": (300,), "early_stopping": True, "max_iter": 1000,

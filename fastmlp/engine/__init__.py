@@ -83,6 +83,10 @@ class Engine(Protocol):
     def set_state(self, slots: np.ndarray, step: int) -> None:
         """Replace the optimizer's state."""
 
+    @property
+    def n_steps(self) -> int:
+        """The steps taken; known at once, whatever is not compiled yet."""
+
     def stop(self) -> None:
         """From another thread: end the call that runs now with a KeyboardInterrupt."""
 

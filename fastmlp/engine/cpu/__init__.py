@@ -158,7 +158,7 @@ class CpuEngine:
     def get_state(self) -> tuple[np.ndarray, int]:
         packed = [*self._slots, *[self._parameters] * self._averages]
         slots = np.array([self._unpack(slot) for slot in packed])
-        return slots, int(self._progress[STEPS])
+        return slots, self.n_steps
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
         for slot, values in zip(self._slots, slots[:N_SLOTS], strict=True):
@@ -166,6 +166,10 @@ class CpuEngine:
         if self._averages:
             self._set_trained(slots[N_SLOTS])
         self._progress[STEPS] = step
+
+    @property
+    def n_steps(self) -> int:
+        return int(self._progress[STEPS])
 
     def _pack(self, flat: np.ndarray, packed: np.ndarray, *, padding_bias: float = 0.0) -> None:
         flat, layout = np.ascontiguousarray(flat, self._dtype), self._layout

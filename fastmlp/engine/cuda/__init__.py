@@ -137,6 +137,10 @@ class CudaEngine:
         self._steps = step
 
     @property
+    def n_steps(self) -> int:
+        return self._steps
+
+    @property
     def path(self) -> str:
         """How epochs run on the loaded data: 'resident' or 'tiled'."""
         optimizer = self._optimizer

@@ -1,0 +1,151 @@
+"""Ctrl-C: obeyed at once wherever it comes, and nothing is broken afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp._interrupts import undisturbed
+
+RNG = np.random.RandomState(0)
+X = RNG.normal(size=(20000, 50))
+TARGET = X[:, 0] * X[:, 1]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals as POSIX does")
+
+
+class CtrlC:
+    """Comes ``delay`` seconds after the block begins; tells how long the block took to end."""
+
+    def __init__(self, delay):
+        self._timer = threading.Timer(delay, self._send)
+
+    def _send(self):
+        self._sent = time.perf_counter()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def __enter__(self):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have turned it off
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.seconds = time.perf_counter() - self._sent
+
+
+def test_what_must_not_be_disturbed_goes_on_while_the_caller_is_interrupted():
+    ended = threading.Event()
+
+    def work(seconds):
+        time.sleep(seconds)
+        ended.set()
+        return seconds
+
+    assert undisturbed(work, 0.01) == 0.01
+    with pytest.raises(ZeroDivisionError):
+        undisturbed(lambda: 1 / 0)
+    ended.clear()
+    ctrl_c = CtrlC(0.2)
+    with pytest.raises(KeyboardInterrupt), ctrl_c:
+        undisturbed(work, 1.5)
+    assert ctrl_c.seconds < 1.0
+    assert not ended.is_set()
+    assert ended.wait(5)
+
+
+def test_all_restarts_end_within_a_second():
+    model = MLPRegressor(
+        hidden_layer_sizes=(200, 200), n_restarts=5, max_iter=10**5, tol=0, random_state=0,
+        n_iter_no_change=10**5,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        MLPRegressor(hidden_layer_sizes=(9,), max_iter=1).fit(X[:99], TARGET[:99])  # compiled
+    ctrl_c = CtrlC(1.5)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\.") as caught, ctrl_c:
+        model.fit(X, TARGET)
+    assert ctrl_c.seconds < 1.0
+    assert len(caught) == 1
+    assert np.isfinite(model.predict(X[:5])).all()
+    assert model.stop_reason_ == "interrupted"
+
+
+def test_a_loop_of_partial_fit_can_be_left():
+    model = MLPClassifier((200,), random_state=0)
+    classes = [False, True]
+    model.partial_fit(X, TARGET > 0, classes=classes)
+
+    def loop():
+        while True:
+            model.partial_fit(X, TARGET > 0)
+
+    ctrl_c = CtrlC(0.5)
+    with pytest.raises(KeyboardInterrupt), ctrl_c:
+        loop()
+    assert ctrl_c.seconds < 1.0
+    before = [coef.copy() for coef in model.coefs_]
+    steps = model.t_
+    assert steps % len(X) == 0  # a call that is interrupted leaves the model as it was
+    model.partial_fit(X, TARGET > 0)
+    assert model.t_ == steps + len(X)
+    assert not np.array_equal(model.coefs_[0], before[0])
+
+
+PROGRAM = """
+    import os, signal, sys, threading, time, warnings
+    warnings.simplefilter("ignore")
+    import numpy as np
+    import fastmlp
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    X = np.random.RandomState(0).normal(size=(300, 5))
+    fit = lambda: fastmlp.MLPRegressor(max_iter=3, random_state=0).fit(X, X[:, 0])
+    if sys.argv[1] != "never":
+        threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGINT)).start()
+        start = time.perf_counter()
+        try:
+            fit()
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("late by", time.perf_counter() - start - float(sys.argv[1]), flush=True)
+        if sys.argv[2] == "leave":
+            sys.exit(3)
+    print("loss", fit().loss_)
+"""
+
+
+def run_program(delay, then, **env):
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(delay), then]
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | env
+    )
+    words = done.stdout.split()
+    late = float(words[2]) if "late" in words else None
+    loss = float(words[-1]) if "loss" in words else None
+    return done, late, loss, time.perf_counter() - start
+
+
+def test_ctrl_c_during_the_first_call_breaks_nothing():
+    """At moments all over the import of Numba and of the kernels from the cache."""
+    _, _, expected, _ = run_program("never", "")
+    for delay in (0.02, 0.1, 0.2, 0.35, 0.5, 0.8):
+        done, late, loss, _ = run_program(delay, "go on")
+        assert done.returncode == 0, done.stderr
+        assert late < 1.0
+        assert loss == expected
+
+
+def test_ctrl_c_during_compilation_is_obeyed_at_once(tmp_path):
+    done, late, _, seconds = run_program(4, "leave", NUMBA_CACHE_DIR=str(tmp_path))
+    assert late < 1.0
+    assert done.returncode == 3, done.stderr
+    assert "Error" not in done.stderr
+    assert seconds < 60  # the rest of a kernel may be compiled before the process ends
