@@ -83,6 +83,7 @@ from fastmlp.training import (
     Progress,
     Settings,
     Validation,
+    is_finite,
     minimise,
     side_by_side,
     train,
@@ -1046,12 +1047,15 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             single_epoch=incremental,
         )
         slots, step = engine.get_state()
-        if self._stops_early():
-            engine.set_parameters(progress.parameters)
-        progress.finite_outputs = _has_finite_outputs(engine, network, data.X, progress.parameters)
-        if incremental:
+        if incremental:  # the next call's loss shows what this step did
             engine.unload()
             _TRAINING.put(self, made_for, engine)
+        else:
+            if self._stops_early():
+                engine.set_parameters(progress.parameters)
+            progress.finite_outputs = _has_finite_outputs(
+                engine, network, data.X, progress.parameters
+            )
         return state | {
             "learning_rate": progress.learning_rate,
             "plateau": progress.plateau,
@@ -1431,7 +1435,7 @@ def _warn_of_overflow(run: Progress, optimizer_state: dict | None) -> None:
         what = f"the loss was {bad[-1][HISTORY.index('loss')]} in epoch {bad[-1][0]}"
     elif not np.isfinite(run.loss) and run.stop_reason != "interrupted":  # in the first epoch
         what = f"the loss is {run.loss}"
-    elif optimizer_state is not None and not np.isfinite(optimizer_state["slots"]).all():
+    elif optimizer_state is not None and not is_finite(optimizer_state["slots"]):
         what = "squares of the gradient are infinite, so that some parameters no longer move"
     elif not run.finite_outputs:
         what = "the predictions for the training data are not finite"

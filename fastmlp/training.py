@@ -370,8 +370,14 @@ def side_by_side(
         return [future.result() for future in futures]
 
 
+def is_finite(array: np.ndarray) -> bool:
+    """Whether all numbers are finite, as their sum tells in one pass unless it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
 def _require_finite(progress: Progress) -> None:
-    if np.isfinite(progress.parameters).all():
+    if is_finite(progress.parameters):
         return
     raise DivergedError(
         "Solver produced non-finite parameter weights. The input data may contain large values "
