@@ -264,8 +264,8 @@ def register() -> None:
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.preprocessing import StandardScaler
     >>> X = np.linspace(0, 100, 50, dtype=np.float32)[:, None]
-    >>> pipeline = make_pipeline(StandardScaler(), fastmlp.MLPRegressor(solver="lbfgs"))
-    >>> pipeline = pipeline.fit(X, X[:, 0])
+    >>> model = fastmlp.MLPRegressor(solver="lbfgs", random_state=0)
+    >>> pipeline = make_pipeline(StandardScaler(), model).fit(X, X[:, 0])
     >>> fastmlp.onnx.register()
     >>> proto = skl2onnx.to_onnx(pipeline, X[:1])
     >>> [node.name for node in proto.graph.output]
