@@ -450,7 +450,7 @@ def _best_parameters(progress: Progress) -> np.ndarray | None:
 
 def _diverged(engine: Engine, progress: Progress, early_stopping: bool) -> bool:
     """Whether a non-finite loss means that the parameters are lost."""
-    if np.isfinite(engine.get_parameters()).all():
+    if is_finite(engine.get_parameters()):
         return False
     if early_stopping and _best_parameters(progress) is not None:
         warnings.warn(
