@@ -1557,10 +1557,10 @@ def _check_numbers(y, dtype) -> None:
             f"y must hold numbers for a regression, got the type {y.dtype}; convert it to float, "
             "dates and times to a number of their unit."
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         numbers = y.astype(dtype, copy=False)
-    if not is_finite(numbers):
-        assert_all_finite(numbers, input_name="y")
+        if not is_finite(numbers):
+            assert_all_finite(numbers, input_name="y")
 
 
 def _has_weight(weight: np.ndarray | None) -> bool:
