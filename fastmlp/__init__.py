@@ -83,9 +83,8 @@ def warmup() -> None:
     >>> import fastmlp
     >>> fastmlp.warmup()
     """
-    from fastmlp import _random, engine
+    from fastmlp import engine
 
-    _random.warmup()
     engine.warmup()
 
 

@@ -11,38 +11,36 @@ from the arithmetic, not measured, so the choice never depends on the machine's 
 
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import llvmlite.binding
 import numpy as np
+from llvmlite import binding
 
-from fastmlp.engine.cpu import loops
-from fastmlp.engine.cpu.kernels import (
+from fastmlp.engine import objects, processor
+from fastmlp.engine.cpu import pieces
+from fastmlp.engine.cpu.blocks import Layer, Packing, Task
+from fastmlp.engine.cpu.layout import (
     ABORT,
     CUT_PANELS,
     CUT_ROWS,
     DECISION,
     FIRST_STEP,
-    KERNELS,
     LARGE_SLAB,
-    LAYER_FIELDS,
+    MAX_UNIT_ROWS,
     SLAB,
     SLIVER_ROWS,
     STEPS,
     STOP,
-    Memory,
-    Net,
-    Samples,
-    Update,
+    Layout,
+    aligned,
 )
-from fastmlp.engine.cpu.layout import MAX_UNIT_ROWS, Layout, aligned
 from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.source import Source, address
-from fastmlp.engine.cpu.stations import GO, Stations
+from fastmlp.engine.cpu.stations import Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
-from fastmlp.engine.cpu.vector import VECTOR_BYTES
-from fastmlp.functions import ACTIVATIONS, Loss, dropout_threshold
+from fastmlp.functions import ACTIVATIONS, USER, Loss, dropout_threshold
 from fastmlp.network import Network
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
@@ -77,8 +75,13 @@ class Targets:
             self.weights = np.ascontiguousarray(sample_weight, dtype)
 
     @property
-    def fields(self) -> tuple[int, int, int]:
-        return address(self.values), address(self.classes), address(self.weights)
+    def fields(self) -> dict[str, int]:
+        """Addresses for a `Task`."""
+        return {
+            "targets": address(self.values),
+            "classes": address(self.classes),
+            "weights": address(self.weights),
+        }
 
 
 def _soften(network: Network, y: np.ndarray) -> np.ndarray:
@@ -112,8 +115,6 @@ class CpuEngine:
     ):
         self._network = network
         self._dtype = np.dtype(dtype)
-        self._like = self._dtype.type(0)
-        self._kernels = KERNELS[self._dtype.name]
         self._alpha = float(alpha)
         self._optimizer = optimizer
         self._batch_size = int(batch_size)
@@ -135,10 +136,16 @@ class CpuEngine:
         self._room: _Room | None = None
         self._numbers = np.empty((0, N_NUMBERS))
         self._natural_order = np.empty(0, np.int64)
-        self._forward_rooms: dict[tuple[int, bool, bool], tuple] = {}
+        self._forward_tasks: dict[tuple[int, bool, bool], Task] = {}
         self._last_call: _Call | None = None
         self._transposed_is_stale = True
         self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
+        self._narrow = (  # whether most of a panel of the last layer would be padding
+            len(network.widths) > 2
+            and network.out_activation != "softmax"
+            and 4 * network.n_outputs <= self._layout.vector
+        )
+        self._require(pieces.PARAMETERS)
 
     # --- parameters and state
 
@@ -172,18 +179,22 @@ class CpuEngine:
         return int(self._progress[STEPS])
 
     def _pack(self, flat: np.ndarray, packed: np.ndarray, *, padding_bias: float = 0.0) -> None:
-        flat, layout = np.ascontiguousarray(flat, self._dtype), self._layout
-        self._kernels.pack(
-            address(flat), address(packed), layout.widths, layout.rows, layout.weights,
-            padding_bias, self._like,
-        )  # fmt: skip
+        flat = np.ascontiguousarray(flat, self._dtype)
+        self._repack("pack", flat, packed, padding_bias)
 
     def _unpack(self, packed: np.ndarray) -> np.ndarray:
-        flat, layout = np.empty(self._network.n_parameters, self._dtype), self._layout
-        self._kernels.unpack(
-            address(packed), address(flat), layout.widths, layout.rows, layout.weights, self._like
-        )
+        flat = np.empty(self._network.n_parameters, self._dtype)
+        self._repack("unpack", flat, packed, 0.0)
         return flat
+
+    def _repack(self, name: str, flat, packed, padding_bias: float) -> None:
+        layout = self._layout
+        packing = Packing(
+            flat=address(flat), packed=address(packed), n_layers=layout.rows.size,
+            widths=address(layout.widths), rows=address(layout.rows),
+            weights=address(layout.weights), padding_bias=padding_bias,
+        )  # fmt: skip
+        objects.entry(name, self._dtype.name)(0, packing.address)
 
     def stop(self) -> None:
         self._progress[STOP] = 1
@@ -196,7 +207,6 @@ class CpuEngine:
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
         self._source = Source(X, self._dtype)
         self._targets = Targets(self._network, self._dtype, y, sample_weight)
-        self._units = self._layout.units(self._source.sparse)
         self._last_call = None
         if self._room is not None and self._room.sparse != self._source.sparse:
             self._room = None
@@ -265,61 +275,122 @@ class CpuEngine:
         """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
         return n_rows * self._operations_per_row
 
-    def _net(self, places, *, sparse: bool, train: bool, loss: bool) -> Net:
-        """The kernels' view of the network, with the loops that this use of it needs.
+    def _pieces(self, *, sparse: bool, train: bool, loss: bool) -> dict[str, str | None]:
+        """Names of pieces by the fields of a `Task` that is for this use of the network."""
+        network = self._network
+        softmax, fused = network.out_activation == "softmax", _is_fused(network.loss_row)
+        names: dict[str, str | None] = {
+            "tiles": "tiles",
+            "forward": "forward",
+            "forward_sparse": "forward_sparse" if sparse else None,
+            "forward_narrow": "forward_narrow" if self._narrow else None,
+            "softmax_rows": "softmax_rows" if softmax and (fused or not loss) else None,
+            "normalise": "normalise" if network.layer_norm else None,
+        }
+        if loss:
+            names["head"] = "head_softmax" if fused else "head_elementwise"
+            if network.loss_row.code != USER:
+                names["loss"] = pieces.loss(network.loss_row)
+        else:
+            names["link"] = pieces.link(network.out_activation)
+        if len(network.widths) > 2:
+            names["transpose"] = "transpose"
+        if train:
+            names |= {
+                "backward": "backward",
+                "unit": "unit",
+                "unit_sparse": "unit_sparse" if sparse else None,
+                "unit_narrow": "unit_narrow" if self._narrow else None,
+                "normalise_derivative": "normalise_derivative" if network.layer_norm else None,
+            }
+        return names
+
+    def _update(self, optimizer: Optimizer | None) -> tuple[dict[str, str], dict[str, Any]]:
+        """What happens once a unit's gradient is complete: pieces, and numbers, of a `Task`."""
+        names: dict[str, str] = {}
+        if optimizer is None or optimizer.max_grad_norm is not None:
+            names["loop"] = pieces.update(None)
+        if optimizer is None:
+            return names, {"training": 0}
+        decays, numbers = optimizer.weight_decay > 0, {"training": 1}
+        names.setdefault("loop", pieces.update(optimizer.name, decays=decays))
+        if optimizer.max_grad_norm is not None:
+            names["clipped"] = pieces.update(optimizer.name, decays=decays)
+            names |= {name: name for name in ("update_clipped", "sum_squares", "scale")}
+            numbers = {"training": 0, "max_norm": optimizer.max_grad_norm}
+        if optimizer.ema_decay is not None:
+            names["averager"] = "average"
+            numbers["average_rate"] = 1.0 - optimizer.ema_decay
+        return names, numbers
+
+    def _loops(self, *, sparse: bool, train: bool) -> list[dict[str, str | int | None]]:
+        """For each hidden layer, its loops by the fields of a `Layer`: names, or addresses of those
+        that are the user's.
+        """
+        network = self._network
+        loops: list[dict[str, str | int | None]] = []
+        rates, slopes = network.dropout_rates, self._keeps_slopes(train)
+        for row, keeps, rate in zip(network.hidden, slopes, rates, strict=True):
+            drops = train and rate > 0
+            fused = row == ACTIVATIONS["relu"] and not drops and not network.layer_norm
+            own: dict[str, str | int | None] = {"relu": int(fused)}
+            if row.code == USER:
+                own["activation"] = pieces.user_activation(row, self._dtype.name, slopes=keeps)
+            elif sparse or not fused:
+                own["activation"] = pieces.activation(row, slopes=keeps)
+            if train and not fused:
+                own["derivative"] = pieces.derivative(row, slopes=keeps)
+            if drops:
+                own["dropout"] = "dropout"
+            loops.append(own)
+        return loops
+
+    def _require(self, names) -> None:
+        """Make these pieces ready and, with an optimizer, all that training will need."""
+        needed = list(names)
+        if self._optimizer is not None:
+            needed += ["epoch", *self._pieces(sparse=False, train=True, loss=True).values()]
+            needed += self._update(self._optimizer)[0].values()
+            for loop in self._loops(sparse=False, train=True):
+                needed += [name for name in loop.values() if isinstance(name, str)]
+        objects.require(filter(None, needed), self._dtype.name)
+
+    def _address(self, piece: str | int | None) -> int:
+        return piece if isinstance(piece, int) else objects.address(piece, self._dtype.name)
+
+    def _layers(self, places, *, sparse: bool, train: bool):
+        """The network's layers for kernels.
 
         ``places`` are those of activations, slopes, normalised scores and deltas.
         """
-        layout, network, dtype = self._layout, self._network, self._dtype.name
-        dropped = [train and rate > 0 for rate in network.dropout_rates]
-        slopes = self._keeps_slopes(train)
-        relu = [
-            row == ACTIVATIONS["relu"] and not drops and not network.layer_norm
-            for row, drops in zip(network.hidden, dropped, strict=True)
-        ]
-        activations = [
-            loops.activation(row, dtype, slopes=keeps) if sparse or not fused else 0
-            for row, fused, keeps in zip(network.hidden, relu, slopes, strict=True)
-        ]
-        derivatives = [
-            loops.derivative(row, dtype, slopes=keeps) if train and not fused else 0
-            for row, fused, keeps in zip(network.hidden, relu, slopes, strict=True)
-        ]
-        rows: dict[str, Any] = {
-            "widths": layout.widths, "strides": layout.strides, "rows": layout.rows,
+        layout, network = self._layout, self._network
+        columns = {
+            "width": layout.widths, "stride": layout.strides, "rows": layout.rows,
             "rows_transposed": layout.rows_transposed, "weights": layout.weights,
             "transposed": layout.transposed, "activations": places[0], "slopes": places[1],
-            "normalised": places[2], "deltas": places[3], "relu": relu, "activation": activations,
-            "derivative": derivatives,
-            "dropout": [loops.dropout(dtype) if drops else 0 for drops in dropped],
+            "normalised": places[2], "deltas": places[3],
             "threshold": [dropout_threshold(rate) for rate in network.dropout_rates],
+            "dropout_scale": [1 / (1 - rate) for rate in network.dropout_rates],
         }  # fmt: skip
-        layers = np.zeros((len(LAYER_FIELDS), len(layout.widths)), np.int64)
-        for row, name in zip(layers, LAYER_FIELDS, strict=True):
-            row[: len(rows[name])] = rows[name]
-        return Net(
-            layers,
-            dropout_scale=1 / (1 - np.array(network.dropout_rates, np.float64)),
-            dropout_seed=network.dropout_seed,
-            normalise=loops.normalise(dtype) if network.layer_norm else 0,
-            normalise_derivative=loops.normalise_derivative(dtype)
-            if network.layer_norm and train
-            else 0,
-            softmax=int(network.out_activation == "softmax"),
-            link=0 if loss else loops.link(network.out_activation, dtype),
-            loss=loops.loss(network.loss_row, dtype) if loss else 0,
-            loss_divisor=network.n_outputs if network.loss_row.mean_over_outputs else 1,
-            slab=SLAB if self._parameters.nbytes <= _L2_BYTES else LARGE_SLAB,
-            tiles=self._kernels.tiles(self._like),
-        )
+        layers = (Layer * len(layout.widths))()
+        for name, values in columns.items():
+            for layer, value in zip(layers, values, strict=False):
+                setattr(layer, name, value)
+        for layer, loops in zip(layers, self._loops(sparse=sparse, train=train), strict=False):
+            layer.update({name: self._address(piece) for name, piece in loops.items()})
+        return layers
 
     def _keeps_slopes(self, train: bool) -> list[bool]:
         """Which hidden layers keep their derivative from the forward pass."""
         layers = zip(self._network.hidden, self._network.dropout_rates, strict=True)
         return [train and (row.of_score or rate > 0) for row, rate in layers]
 
-    def _reserve(self, rows: int, threads: int, source: Source, *, train: bool, loss: bool):
-        """Workspace for ``rows`` rows: (net, memory, arrays that keep it alive)."""
+    def _make_task(
+        self, rows: int, threads: int, source: Source, *, train: bool, loss: bool
+    ) -> Task:
+        """A task with workspace for ``rows`` rows."""
+        names = self._pieces(sparse=source.sparse, train=train, loss=loss)
+        objects.require(filter(None, names.values()), self._dtype.name)
         layout = self._layout
         sizes = layout.strides * rows
         if source.sparse:
@@ -333,16 +404,16 @@ class CpuEngine:
         places_d[1:-1], of_slopes, places_n[1:-1] = np.split(ends[len(sizes) : -1], 3)
         places_s[1:-1] = np.where(keeps_slopes, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
-        softmax = self._network.out_activation == "softmax"
-        fused = _is_fused(self._network.loss_row)
-        n_elementwise = rows * self._network.n_outputs * (loss and not fused)
+        network = self._network
+        softmax = network.out_activation == "softmax"
+        n_elementwise = rows * network.n_outputs * (loss and not _is_fused(network.loss_row))
         arrays = {
             "work": aligned(int(ends[-1]) + layout.vector, self._dtype),
             "zeros": aligned(layout.panel, self._dtype),
             **{name: aligned(rows * softmax, self._dtype) for name in ("sums", "peaks")},
             **{
                 name: aligned(n_elementwise, self._dtype)
-                for name in ("scores", "targets", "constants", "values")
+                for name in ("scores", "true", "constants", "per_output")
             },
             "scales": aligned(rows, self._dtype),
             "losses": aligned(rows, self._dtype),
@@ -351,22 +422,29 @@ class CpuEngine:
             "squares": aligned(len(layout.units(False)), self._dtype),
             "norms": aligned(len(layout.units(False)), self._dtype),
         }
-        arrays["constants"][:] = np.resize(self._network.loss_constants or 0.0, n_elementwise)
+        arrays["constants"][:] = np.resize(network.loss_constants or 0.0, n_elementwise)
         shows_average = self._averages and not train
-        memory = Memory(
+        layers = self._layers(
+            (places_a, places_s, places_n, places_d), sparse=source.sparse, train=train
+        )
+        units = layout.units(source.sparse)
+        task = Task(
+            units=address(units), n_units=len(units), n_layers=len(layout.widths) - 1,
+            layers=address(layers), dropout_seed=network.dropout_seed, softmax=softmax,
+            loss_divisor=network.n_outputs if network.loss_row.mean_over_outputs else 1,
+            slab=SLAB if self._parameters.nbytes <= _L2_BYTES else LARGE_SLAB,
             parameters=address(self._average if shows_average else self._parameters),
             transposed=address(self._average_transposed if shows_average else self._transposed),
-            first_slot=address(self._slots[0]),
-            second_slot=address(self._slots[1]),
-            average=address(self._average),
-            gradient=address(self._gradient),
-            progress=address(self._progress),
-            barrier=address(self._barrier),
+            first_slot=address(self._slots[0]), second_slot=address(self._slots[1]),
+            average=address(self._average), gradient=address(self._gradient),
+            progress=address(self._progress), barrier=address(self._barrier),
             **{name: address(array) if array.size else 0 for name, array in arrays.items()},
-        )
-        places = places_a, places_s, places_n, places_d
-        net = self._net(places, sparse=source.sparse, train=train, loss=loss)
-        return net, memory, arrays
+            **{name: self._address(piece) for name, piece in names.items()},
+        )  # fmt: skip
+        if loss and network.loss_row.code == USER:
+            task.loss = pieces.user_loss(network.loss_row, self._dtype.name)
+        task.keep = self, layers, units, arrays
+        return task
 
     def _block_rows(self, batch_size: int) -> int:
         per_row = int(self._layout.strides.sum())
@@ -383,59 +461,44 @@ class CpuEngine:
         call = self._last_call
         if call is None or not call.is_for(order, batch_size, optimizer, n_threads):
             call = self._last_call = self._make_call(order, batch_size, optimizer, n_threads)
-        self._refresh_transposed(call.room.net, call.room.memory)
-        operations, keep = self._operations(order.size), (self, call)
-        return self._run(self._kernels.run_epoch, call.arguments, operations, call.stations, keep)
+        self._refresh_transposed(call.task)
+        return self._run("epoch", call.task, self._operations(order.size), call.stations)
 
-    def _refresh_transposed(self, net: Net, memory: Memory) -> None:
+    def _refresh_transposed(self, task: Task) -> None:
         if self._transposed_is_stale:
-            self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
+            objects.entry("refresh_transposed", self._dtype.name)(0, task.address)
             self._transposed_is_stale = False
 
     def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
         room = self._room
         if room is None or (room.batch_size, room.optimizer) != (batch_size, optimizer):
             room = self._room = self._make_room(batch_size, optimizer)
-        prefetch = n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES
-        samples = Samples(*self._source.fields, *self._targets.fields, address(order))
         stations = None
         if n_threads > 1 and not self._needs_supervision(self._operations(order.size)):
             stations = Stations(n_threads)
-        arguments = (
-            n_threads, room.net, room.memory, samples, order.size, batch_size, room.block,
-            self._numbers, self._alpha, room.update, self._units,
-            self._layout.bounds(self._units, n_threads), prefetch,
-            stations.address if stations else 0, self._like,
-        )  # fmt: skip
-        return _Call(arguments, stations, order, room)
+        bounds = self._layout.bounds(self._layout.units(self._source.sparse), n_threads)
+        task = Task.from_buffer_copy(room.task)  # helpers may still look at the last call's
+        task.update(self._source.fields | self._targets.fields)
+        task.update({
+            "n_threads": n_threads, "n_samples": order.size, "batch_size": batch_size,
+            "block": room.block, "n_steps": len(self._numbers), "numbers": address(self._numbers),
+            "bounds": address(bounds), "alpha": self._alpha, "order": address(order),
+            "prefetch": n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES,
+            "stations": stations.address if stations else 0,
+        })  # fmt: skip
+        task.keep = room, bounds, stations, order, self._numbers, self._source, self._targets
+        return _Call(task, stations, order, room)
 
     def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
         block = self._block_rows(batch_size)
-        update = self._make_update(optimizer)
-        in_memory = not update.training or self._source.sparse or block < batch_size
+        names, numbers = self._update(optimizer)
+        objects.require(["epoch", *names.values()], self._dtype.name)
+        in_memory = not numbers["training"] or self._source.sparse or block < batch_size
         if in_memory and not self._gradient.size:
             self._gradient = aligned(self._parameters.size, self._dtype)
-        net, memory, arrays = self._reserve(
-            block, self._threads, self._source, train=True, loss=True
-        )
-        return _Room(batch_size, optimizer, self._source.sparse, block, net, memory, arrays, update)
-
-    def _make_update(self, optimizer: Optimizer | None) -> Update:
-        dtype, loop, max_norm, decay = self._dtype.name, 0, None, None
-        if optimizer is not None:
-            loop = loops.update(optimizer.name, dtype, decays=optimizer.weight_decay > 0)
-            max_norm, decay = optimizer.max_grad_norm, optimizer.ema_decay
-        waits = optimizer is None or max_norm is not None
-        return Update(
-            loop=loops.update(None, dtype) if waits else loop,
-            training=not waits,
-            clipped=loop if waits else 0,
-            squares=loops.squares(dtype) if max_norm is not None else 0,
-            scale=loops.scale(dtype) if max_norm is not None else 0,
-            max_norm=0.0 if max_norm is None else float(max_norm),
-            average=0 if decay is None else loops.average(dtype),
-            average_rate=0.0 if decay is None else 1.0 - decay,
-        )
+        task = self._make_task(block, self._threads, self._source, train=True, loss=True)
+        task.update({name: self._address(piece) for name, piece in names.items()} | numbers)
+        return _Room(batch_size, optimizer, self._source.sparse, block, task)
 
     def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
         """Run the forward kernel."""
@@ -443,48 +506,48 @@ class CpuEngine:
         n_slabs = -(-source.n_samples // SLAB)
         n_threads = min(self._threads, n_slabs) if operations >= _WORTH_THREADS else 1
         kind = n_threads, source.sparse, out is None
-        room = self._forward_rooms.get(kind)
-        if room is None:
-            room = self._forward_rooms[kind] = self._reserve(
+        task = self._forward_tasks.get(kind)
+        if task is None:
+            task = self._forward_tasks[kind] = self._make_task(
                 SLAB * n_threads, n_threads, source, train=False, loss=out is None
             )
-        net, memory, arrays = room
         if self._averages:
-            self._kernels.refresh_transposed(net, memory, self._layout.units(False), self._like)
+            objects.entry("refresh_transposed", self._dtype.name)(0, task.address)
         else:
-            self._refresh_transposed(net, memory)
+            self._refresh_transposed(task)
         order = np.arange(source.n_samples)
-        samples = Samples(*source.fields, *targets.fields, address(order))
-        arguments = (
-            n_threads, net, memory, samples, source.n_samples, address(out), address(losses),
-            self._like,
-        )  # fmt: skip
-        keep = arrays, source, targets, order, out, losses
-        self._run(self._kernels.run_rows, arguments, operations, None, keep)
+        task.update(source.fields | targets.fields)
+        task.update({
+            "n_threads": n_threads, "n_samples": source.n_samples, "order": address(order),
+            "out": address(out), "slab_losses": address(losses),
+        })  # fmt: skip
+        self._run("outputs", task, operations, None, source, targets, order, out, losses)
 
     def _needs_supervision(self, operations: float) -> bool:
         on_main_thread = threading.current_thread() is threading.main_thread()
         return operations >= _SHORT_CALL and on_main_thread
 
-    def _run(self, kernel, arguments: tuple, operations: float, stations: Stations | None, keep):
-        """Call a kernel on as many threads as ``arguments[0]`` says, open to Ctrl-C.
+    def _run(
+        self, kernel: str, task: Task, operations: float, stations: Stations | None, *keep
+    ) -> float:
+        """Call a kernel on as many threads as its task says, open to Ctrl-C.
 
-        ``keep`` holds whatever the addresses among the arguments belong to.
+        ``keep`` holds whatever the task's addresses belong to and the task does not keep.
         """
-        kernel.prepare(0, *arguments)
+        call = objects.entry(kernel, self._dtype.name)
         abort = partial(self._progress.__setitem__, [STOP, ABORT], 1)
         self._team.settle(self._where_threads_are, abort)
         self._progress[STOP] = self._progress[DECISION] = self._progress[ABORT] = 0
         self._progress[FIRST_STEP] = self._progress[STEPS]
         self._barrier[0] = 0
-        n_threads = arguments[0]
+        n_threads = task.n_threads
         supervised = self._needs_supervision(operations)
         started = time.perf_counter()
         if n_threads == 1 and not supervised:
-            result = kernel(0, *arguments)
+            result = call(0, task.address)
         else:
             result = self._team.run(
-                partial(_call, kernel, arguments, keep),
+                partial(_call, call, task, keep),
                 n_threads,
                 supervised=supervised,
                 stations=stations,
@@ -509,56 +572,42 @@ class _Room(NamedTuple):
     optimizer: Optimizer | None
     sparse: bool
     block: int
-    net: Net
-    memory: Memory
-    arrays: dict[str, np.ndarray]
-    update: Update
+    task: Task
 
 
 class _Call(NamedTuple):
     """A call of the epoch kernel, which every epoch repeats whose order is in the same array."""
 
-    arguments: tuple
+    task: Task
     stations: Stations | None
     order: np.ndarray
     room: _Room
 
     def is_for(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> bool:
         room = self.room
-        return (order is self.order and n_threads == self.arguments[0]) and (
+        return (order is self.order and n_threads == self.task.n_threads) and (
             (batch_size, optimizer) == (room.batch_size, room.optimizer)
         )
 
 
-def _call(kernel, arguments, keep, thread):
-    return kernel(thread, *arguments)
+def _call(call: Callable[[int, int], float], task: Task, keep: tuple, thread: int) -> float:
+    return call(thread, task.address)
 
 
 def describe() -> dict[str, str]:
     """The processor as this engine sees it."""
-    found = llvmlite.binding.get_host_cpu_features()
+    there = processor.features()
+    found = [f"{n} from the {origin}" for origin, n in objects.origins().items() if n]
     return {
-        "target": f"{llvmlite.binding.get_host_cpu_name()}, vectors of {8 * VECTOR_BYTES} bits",
-        "features": " ".join(name for name in _FEATURES if found.get(name)) or "unknown",
+        "target": f"{processor.LEVEL} ({binding.get_host_cpu_name()}), "
+        f"vectors of {8 * processor.VECTOR_BYTES} bits",
+        "features": " ".join(name for name in _FEATURES if name in there) or "unknown",
         "threads": str(available_threads(None)),
-        "kernel cache": KERNELS["float64"].run_epoch.cache_path or "no place to write to",
+        "kernels": ", ".join(found) or "none used yet",
+        "kernel cache": str(objects.cache_folder() or "no place to write to"),
     }
 
 
 def warmup() -> None:
-    """Compile every kernel, or load it from the disk cache, by running it once."""
-    X, y = np.zeros((2, 1)), np.zeros((2, 1))
-    network = Network((1, 1, 1), "relu", "squared_error")
-    optimizer = Optimizer("adam", (0.9, 0.999, 1e-8))
-    stations = Stations(1)
-    stations.settle(1.0)
-    stations.tell(GO)
-    for dtype in KERNELS:
-        loops.compile_all(dtype)
-        engine = CpuEngine(network, dtype=dtype, optimizer=optimizer, batch_size=2)
-        engine.load(X, y)
-        engine.set_parameters(np.zeros(network.n_parameters, dtype))
-        engine.run_epoch(np.arange(2), np.zeros(1))
-        engine.predict(X)
-        coefs, intercepts = network.unflatten(engine.get_parameters())
-        RowPredictor(network, coefs, intercepts)(X.astype(dtype))
+    """Compile every kernel that is not there compiled, in several processes."""
+    objects.require_keys(pieces.everything())

@@ -17,15 +17,26 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.engine.cpu.tiles import N_VECTORS
-from fastmlp.engine.cpu.vector import lanes
+from fastmlp.engine.processor import VECTOR_BYTES, lanes
 from fastmlp.network import Network
+
+N_VECTORS = 2  # of a panel's width
+MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6)  # of tiles one and two vectors wide
 
 _LINE = 64
 _UNIT_ROWS = 112
 _SMALL_UNIT_ROWS = 32
 _SMALLEST_UNIT_ROWS = 4
 MAX_UNIT_ROWS = 128  # at least _UNIT_ROWS + _SMALLEST_UNIT_ROWS, and whole vectors
+
+# Rows that a thread takes through all layers at once: few, so that they stay in L1 and L2, but in
+# training more if each slab has to fetch the parameters from L3.
+SLAB, LARGE_SLAB = 8 * MAX_ROWS[-1], 264
+# Cutting activations into slivers pays if they serve many panels and would not fit in L1.
+CUT_PANELS, CUT_ROWS = 16, 256
+SLIVER_ROWS = MAX_UNIT_ROWS + MAX_ROWS[-1]  # no unit's slivers have more columns
+STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)  # what the words of a task's progress are
+AHEAD = 256  # indices that a shuffle draws before elements are swapped
 
 
 def aligned(size: int, dtype) -> np.ndarray:

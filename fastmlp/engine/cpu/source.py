@@ -1,12 +1,25 @@
 """Input rows in the form that the kernels follow."""
 
+import ctypes
+
 import numpy as np
 from scipy import sparse
 
 
-def address(array: np.ndarray | None) -> int:
-    """Where an array's elements begin; 0 for None."""
-    return 0 if array is None else array.__array_interface__["data"][0]
+def address(array) -> int:
+    """Where an array's elements begin, NumPy's or one of ctypes; 0 for None."""
+    if array is None:
+        return 0
+    if isinstance(array, ctypes.Array):
+        return ctypes.addressof(array)
+    return array.__array_interface__["data"][0]
+
+
+def _fields(values: int, row_stride: int, columns: int, row_starts: int) -> dict[str, int]:
+    return {
+        "sparse": bool(columns or row_starts), "values": values, "row_stride": row_stride,
+        "columns": columns, "row_starts": row_starts,
+    }  # fmt: skip
 
 
 class Source:
@@ -14,9 +27,10 @@ class Source:
 
     Attributes
     ----------
-    fields : tuple of int
-        1 for a CSR matrix, else 0; address of the values; bytes from row to row; addresses of the
-        columns (int32) and of the rows' starts (int64).
+    sparse : bool
+        Whether it is a CSR matrix.
+    fields : dict
+        For a `fastmlp.engine.cpu.blocks.Task`.
     """
 
     def __init__(self, X, dtype: np.dtype):
@@ -31,10 +45,10 @@ class Source:
                 np.ascontiguousarray(X.indptr, np.int64),
             )
             values, columns, row_starts = (address(array) for array in self._keep)
-            self.fields = (1, values, 0, columns, row_starts)
+            self.fields = _fields(values, 0, columns, row_starts)
         else:
             rows = np.asarray(X, dtype)
             if rows.size and rows.strides[1] != rows.itemsize and rows.shape[1] > 1:
                 rows = np.ascontiguousarray(rows)
             self._keep = (rows,)
-            self.fields = (0, address(rows), rows.strides[0], 0, 0)
+            self.fields = _fields(address(rows), rows.strides[0], 0, 0)

@@ -18,56 +18,14 @@ import time
 
 import numpy as np
 
-from fastmlp._jit import Entry, jit
+from fastmlp.engine.cpu.blocks import Watch
 from fastmlp.engine.cpu.layout import aligned
-from fastmlp.engine.cpu.vector import atomic_load, compare_and_swap, pause, yield_thread
+from fastmlp.engine.objects import entry
 
 BUSY, WAITING, GO, LEAVE, GONE = range(5)
-_SPINS = 300  # before a waiting thread offers its processor to others
-_YIELDS = 1000  # before a helper gives up, after about half a millisecond
-_WORDS = 8  # int64s per station: a cache line
-
-
-@jit
-def _watch(station, word, most):
-    """Wait until the station says something else; False if it takes too long."""
-    i = 0
-    while atomic_load(station) == word:
-        if i == most:
-            return False
-        if i < _SPINS:
-            pause()
-        else:
-            yield_thread()
-        i += 1
-    return True
-
-
-@jit
-def stand_by(stations, thread):
-    """Wait for the caller's next epoch, as ``thread``; whether it came."""
-    if not stations:
-        return False
-    station = stations + 8 * _WORDS * thread
-    compare_and_swap(station, BUSY, WAITING)
-    if not _watch(station, WAITING, _SPINS + _YIELDS):
-        compare_and_swap(station, WAITING, GONE)
-    return compare_and_swap(station, GO, BUSY)
-
-
-def _settle(stations, n_threads, most):
-    settled = True
-    for thread in range(1, n_threads):
-        settled &= _watch(stations + 8 * _WORDS * thread, BUSY, most)
-    return settled
-
-
-def _tell(stations, n_threads, word):
-    for thread in range(1, n_threads):
-        compare_and_swap(stations + 8 * _WORDS * thread, WAITING, word)
-
-
-_compiled_settle, _compiled_tell = Entry(_settle, ""), Entry(_tell, "")
+SPINS = 300  # before a waiting thread offers its processor to others
+LOOKS = SPINS + 1000  # before a helper gives up, after about half a millisecond
+WORDS = 8  # int64s per station: a cache line
 
 
 class Stations:
@@ -80,9 +38,9 @@ class Stations:
     """
 
     def __init__(self, n_threads: int):
-        self._n_threads = n_threads
-        self._words = aligned(n_threads * _WORDS, np.int64)
+        self._words = aligned(n_threads * WORDS, np.int64)
         self.address = self._words.__array_interface__["data"][0]
+        self._watch = Watch(stations=self.address, n_threads=n_threads, most=LOOKS)
 
     def open(self) -> None:
         """Let every station say BUSY, before helpers are sent to work."""
@@ -91,22 +49,24 @@ class Stations:
     def settle(self, limit: float) -> bool:
         """Wait until no helper is at work; False if that takes more than ``limit`` seconds."""
         end = time.monotonic() + limit
-        while not _compiled_settle(self.address, self._n_threads, _SPINS + _YIELDS):
+        look = entry("settle")
+        while not look(0, self._watch.address):
             if time.monotonic() > end:
                 return False
         return True
 
     def describe(self) -> str:
         """What the stations say, for a report."""
-        return f"stations {self._words[::_WORDS].tolist()}"
+        return f"stations {self._words[::WORDS].tolist()}"
 
     def tell(self, word: int) -> None:
         """Tell GO or LEAVE to the helpers that wait."""
-        _compiled_tell(self.address, self._n_threads, word)
+        self._watch.word = word
+        entry("tell")(0, self._watch.address)
 
     def reopen(self, thread: int) -> bool:
         """Make the station of a helper that is gone say BUSY again; whether it was gone."""
-        word = self._words[thread * _WORDS]
+        word = self._words[thread * WORDS]
         if word == GONE:
-            self._words[thread * _WORDS] = BUSY
+            self._words[thread * WORDS] = BUSY
         return word == GONE

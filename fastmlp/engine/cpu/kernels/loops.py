@@ -1,65 +1,39 @@
-"""Elementwise loops: each formula of the library compiled into a C function of its own.
+"""Elementwise loops: each formula of the library is a piece of its own.
 
-The kernels call activations, losses and update rules through addresses.  So only what a network
-uses is compiled, a new row in a table costs the others nothing, and a formula of the user's takes
-the same way.  The call is paid once per slab or tile of a few thousand numbers.
+So only what a network uses is compiled, a new row in a table costs the others nothing, and a
+formula of the user's takes the same way.  The call is paid once per slab or tile of a few thousand
+numbers.
 
 The loops are templates: plain functions that use the names ``FORMULA``, ``GRADIENT`` and ``DECAY``,
-which `fastmlp._jit.address` binds to formulas compiled with this engine's elementary functions.
+which a `Piece` binds to formulas compiled with this engine's elementary functions.
 
 Tried and lost: one function with a branch per formula (half of the kernel's compile time went into
 formulas that were not used, and each table row made it worse).
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-from llvmlite import ir
-from numba import types
-from numba.core.errors import NumbaError
-from numba.extending import intrinsic
 from numpy import sqrt as _sqrt
 
-from fastmlp import _jit
-from fastmlp.engine.cpu.vector import PRIMITIVES, load, size_of, store
+from fastmlp.engine.cpu.kernels import jit as _jit
+from fastmlp.engine.cpu.kernels.jit import Piece
+from fastmlp.engine.cpu.kernels.vector import PRIMITIVES, load, size_of, store
 from fastmlp.functions import (
     ACTIVATIONS,
     LAYER_NORM_EPSILON,
     LOSSES,
-    USER,
     Activation,
     Loss,
     exponential,
     identity,
-    identity_derivative,
     logistic,
     random_bits,
     row_key,
-    straight_through,
 )
 from fastmlp.optimizers import OPTIMIZERS, decay_weight, keep_weight
 
-_CONSTANT_DERIVATIVES = (identity_derivative, straight_through)
 _LINKS = {"logistic": logistic, "exp": exponential}
-
-
-@intrinsic
-def _call(typingctx, address, arguments, like):
-    """Call the C function at ``address``; it takes the arguments and returns ``like``'s type."""
-
-    def codegen(context, builder, signature, args):
-        values = [builder.extract_value(args[1], i) for i in range(len(arguments))]
-        kind = ir.FunctionType(context.get_value_type(like), [value.type for value in values])
-        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
-
-    return like(types.int64, arguments, like), codegen
-
-
-@_jit.jit
-def call(address, arguments):
-    """Call one of the loops below; the last argument tells the element type."""
-    return _call(address, arguments, arguments[-1])
 
 
 # --- templates --------------------------------------------------------------------------------
@@ -285,168 +259,105 @@ def _average_loop(average, w, n, rate):
     return rate
 
 
-# --- addresses --------------------------------------------------------------------------------
+# --- pieces -----------------------------------------------------------------------------------
 
 
-def _address(
-    template,
-    integers,
-    floats,
-    dtype,
-    label,
-    *formulas,
-    names=("FORMULA", "GRADIENT"),
-    reassociate=False,
-) -> int:
-    kind = {"float32": types.float32, "float64": types.float64}[dtype]
-    signature = kind(*[types.int64] * integers, *[kind] * floats)
+def _bound(template, signature: str, *formulas, names=("FORMULA", "GRADIENT"), reassociate=False):
     compiled = [_jit.formula(formula, PRIMITIVES) for formula in formulas]
-    bound = dict(zip(names, compiled, strict=False))
-    return _jit.address(template, signature, f"{label}-{dtype}", bound, reassociate=reassociate)
+    return Piece(template, signature, dict(zip(names, compiled, strict=False)), reassociate)
 
 
-def _user_address(template, integers, floats, dtype, parameter, *formulas) -> int:
-    """`_address` for a user's formulas, which the disk cache would not know from each other."""
-    kind = {"float32": types.float32, "float64": types.float64}[dtype]
-    signature = kind(*[types.int64] * integers, *[kind] * floats)
-    names = dict(zip(("FORMULA", "GRADIENT"), map(_jit.user_formula, formulas), strict=False))
-    try:
-        return _jit.address(template, signature, "user", names, cached=False)
-    except NumbaError as error:
-        raise ValueError(
-            f"{parameter}: Numba cannot compile these functions; write them for one number, with "
-            f"operators and functions of math or numpy. It says: {error}"
-        ) from error
+def _activation(key: str) -> Piece:
+    return _bound(_activation_loop, _ACTIVATION, ACTIVATIONS[key].value)
 
 
-@cache
-def activation(row: Activation, dtype: str, *, slopes: bool = False) -> int:
-    """Address of an activation's loop; 0 for the identity.
-
-    ``slopes`` makes it write the derivative as well.
-    """
-    formulas = [row.value]
-    template = _activation_loop
-    if slopes:
-        formulas = [row.value, row.derivative]
-        template = _slope_loop if row.of_score else _output_slope_loop
-    elif row == ACTIVATIONS["identity"]:
-        return 0
-    if row.code == USER:
-        return _user_address(template, 5, 1, dtype, "activation", *formulas)
-    return _address(template, 5, 1, dtype, row.value.__name__, *formulas)
+def _slopes(key: str) -> Piece:
+    row = ACTIVATIONS[key]
+    template = _slope_loop if row.of_score else _output_slope_loop
+    return _bound(template, _ACTIVATION, row.value, row.derivative)
 
 
-@cache
-def derivative(row: Activation, dtype: str, *, slopes: bool = False) -> int:
-    """Address of the loop that multiplies deltas by a derivative; 0 where that is 1.
-
-    ``slopes`` says that the derivative was worked out with the activation.
-    """
-    formula = identity if slopes else row.derivative
-    if formula in _CONSTANT_DERIVATIVES:
-        return 0
-    return _address(_derivative_loop, 5, 1, dtype, formula.__name__, formula)
+def _derivative(key: str) -> Piece:
+    """``kept`` stands for a derivative that was worked out with the activation."""
+    formula = identity if key == "kept" else ACTIVATIONS[key].derivative
+    return _bound(_derivative_loop, _ACTIVATION, formula)
 
 
-@cache
-def dropout(dtype: str) -> int:
-    """Address of the loop that draws masks."""
-    return _address(_dropout_loop, 10, 1, dtype, "dropout")
+def _link(key: str) -> Piece:
+    return _bound(_activation_loop, _ACTIVATION, _LINKS[key])
 
 
-@cache
-def normalise(dtype: str) -> int:
-    """Address of the loop of layer normalisation."""
-    return _address(_normalise_loop, 5, 1, dtype, "normalise", reassociate=True)
-
-
-@cache
-def normalise_derivative(dtype: str) -> int:
-    """Address of the loop that takes deltas back through it."""
-    template = _normalise_derivative_loop
-    return _address(template, 5, 1, dtype, "normalise-derivative", reassociate=True)
-
-
-@cache
-def link(out_activation: str, dtype: str) -> int:
-    """Address of an output activation's loop; 0 for the identity and for softmax."""
-    if out_activation not in _LINKS:
-        return 0
-    return _address(_activation_loop, 5, 1, dtype, out_activation, _LINKS[out_activation])
-
-
-@cache
-def loss(row: Loss, dtype: str) -> int:
-    """Address of a loss's loop."""
-    label = row.value.__name__
+def _loss(key: str) -> Piece:
+    row = LOSSES[key]
     if row.per_row and not row.of_probability:
-        return _address(_row_loss_loop, 3, 1, dtype, label, row.value)
-    template = _loss_loop
-    if row.of_probability:
-        template = _softmax_loss_loop if row.per_row else _logistic_loss_loop
-    if row.code == USER:
-        return _user_address(template, 6, 1, dtype, "loss", *_user_loss(row))
-    return _address(template, 6, 1, dtype, label, row.value, row.gradient)
+        return _bound(_row_loss_loop, "iiirr", row.value)
+    return _bound(_loss_template(row), _LOSS, row.value, row.gradient)
 
 
-def _user_loss(row: Loss) -> tuple[Callable, Callable]:
-    """A user's functions of two numbers, with the arguments of our own."""
-    assert row.gradient is not None
-    value, gradient = _jit.user_formula(row.value), _jit.user_formula(row.gradient)
-    if row.of_probability:
-        return (
-            lambda p, log_p, y, constant: value(p, y),
-            lambda p, log_p, y, constant: p * gradient(p, y),
-        )
-    return lambda z, y, tiny, constant: value(z, y), lambda z, y, constant: gradient(z, y)
+def _loss_template(row: Loss) -> Callable:
+    if not row.of_probability:
+        return _loss_loop
+    return _softmax_loss_loop if row.per_row else _logistic_loss_loop
 
 
-@cache
-def update(optimizer: str | None, dtype: str, *, decays: bool = False) -> int:
-    """Address of an optimizer's loop; without one, of that which completes the gradient."""
-    if optimizer is None:
-        return _address(_penalty_loop, 5, 9, dtype, "penalty", reassociate=True)
-    label, decay = (f"{optimizer}-decay", decay_weight) if decays else (optimizer, keep_weight)
-    return _address(
-        _update_loop, 5, 9, dtype, label, OPTIMIZERS[optimizer].update, decay,
-        names=("FORMULA", "DECAY"), reassociate=True,
+def _update(key: str) -> Piece:
+    name, _, decays = key.partition("-")
+    decay = decay_weight if decays else keep_weight
+    return _bound(
+        _update_loop, _UPDATE, OPTIMIZERS[name].update, decay, names=("FORMULA", "DECAY"),
+        reassociate=True,
     )  # fmt: skip
 
 
-@cache
-def squares(dtype: str) -> int:
-    """Address of the loop that sums squares."""
-    return _address(_squares_loop, 2, 1, dtype, "squares", reassociate=True)
+_ACTIVATION, _LOSS, _UPDATE = "iiiiirr", "iiiiiirr", "iiiii" + "r" * 10
+FAMILIES: dict[str, Callable[[str], Piece]] = {
+    "activation": _activation,
+    "slopes": _slopes,
+    "derivative": _derivative,
+    "link": _link,
+    "loss": _loss,
+    "update": _update,
+}
+"""Pieces by the first part of their names; the second is a key of a table."""
+PIECES = {
+    "dropout": Piece(_dropout_loop, "i" * 10 + "rr"),
+    "normalise": Piece(_normalise_loop, _ACTIVATION, reassociate=True),
+    "normalise_derivative": Piece(_normalise_derivative_loop, _ACTIVATION, reassociate=True),
+    "penalty": Piece(_penalty_loop, _UPDATE, reassociate=True),
+    "sum_squares": Piece(_squares_loop, "iirr", reassociate=True),
+    "scale": Piece(_scale_loop, "iirr"),
+    "average": Piece(_average_loop, "iiirr"),
+}
 
 
-@cache
-def scale(dtype: str) -> int:
-    """Address of the loop that scales a gradient."""
-    return _address(_scale_loop, 2, 1, dtype, "scale")
+def user_activation(row: Activation, *, slopes: bool) -> Piece:
+    """The loop of an activation of the user's; ``slopes`` makes it write the derivative as well."""
+    formulas = [row.value, row.derivative] if slopes else [row.value]
+    template = _activation_loop
+    if slopes:
+        template = _slope_loop if row.of_score else _output_slope_loop
+    return _user_piece(template, _ACTIVATION, *formulas)
 
 
-@cache
-def average(dtype: str) -> int:
-    """Address of the loop that averages parameters over steps."""
-    return _address(_average_loop, 3, 1, dtype, "average")
+def user_loss(row: Loss) -> Piece:
+    """The loop of a loss of the user's: functions of two numbers, with the arguments of our own."""
+    assert row.gradient is not None
+    value, gradient = _jit.user_formula(row.value), _jit.user_formula(row.gradient)
+    if row.of_probability:
+        return _user_piece(
+            _loss_template(row),
+            _LOSS,
+            lambda p, log_p, y, constant: value(p, y),
+            lambda p, log_p, y, constant: p * gradient(p, y),
+        )
+    return _user_piece(
+        _loss_template(row),
+        _LOSS,
+        lambda z, y, tiny, constant: value(z, y),
+        lambda z, y, constant: gradient(z, y),
+    )
 
 
-def compile_all(dtype: str) -> None:
-    """Compile every row of every table, or load it from the disk cache."""
-    for activation_row in ACTIVATIONS.values():
-        activation(activation_row, dtype)
-        activation(activation_row, dtype, slopes=True)
-        derivative(activation_row, dtype)
-        derivative(activation_row, dtype, slopes=True)
-    dropout(dtype)
-    normalise(dtype)
-    normalise_derivative(dtype)
-    for row in LOSSES.values():
-        loss(row, dtype)
-        link(row.out_activation, dtype)
-    for optimizer in (None, *OPTIMIZERS):
-        update(optimizer, dtype)
-    squares(dtype)
-    scale(dtype)
-    average(dtype)
+def _user_piece(template, signature: str, *formulas) -> Piece:
+    names = dict(zip(("FORMULA", "GRADIENT"), map(_jit.user_formula, formulas), strict=False))
+    return Piece(template, signature, names)

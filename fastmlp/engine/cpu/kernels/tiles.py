@@ -19,20 +19,22 @@ vector wide, 12 rows reach 43 GFLOP/s, 8 rows 80, 6 rows 57.
 Tried and lost: masks instead of padding (slower for digits' 10 outputs), smaller vectors at the
 edge (no gain), 8 x 3 and 6 x 4 tiles (the same rate, wider panels to pad), two pointers to ``A``
 so that each FMA broadcasts its own operand (twice the loads), one specialised tile inlined per use
-(ten seconds of compilation).  All tiles of an element type are compiled once, into one function
-whose address the kernels call.
+(ten seconds of compilation).  All tiles of an element type are one piece.
 """
 
 import math
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastmlp.engine.cpu.vector import I32, I64, VECTOR_BYTES, VOID, Emitter, lanes, llvm_type
+from fastmlp.engine.cpu.kernels.jit import Piece
+from fastmlp.engine.cpu.kernels.vector import I32, I64, VOID, Emitter, llvm_type
+from fastmlp.engine.cpu.layout import MAX_ROWS
+from fastmlp.engine.processor import lanes
 
-N_VECTORS = 2
-MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6)  # of tiles one and two vectors wide
+REAL = np.float64  # bound to each element type (`jit.Piece`)
 PLAIN, RELU, RELU_DERIVATIVE = range(3)
 
 
@@ -165,32 +167,27 @@ def _emit_choice(element):
 
 
 @intrinsic
-def tile_address(typingctx, like):
-    """Address of the function that holds all tiles of ``like``'s type."""
+def _tile(typingctx, arguments, like):
+    """Jump to the tiles for the first two arguments, rows and vectors."""
 
     def codegen(context, builder, signature, args):
         element = llvm_type(like)
-        name = f"tile_{_suffix(element)}"
-        function = _function(builder.module, name, [I64] * 16, element, _emit_choice(element))
-        return builder.ptrtoint(function, I64)
+        choice = _function(builder.module, "choice", [I64] * 16, element, _emit_choice(element))
+        builder.call(choice, [builder.extract_value(args[0], i) for i in range(16)])
+        return ir.Constant(I64, 0)
 
-    return types.int64(like), codegen
+    return types.int64(arguments, like), codegen
 
 
-@intrinsic
-def tiles_at(typingctx, address, rows, vectors, count, A, A_hop, row_stride, column_stride, B,
-             B_stride, init, init_stride, C, C_stride, terms, epilogue, aux):  # fmt: skip
+def tiles(rows, vectors, count, A, A_hop, row_stride, column_stride, B, B_stride, init, init_stride,
+          C, C_stride, terms, epilogue, aux):  # fmt: skip
     """``C = epilogue(init + A @ B)`` for ``count`` tiles of ``rows`` x ``vectors``, one below the
     other; all strides in elements.  ``A_hop`` leads from a tile's part of ``A`` to the next's.
     """
-
-    def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(VOID, [I64] * 16).as_pointer()
-        function = builder.inttoptr(args[0], kind)
-        builder.call(function, args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 17), codegen
+    return _tile(
+        (rows, vectors, count, A, A_hop, row_stride, column_stride, B, B_stride, init, init_stride,
+         C, C_stride, terms, epilogue, aux), REAL(0)
+    )  # fmt: skip
 
 
 def _emit_transpose(e, source, source_stride, valid_rows, target, target_stride):
@@ -332,3 +329,6 @@ def softmax(typingctx, z, stride, rows, columns, scales, sums, peaks, like):
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7, like), codegen
+
+
+PIECES = {"tiles": Piece(tiles, "i" * 17)}

@@ -24,38 +24,13 @@ import math
 import sys
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 VOID = ir.VoidType()
-
-
-def _vector_bytes() -> int:
-    """Width of the target's vector registers, found by compiling one addition for it."""
-    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    kind = ir.VectorType(F32, 16)
-    module = ir.Module()
-    module.triple = triple
-    function = ir.Function(module, ir.FunctionType(kind, [kind, kind]), "probe")
-    builder = ir.IRBuilder(function.append_basic_block())
-    builder.ret(builder.fadd(*function.args))
-    machine = binding.Target.from_triple(triple).create_target_machine(cpu, features)
-    assembly = machine.emit_assembly(binding.parse_assembly(str(module)))
-    if "zmm" in assembly:
-        return 64
-    return 32 if "ymm" in assembly else 16
-
-
-VECTOR_BYTES = _vector_bytes()
-
-
-def lanes(itemsize: int) -> int:
-    """Elements per vector register."""
-    return VECTOR_BYTES // itemsize
 
 
 def llvm_type(numba_type) -> ir.Type:

@@ -1,0 +1,893 @@
+"""The epoch kernel: one function, run by T threads at once, over packed parameters.
+
+A step has two halves with a barrier after each.  First every thread takes a share of the batch's
+rows through the network and back: gather -> forward -> loss -> input gradients, in slabs of rows
+that stay in its cache.  Then the weight gradient is shared out by pieces of its *output*
+(`Layout.units`); each tile of it goes to a scratch in L1, where the optimizer consumes it at once,
+so that gradients never reach memory.  Batches of more than one block of rows, and the first layer
+of sparse input, sum their gradient in memory first.
+
+Results have the same bits for every T: which rows share a tile never changes the order of a sum,
+losses are kept per row and penalties per unit, and thread 0 adds both up in one order.
+
+Sizes and offsets are run-time integers, and formulas (`loops`) and what only some networks need are
+pieces of their own, called by address: one compilation per element type serves every network, and a
+fit needs only its pieces.  A task's fields are read where they are used; what an inner loop needs
+is taken out of it first, because the compiler can't know that a store leaves the task alone.  ReLU and its derivative are fused into the
+tiles; the other activations are a second pass over a slab, which costs about 1 % of a step.
+
+Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.  What keeps
+an epoch from it, on one Zen 3 core: wide (84 % of the rate) streams 11 MB of weights from L3 for
+every slab and reads and writes 40 MB of parameters and state per step; mnist-like (84 %) is one
+third weight gradients of 128 terms; digits and california (60 and 69 %) spend 18 and 11 % outside
+products, which reach 80 to 88 % where they are deep and half of it for the last layer; tiny (40 %)
+spends a third on loss, optimizer and transposed copy, and pads 20, 33 and 2 to whole vectors.  A
+second thread has to fetch what the first has just written: all parameters, and half of the
+activations and deltas.
+
+Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
+work, and no fusion); an optimizer pass of its own after the gradient (twice the memory traffic); a
+gradient per chunk of rows, summed over the chunks, so that threads meet once less (digits 0.65 to
+0.63 ms on two threads, but 7 % slower on one, and the same on california); huge pages (nothing);
+blocks of 128 and 192 terms (nothing); slivers where a panel serves few others (mnist-like 3 to 5 %
+slower).
+"""
+
+import numpy as np
+
+from fastmlp.engine.cpu.blocks import Layer, Packing, Task
+from fastmlp.engine.cpu.kernels.jit import Piece, call, jit, record
+from fastmlp.engine.cpu.kernels.stations import stand_by
+from fastmlp.engine.cpu.kernels.tiles import (
+    PLAIN,
+    RELU,
+    RELU_DERIVATIVE,
+    dots,
+    softmax,
+    transpose,
+)
+from fastmlp.engine.cpu.kernels.vector import (
+    atomic_add,
+    atomic_load,
+    copy_bytes,
+    load,
+    pause,
+    prefetch_for_writing,
+    size_of,
+    sleep_thread,
+    store,
+    yield_thread,
+)
+from fastmlp.engine.cpu.layout import (
+    ABORT,
+    CUT_PANELS,
+    CUT_ROWS,
+    DECISION,
+    FIRST_STEP,
+    MAX_ROWS,
+    MAX_UNIT_ROWS,
+    N_VECTORS,
+    SLAB,
+    SLIVER_ROWS,
+    STEPS,
+    STOP,
+)
+from fastmlp.engine.processor import VECTOR_BYTES
+from fastmlp.optimizers import N_NUMBERS
+
+REAL = np.float64  # bound to each element type (`jit.Piece`)
+_MAX_TERMS = 256  # of a product at a time: the part of a panel that stays in L1
+_SPINS = 300  # before a waiting thread offers its processor to others
+_YIELDS = 200  # before it goes to sleep
+_UNIT_FIELDS = 4  # see `Layout.units`
+
+_task, _layer, _packing = record(Task), record(Layer), record(Packing)
+
+
+# --- small helpers ----------------------------------------------------------------------------
+
+
+@jit
+def _lanes(like):
+    return VECTOR_BYTES // size_of(like)
+
+
+@jit
+def _padded(n, like):
+    """``n`` rounded up to whole vectors."""
+    return (n + _lanes(like) - 1) // _lanes(like) * _lanes(like)
+
+
+@jit
+def _panel_width(column, padded, like):
+    return min(N_VECTORS * _lanes(like), padded - column)
+
+
+@jit
+def _split(rows, vectors):
+    """(number of tiles, rows of a tile, how many of the first have one more)."""
+    most = MAX_ROWS[0] if vectors == 1 else MAX_ROWS[1]
+    n_tiles = (rows + most - 1) // most
+    height = rows // n_tiles
+    return n_tiles, height, rows - n_tiles * height
+
+
+@jit
+def _product(tiles, rows, vectors, A, sliver, row_stride, column_stride, B, B_stride, init,
+             init_stride, C, C_stride, terms, epilogue, aux, size):  # fmt: skip
+    """``C = epilogue(init + A @ B)`` for one panel, ``vectors`` wide; strides in elements.
+
+    Many terms are taken in blocks, between which sums rest in ``C``; that changes no bit of them.
+    ``sliver`` is the size of a sliver if ``A`` was cut into such (`_cut`), otherwise 0.
+    """
+    n_tiles, height, n_higher = _split(rows, vectors)
+    n_blocks = (terms + _MAX_TERMS - 1) // _MAX_TERMS
+    skip = n_higher * (height + 1)
+    hop = sliver if sliver else height * row_stride
+    higher_hop = sliver if sliver else hop + row_stride
+    for block in range(n_blocks):
+        k = block * terms // n_blocks
+        n_terms = (block + 1) * terms // n_blocks - k
+        A_block, B_block = A + size * k * column_stride, B + size * k * B_stride
+        last = epilogue if block == n_blocks - 1 else PLAIN
+        if n_higher:
+            call(tiles, (
+                height + 1, vectors, n_higher, A_block, higher_hop, row_stride, column_stride,
+                B_block, B_stride, init, init_stride, C, C_stride, n_terms, last, aux,
+            ))  # fmt: skip
+        call(tiles, (
+            height, vectors, n_tiles - n_higher, A_block + size * n_higher * higher_hop, hop,
+            row_stride, column_stride, B_block, B_stride, init + size * skip * init_stride,
+            init_stride, C + size * skip * C_stride, C_stride, n_terms, last,
+            aux + size * skip * C_stride,
+        ))  # fmt: skip
+        init, init_stride = C, C_stride
+
+
+@jit
+def _cut(A, stride, terms, columns, slivers, like):
+    """Copy columns of ``A`` into slivers: one for each tile of `_product`, two vectors wide."""
+    size = size_of(like)
+    n_tiles, height, n_higher = _split(columns, 2)
+    for k in range(terms):
+        source, target = A + size * k * stride, slivers + size * k * MAX_ROWS[1]
+        for t in range(n_tiles):
+            n = height + (t < n_higher)
+            for j in range(n):
+                store(target, j, load(source, j, like))
+            source += size * n
+            target += size * terms * MAX_ROWS[1]
+
+
+@jit
+def _wait(barrier, progress, n_threads, count):
+    """Meet the other threads for the ``count``-th time; False if they will not come.
+
+    Waiting threads spin, then yield, then sleep: Linux may take no notice of a yield until the
+    next clock tick, 4 ms later, although the thread that is waited for is on the same processor.
+    """
+    if n_threads > 1:
+        atomic_add(barrier, 1)
+        spins = 0
+        while atomic_load(barrier) < count * n_threads:
+            spins += 1
+            if spins < _SPINS:
+                pause()
+            elif atomic_load(progress + 8 * ABORT):
+                return False
+            elif spins < _SPINS + _YIELDS:
+                yield_thread()
+            else:
+                sleep_thread(np.uint32(1))
+    return True
+
+
+@jit
+def _is_narrow(task, layer, like):
+    """Whether a layer has so few outputs that most of a panel would be padding."""
+    t = _task(task, 0)
+    width = _layer(t.layers, layer + 1).width
+    return layer > 0 and layer == t.n_layers - 1 and not t.softmax and 4 * width <= _lanes(like)
+
+
+# --- first half of a step: rows ---------------------------------------------------------------
+
+
+@jit
+def _gather(task, start, first, rows, A, like):
+    """Copy dense samples to ``A``, and the constant 1 of the bias behind each."""
+    t = _task(task, 0)
+    width, stride = _layer(t.layers, 0).width, _layer(t.layers, 0).stride
+    values, row_stride, order, size = t.values, t.row_stride, t.order, size_of(like)
+    for i in range(rows):
+        sample = load(order, start + first + i, np.int64(0))
+        row = A + i * stride * size
+        copy_bytes(row, values + sample * row_stride, width * size)
+        store(row, width, type(like)(1))
+
+
+def forward_sparse(task, start, first, rows, out):
+    """The first layer's scores for sparse samples."""
+    like = REAL(0)
+    t, size = _task(task, 0), size_of(like)
+    samples, starts, columns, values = t.order, t.row_starts, t.columns, t.values
+    fan_in, fan_out = _layer(t.layers, 0).width, _layer(t.layers, 1).width
+    padded, stride = _padded(fan_out, like), _layer(t.layers, 1).stride
+    for column in range(0, padded, N_VECTORS * _lanes(like)):
+        width = _panel_width(column, padded, like)
+        W = t.parameters + size * column * _layer(t.layers, 0).rows
+        for i in range(rows):
+            sample = load(samples, start + first + i, np.int64(0))
+            row = out + size * (column + i * stride)
+            copy_bytes(row, W + size * fan_in * width, width * size)
+            begin, end = load(starts, sample, np.int64(0)), load(starts, sample + 1, np.int64(0))
+            for p in range(begin, end):
+                value = load(values, p, like)
+                weights = W + load(columns, p, np.int32(0)) * width * size
+                for k in range(width):
+                    store(row, k, load(row, k, like) + value * load(weights, k, like))
+    return np.int64(0)
+
+
+def forward_narrow(task, layer, rows, A, out):
+    """The last layer's scores if it is narrow, output by output, with the transposed copy."""
+    like = REAL(0)
+    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
+    fan_in = here.width
+    n_pieces = _padded(fan_in, like) // (N_VECTORS * lanes)
+    hop = N_VECTORS * lanes * here.rows_transposed
+    W = t.transposed + size * here.transposed
+    bias = t.parameters + size * (here.weights + fan_in * lanes)
+    for k in range(above.width):
+        tail = 0
+        if _padded(fan_in, like) > n_pieces * N_VECTORS * lanes:
+            tail = W + size * (n_pieces * hop + k * lanes)
+        dots(A, here.stride, rows, W + size * k * N_VECTORS * lanes, hop, n_pieces, tail,
+             bias + size * k, out + size * k, above.stride, like)  # fmt: skip
+    return np.int64(0)
+
+
+@jit
+def _normalise(task, layer, rows, out, like):
+    """Layer normalisation of one layer's scores, kept for the backward pass if there is one."""
+    t, above = _task(task, 0), _layer(_task(task, 0).layers, layer + 1)
+    kept = np.int64(0)
+    if t.normalise_derivative:
+        kept = out + size_of(like) * (above.normalised - above.activations)
+    call(t.normalise, (out, kept, above.stride, rows, above.width, like))
+
+
+@jit
+def _drop(task, layer, step, row, rows, out, slopes, like):
+    """Dropout of one layer's outputs, from row ``row`` of the batch on."""
+    t = _task(task, 0)
+    here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
+    call(here.dropout, (
+        out, slopes, above.stride, rows, above.width, t.dropout_seed, step, layer, row,
+        here.threshold, type(like)(here.dropout_scale),
+    ))  # fmt: skip
+
+
+@jit
+def _forward_layer(task, layer, step, begin, start, first, rows, A, out, slopes, like):
+    """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
+    t, size = _task(task, 0), size_of(like)
+    here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
+    fan_in, fan_out, out_stride = here.width, above.width, above.stride
+    padded = _padded(fan_out, like)
+    hidden = layer < t.n_layers - 1
+    if _is_narrow(task, layer, like):
+        call(t.forward_narrow, (task, layer, rows, A, out))
+        return
+    sparse = layer == 0 and t.sparse
+    if sparse:
+        call(t.forward_sparse, (task, start, first, rows, out))
+    else:
+        epilogue = RELU if hidden and here.relu else PLAIN
+        for column in range(0, padded, N_VECTORS * _lanes(like)):
+            width = _panel_width(column, padded, like)
+            W = t.parameters + size * (here.weights + column * here.rows)
+            C = out + size * column
+            _product(t.tiles, rows, width // _lanes(like), A, 0, here.stride, 1, W, width,
+                     W + size * fan_in * width, 0, C, out_stride, fan_in, epilogue, C,
+                     size)  # fmt: skip
+    if hidden:
+        if t.normalise:
+            _normalise(task, layer, rows, out, like)
+        if here.activation and (sparse or not here.relu):
+            call(here.activation, (out, slopes, out_stride, rows, padded, like))
+        if here.dropout:
+            _drop(task, layer, step, start - begin + first, rows, out, slopes, like)
+        for i in range(rows):
+            store(out, i * out_stride + fan_out, type(like)(1))
+
+
+def forward(task, step, begin, start, first, rows, place):
+    """Take samples ``start + first ...`` through all layers; returns where their scores are.
+
+    ``place`` is their first row in the workspace; ``step``, and the ``begin`` of its batch, are for
+    dropout only.
+    """
+    like = REAL(0)
+    t, size = _task(task, 0), size_of(like)
+    A = t.work + size * (_layer(t.layers, 0).activations + place * _layer(t.layers, 0).stride)
+    if not t.sparse:
+        _gather(task, start, first, rows, A, like)
+    for layer in range(t.n_layers):
+        above = _layer(t.layers, layer + 1)
+        skip = place * above.stride
+        out = t.work + size * (above.activations + skip)
+        slopes = t.work + size * (above.slopes + skip)
+        _forward_layer(task, layer, step, begin, start, first, rows, A, out, slopes, like)
+        A = out
+    return A
+
+
+def head_softmax(task, order, rows, place, z):
+    """Scores ``z`` become scaled deltas, with zeros in the padding; losses are kept per row.
+
+    For the loss that is fused with softmax.
+    """
+    tiny = REAL(np.finfo(REAL).eps)
+    t, size = _task(task, 0), size_of(tiny)
+    outputs, classes = _layer(t.layers, t.n_layers), t.classes
+    stride, padded = outputs.stride, _padded(outputs.width, tiny)
+    scales, losses = t.scales + size * place, t.losses + size * place
+    sums, peaks = t.sums + size * place, t.peaks + size * place
+    for i in range(rows):
+        label = load(classes, load(order, i, np.int64(0)), np.int64(0))
+        store(losses, i, load(z, i * stride + label, tiny))
+    call(t.softmax_rows, (z, stride, rows, padded, scales, sums, peaks))
+    for i in range(rows):
+        label = load(classes, load(order, i, np.int64(0)), np.int64(0))
+        at = i * stride + label
+        store(z, at, load(z, at, tiny) - load(scales, i, tiny))
+        store(losses, i, load(losses, i, tiny) - load(peaks, i, tiny))
+    call(t.loss, (rows, sums, losses, tiny))
+    return np.int64(0)
+
+
+def head_elementwise(task, order, rows, place, z):
+    """`head_softmax` for all other losses, whose loop runs over all scores in a row."""
+    tiny = REAL(np.finfo(REAL).eps)
+    t, size = _task(task, 0), size_of(tiny)
+    outputs, samples = _layer(t.layers, t.n_layers), t.targets
+    stride, n_outputs = outputs.stride, outputs.width
+    padded = _padded(n_outputs, tiny)
+    skip = size * place * n_outputs
+    scores, true, values = t.scores + skip, t.true + skip, t.per_output + skip
+    scales, losses = t.scales + size * place, t.losses + size * place
+    for i in range(rows):
+        row, at = z + size * i * stride, i * n_outputs
+        target = samples + load(order, i, np.int64(0)) * n_outputs * size
+        for k in range(n_outputs):
+            store(scores, at + k, load(row, k, tiny))
+            store(true, at + k, load(target, k, tiny))
+    call(t.loss, (scores, true, t.constants, values, rows, n_outputs, tiny))
+    divisor = REAL(t.loss_divisor)
+    for i in range(rows):
+        row, at = z + size * i * stride, i * n_outputs
+        scale = load(scales, i, tiny)
+        total = REAL(0)
+        for k in range(n_outputs):
+            total += load(values, at + k, tiny)
+            store(row, k, scale * load(scores, at + k, tiny))
+        for k in range(n_outputs, padded):
+            store(row, k, REAL(0))
+        store(losses, i, total / divisor)
+    return np.int64(0)
+
+
+def backward(task, rows, place, delta):
+    """Deltas of the hidden layers, from those of the output layer at ``delta``."""
+    like = REAL(0)
+    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    for layer in range(t.n_layers - 1, 0, -1):
+        here, below = _layer(t.layers, layer), _layer(t.layers, layer - 1)
+        fan_in, stride = here.width, here.stride
+        slopes = t.work + size * (here.slopes + place * stride)
+        deltas = t.work + size * (here.deltas + place * stride)
+        padded = _padded(fan_in, like)
+        epilogue = RELU_DERIVATIVE if below.relu else PLAIN
+        above = _layer(t.layers, layer + 1)
+        for column in range(0, padded, N_VECTORS * lanes):
+            width = _panel_width(column, padded, like)
+            W = t.transposed + size * (here.transposed + column * here.rows_transposed)
+            shift = size * column
+            _product(t.tiles, rows, width // lanes, delta, 0, above.stride, 1, W, width, t.zeros,
+                     0, deltas + shift, stride, above.width, epilogue, slopes + shift,
+                     size)  # fmt: skip
+        if below.derivative and not below.relu:
+            call(below.derivative, (slopes, deltas, stride, rows, padded, like))
+        if t.normalise_derivative:
+            kept = t.work + size * (here.normalised + place * stride)
+            call(t.normalise_derivative, (kept, deltas, stride, rows, fan_in, like))
+        delta = deltas
+    return np.int64(0)
+
+
+@jit
+def _set_scales(task, start, first, rows, place, scale, like):
+    """Each row's share of the batch: scale, times its weight."""
+    t = _task(task, 0)
+    weights, order, scales = t.weights, t.order, t.scales
+    for i in range(rows):
+        weight = type(like)(1)
+        if weights:
+            weight = load(weights, load(order, start + first + i, np.int64(0)), like)
+        store(scales, place + i, scale * weight)
+
+
+# --- second half: weights ---------------------------------------------------------------------
+
+
+def transpose_unit(task, layer, column, width, first, end):
+    """Refresh the transposed copy of rows ``first`` to ``end`` of one panel."""
+    like = REAL(0)
+    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    here = _layer(t.layers, layer)
+    fan_in, rows = here.width, here.rows_transposed
+    padded = _padded(fan_in, like)
+    W = t.parameters + size * (here.weights + column * here.rows)
+    target = t.transposed + size * here.transposed
+    for row in range(first, min(end, padded), lanes):
+        panel = row // (N_VECTORS * lanes) * (N_VECTORS * lanes)
+        panel_width = _panel_width(panel, padded, like)
+        for k in range(0, width, lanes):
+            at = panel * rows + (column + k) * panel_width + row - panel
+            transpose(W + size * (row * width + k), width, fan_in - row, target + size * at,
+                      panel_width, like)  # fmt: skip
+    return np.int64(0)
+
+
+def unit_sparse(task, start, rows, column, width, G, fresh):
+    """Gradient of one panel of the first layer for sparse samples, bias included, into ``G``."""
+    like = REAL(0)
+    t, size = _task(task, 0), size_of(like)
+    samples, starts, columns, values = t.order, t.row_starts, t.columns, t.values
+    fan_in, stride = _layer(t.layers, 0).width, _layer(t.layers, 1).stride
+    deltas = t.work + size * column
+    if t.n_layers == 1:
+        deltas += size * _layer(t.layers, 1).activations
+    else:
+        deltas += size * _layer(t.layers, 1).deltas
+    if fresh:
+        for k in range((fan_in + 1) * width):
+            store(G, k, REAL(0))
+    for i in range(rows):
+        sample = load(samples, start + i, np.int64(0))
+        delta = deltas + size * i * stride
+        begin, end = load(starts, sample, np.int64(0)), load(starts, sample + 1, np.int64(0))
+        for p in range(begin, end):
+            value = load(values, p, like)
+            row = G + load(columns, p, np.int32(0)) * width * size
+            for k in range(width):
+                store(row, k, load(row, k, like) + value * load(delta, k, like))
+        bias = G + fan_in * width * size
+        for k in range(width):
+            store(bias, k, load(bias, k, like) + load(delta, k, like))
+    return np.int64(0)
+
+
+def unit_narrow(task, layer, n, rows, D, A, G, fresh, scratch):
+    """``n`` rows of a narrow layer's gradient into ``G``: its transpose, deltas times activations.
+
+    ``scratch`` has room for the transpose.
+    """
+    like = REAL(0)
+    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
+    n_outputs = above.width
+    for k in range(n_outputs):
+        for i in range(n):
+            value = REAL(0)
+            if not fresh:
+                value = load(G, i * lanes + k, like)
+            store(scratch, k * MAX_UNIT_ROWS + i, value)
+    for i in range(0, n, N_VECTORS * lanes):
+        vectors = 1 if n - i <= lanes else N_VECTORS
+        C = scratch + size * i
+        _product(t.tiles, n_outputs, vectors, D, 0, 1, above.stride, A + size * i, here.stride, C,
+                 MAX_UNIT_ROWS, C, MAX_UNIT_ROWS, rows, PLAIN, C, size)  # fmt: skip
+    for i in range(n):
+        for k in range(n_outputs):
+            store(G, i * lanes + k, load(scratch, k * MAX_UNIT_ROWS + i, like))
+        for k in range(n_outputs, lanes):
+            store(G, i * lanes + k, REAL(0))
+    return np.int64(0)
+
+
+@jit
+def _number(task, step, which, like):
+    """One of the optimizer's numbers for this step."""
+    return type(like)(load(_task(task, 0).numbers, step * N_NUMBERS + which, 0.0))
+
+
+@jit
+def _update_rows(task, loop, at, g, n, n_bias, step, penalty):
+    """Update ``n`` weights and, behind them, ``n_bias`` biases; returns the weights' squares.
+
+    ``loop`` is one of the task's.
+    """
+    t, size, none = _task(task, 0), size_of(penalty), type(penalty)(0)
+    rate, decay = _number(task, step, 0, penalty), _number(task, step, 7, penalty)
+    c0, c1 = _number(task, step, 1, penalty), _number(task, step, 2, penalty)
+    c2, c3 = _number(task, step, 3, penalty), _number(task, step, 4, penalty)
+    c4, c5 = _number(task, step, 5, penalty), _number(task, step, 6, penalty)
+    w, first, second = (
+        t.parameters + size * at, t.first_slot + size * at, t.second_slot + size * at
+    )  # fmt: skip
+    squares = none
+    if n > 0:
+        squares = call(loop, (w, g, first, second, n, penalty, decay, c0, c1, c2, c3, c4, c5,
+                              rate))  # fmt: skip
+    if n_bias > 0:
+        skip = size * n
+        call(loop, (w + skip, g + skip, first + skip, second + skip, n_bias, none, none, c0, c1,
+                    c2, c3, c4, c5, rate))  # fmt: skip
+    if t.averager and (t.training or loop == t.clipped):
+        share = type(penalty)(t.average_rate)
+        call(t.averager, (t.average + size * at, w, n + n_bias, share))
+    return squares
+
+
+def unit(task, layer, column, first, end, start, rows, is_first, is_last, scratch, slivers, is_new,
+         step, penalty):  # fmt: skip
+    """One unit of the weight gradient for one block of rows and, after the last, its update.
+
+    ``is_new`` says whether the unit has other rows than the unit before.
+
+    Returns the sum of squares of the unit's weights before the update.
+    """
+    like = REAL(0)
+    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
+    fan_in, stride = here.width, here.stride
+    width = _panel_width(column, _padded(above.width, like), like)
+    panel = here.weights + column * here.rows
+    if layer == 0 and t.sparse:
+        G = t.gradient + size * panel
+        call(t.unit_sparse, (task, start, rows, column, width, G, is_first))
+        if not is_last:
+            return REAL(0)
+        return _update_rows(task, t.loop, panel, G, fan_in * width, width, step, penalty)
+    deltas = above.activations if layer == t.n_layers - 1 else above.deltas
+    D = t.work + size * (deltas + column)
+    A = t.work + size * (here.activations + first)
+    sliver, column_stride = 0, stride
+    n_panels = above.width // (N_VECTORS * lanes)
+    if t.slivers and n_panels >= CUT_PANELS and rows >= CUT_ROWS:
+        if is_new:
+            _cut(A, stride, rows, end - first, slivers, like)
+        if width == N_VECTORS * lanes:
+            A, sliver, column_stride = slivers, rows * MAX_ROWS[1], MAX_ROWS[1]
+    at = panel + first * width
+    G = scratch if is_first and is_last and t.training else t.gradient + size * at
+    if t.prefetch:
+        n_bytes = size * (end - first) * width
+        prefetch_for_writing(t.parameters + size * at, n_bytes)
+        prefetch_for_writing(t.first_slot + size * at, n_bytes)
+        prefetch_for_writing(t.second_slot + size * at, n_bytes)
+    if _is_narrow(task, layer, like):
+        call(t.unit_narrow, (task, layer, end - first, rows, D, A, G, is_first,
+                             scratch + size * MAX_UNIT_ROWS * lanes))  # fmt: skip
+    else:
+        init, init_stride = (t.zeros, 0) if is_first else (G, width)
+        _product(t.tiles, end - first, width // lanes, A, sliver, 1, column_stride, D,
+                 above.stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
+    if not is_last:
+        return REAL(0)
+    n_weights = (min(end, fan_in) - first) * width
+    n_bias = (end - first) * width - n_weights
+    squares = _update_rows(task, t.loop, at, G, n_weights, n_bias, step, penalty)
+    if layer > 0 and t.training:
+        call(t.transpose, (task, layer, column, width, first, end))
+    return squares
+
+
+@jit
+def _unit_at(task, u, like):
+    """(layer, column, first row, end) of unit ``u``; see `Layout.units`."""
+    unit = _task(task, 0).units + 8 * _UNIT_FIELDS * u
+    none = np.int64(0)
+    return load(unit, 0, none), load(unit, 1, none), load(unit, 2, none), load(unit, 3, none)
+
+
+@jit
+def _unit_place(task, u, like):
+    """A unit's start in the packed parameters, how many they are, and the width of its panel."""
+    layer, column, first, end = _unit_at(task, u, like)
+    layers = _task(task, 0).layers
+    here = _layer(layers, layer)
+    width = _panel_width(column, _padded(_layer(layers, layer + 1).width, like), like)
+    at = here.weights + column * here.rows + first * width
+    return at, (end - first) * width, width
+
+
+def update_clipped(task, begin, stop, step):
+    """Update units ``begin`` to ``stop`` with the gradient in memory, scaled to its norm at most.
+
+    The 1e-6 is that of PyTorch's clip_grad_norm_.
+    """
+    like = REAL(0)
+    t, size = _task(task, 0), size_of(like)
+    norms, total = t.norms, 0.0
+    for u in range(t.n_units):
+        total += load(norms, u, like)
+    factor = t.max_norm / (np.sqrt(total) + 1e-6)
+    for u in range(begin, stop):
+        layer, column, first, end = _unit_at(task, u, like)
+        at, n, width = _unit_place(task, u, like)
+        G = t.gradient + size * at
+        if factor < 1:
+            call(t.scale, (G, n, REAL(factor)))
+        n_weights = (min(end, _layer(t.layers, layer).width) - first) * width
+        _update_rows(task, t.clipped, at, G, n_weights, n - n_weights, step, like)
+        if layer > 0:
+            call(t.transpose, (task, layer, column, width, first, end))
+    return np.int64(0)
+
+
+# --- what Python calls ------------------------------------------------------------------------
+
+
+@jit
+def _total_weight(weights, order, start, stop, like):
+    """Sum of the samples' weights, their number without weights."""
+    if not weights:
+        return float(stop - start)
+    total = 0.0
+    for i in range(start, stop):
+        total += load(weights, load(order, i, np.int64(0)), like)
+    return total
+
+
+@jit
+def _sum_losses(weights, order, losses, start, rows, like):
+    """Weighted sum of the rows' losses."""
+    total = 0.0
+    for i in range(rows):
+        loss = load(losses, i, like)
+        if weights:
+            loss *= load(weights, load(order, start + i, np.int64(0)), like)
+        total += loss
+    return total
+
+
+@jit
+def _rows_of_block(thread, task, step, begin, start, n, scale, like):
+    """This thread's share of ``n`` rows from ``start`` on: forward, loss, deltas."""
+    t = _task(task, 0)
+    n_threads, most = t.n_threads, t.slab
+    share = thread * n // n_threads
+    n_share = (thread + 1) * n // n_threads - share
+    n_slabs = (n_share + most - 1) // most
+    for slab in range(n_slabs):
+        first = share + slab * n_share // n_slabs
+        rows = share + (slab + 1) * n_share // n_slabs - first
+        _set_scales(task, start, first, rows, first, scale, like)
+        z = call(t.forward, (task, step, begin, start, first, rows, first))
+        call(t.head, (task, t.order + 8 * (start + first), rows, first, z))
+        call(t.backward, (task, rows, first, z))
+
+
+@jit
+def _units_of_block(thread, task, step, start, n, is_first, is_last, penalty):
+    """This thread's units of the weight gradient, for ``n`` rows from ``start`` on."""
+    t, size = _task(task, 0), size_of(penalty)
+    scratch = t.scratch + thread * size * MAX_UNIT_ROWS * N_VECTORS * _lanes(penalty)
+    slivers = t.slivers + thread * size * SLIVER_ROWS * t.block
+    layer, first = np.int64(-1), np.int64(-1)
+    begin, stop = load(t.bounds, thread, np.int64(0)), load(t.bounds, thread + 1, np.int64(0))
+    for u in range(begin, stop):
+        own_layer, column, own_first, end = _unit_at(task, u, penalty)
+        is_new = own_layer != layer or own_first != first
+        layer, first = own_layer, own_first
+        squares = call(t.unit, (
+            task, layer, column, first, end, start, n, np.int64(is_first), np.int64(is_last),
+            scratch, slivers, np.int64(is_new), step, penalty,
+        ))  # fmt: skip
+        store(t.squares, u, squares)
+        if t.clipped and is_last:
+            at, n_elements, _ = _unit_place(task, u, penalty)
+            norm = call(t.sum_squares, (t.gradient + size * at, n_elements, penalty))
+            store(t.norms, u, norm)
+
+
+@jit
+def _epoch(thread, task, like):
+    """See `epoch`."""
+    t, kind = _task(task, 0), type(like)
+    n_threads, progress, barrier = t.n_threads, t.progress, t.barrier
+    accumulated = 0.0
+    count = 0
+    first_step = load(progress, FIRST_STEP, np.int64(0))
+    for step in range(t.n_steps):
+        begin = step * t.batch_size
+        stop = min(begin + t.batch_size, t.n_samples)
+        total_weight = _total_weight(t.weights, t.order, begin, stop, like)
+        if total_weight != 0.0:
+            loss = 0.0
+            for block in range((stop - begin + t.block - 1) // t.block):
+                start = begin + block * t.block
+                n = min(t.block, stop - start)
+                scale = kind(1 / total_weight)
+                _rows_of_block(thread, task, first_step + step, begin, start, n, scale, like)
+                count += 1
+                if not _wait(barrier, progress, n_threads, count):
+                    return accumulated
+                if thread == 0:
+                    loss += _sum_losses(t.weights, t.order, t.losses, start, n, like)
+                    store(progress, DECISION, load(progress, STOP, np.int64(0)))
+                is_last = start + t.block >= stop
+                penalty = kind(t.alpha / total_weight)
+                _units_of_block(thread, task, step, start, n, start == begin, is_last, penalty)
+                count += 1
+                if not _wait(barrier, progress, n_threads, count):
+                    return accumulated
+                if load(progress, DECISION, np.int64(0)) and not is_last:
+                    return accumulated
+            if t.clipped:
+                first, end = (
+                    load(t.bounds, thread, np.int64(0)), load(t.bounds, thread + 1, np.int64(0))
+                )  # fmt: skip
+                call(t.update_clipped, (task, first, end, step))
+                count += 1
+                if not _wait(barrier, progress, n_threads, count):
+                    return accumulated
+            if thread == 0:
+                squared = 0.0
+                for u in range(t.n_units):
+                    squared += load(t.squares, u, like)
+                accumulated += (loss + 0.5 * t.alpha * squared) / total_weight * (stop - begin)
+        else:
+            count += 1
+            if not _wait(barrier, progress, n_threads, count):
+                return accumulated
+        if thread == 0:
+            store(progress, STEPS, load(progress, STEPS, np.int64(0)) + 1)
+        if load(progress, DECISION, np.int64(0)):
+            return accumulated
+    return accumulated
+
+
+def epoch(thread, task):
+    """One pass over the samples in steps of a batch, as thread ``thread``.
+
+    A batch whose weights sum to zero carries no information and is passed over.  A helper that has
+    a station there waits for the word to go over the data once more, whose order and numbers
+    the caller has changed in place.  So all threads meet after the last batch, whatever it weighs:
+    one that still summed up its weights would read the next epoch's order.
+
+    Returns
+    -------
+    float
+        Thread 0: the sum of (mean loss of a batch, penalty included) x (its length).
+    """
+    while True:
+        loss = _epoch(thread, task, REAL(0))
+        if thread == 0 or not stand_by(_task(task, 0).stations, thread):
+            return loss
+
+
+def outputs(thread, task):
+    """Forward pass over all samples in slabs, slab by slab to the threads in turn.
+
+    Each thread has a slab's workspace of its own.  Outputs (n_samples, n_outputs) go to ``out``,
+    or if that is 0, each slab's weighted sum of losses to ``slab_losses``.
+    """
+    like = REAL(0)
+    t, size = _task(task, 0), size_of(like)
+    stride, n_outputs = _layer(t.layers, t.n_layers).stride, _layer(t.layers, t.n_layers).width
+    place = thread * SLAB
+    scales, losses = t.scales + size * place, t.losses + size * place
+    n_slabs = (t.n_samples + SLAB - 1) // SLAB
+    for turn in range((n_slabs - thread + t.n_threads - 1) // t.n_threads):
+        if load(t.progress, STOP, np.int64(0)):
+            return 0.0
+        slab = thread + turn * t.n_threads
+        start = slab * SLAB
+        rows = min(SLAB, t.n_samples - start)
+        z = call(t.forward, (task, np.int64(0), start, start, np.int64(0), rows, place))
+        for i in range(rows):
+            store(scales, i, REAL(1))
+        if not t.out:
+            call(t.head, (task, t.order + 8 * start, rows, place, z))
+            loss = _sum_losses(t.weights, t.order, losses, start, rows, like)
+            store(t.slab_losses, slab, loss)
+            continue
+        if t.softmax:
+            call(t.softmax_rows, (z, stride, rows, _padded(n_outputs, like), scales,
+                                  t.sums + size * place, t.peaks + size * place))  # fmt: skip
+        elif t.link:
+            call(t.link, (z, z, stride, rows, n_outputs, like))
+        out = t.out + size * start * n_outputs
+        for i in range(rows):
+            copy_bytes(out + size * i * n_outputs, z + size * i * stride, size * n_outputs)
+    return 0.0
+
+
+def refresh_transposed(thread, task):
+    """Rebuild the transposed copy after the parameters were set."""
+    like = REAL(0)
+    t = _task(task, 0)
+    for u in range(t.n_units):
+        layer, column, first, end = _unit_at(task, u, like)
+        if layer > 0:
+            padded = _padded(_layer(t.layers, layer + 1).width, like)
+            width = _panel_width(column, padded, like)
+            call(t.transpose, (task, layer, column, width, first, end))
+    return 0.0
+
+
+def pack(thread, packing):
+    """Flat vector -> packed parameters or state, the output's padded biases as given."""
+    like = REAL(0)
+    p, size, none = _packing(packing, 0), size_of(like), np.int64(0)
+    flat, n_layers = p.flat, p.n_layers
+    for layer in range(n_layers):
+        fan_in, fan_out = load(p.widths, layer, none), load(p.widths, layer + 1, none)
+        rows, weights = load(p.rows, layer, none), load(p.weights, layer, none)
+        padded = _padded(fan_out, like)
+        filling = REAL(p.padding_bias if layer == n_layers - 1 else 0.0)
+        for column in range(0, padded, N_VECTORS * _lanes(like)):
+            width = _panel_width(column, padded, like)
+            used = min(width, fan_out - column)
+            panel = p.packed + size * (weights + column * rows)
+            for i in range(fan_in + 1):
+                row = panel + size * i * width
+                copy_bytes(row, flat + size * (i * fan_out + column), size * used)
+                for k in range(used, width):
+                    store(row, k, filling if i == fan_in else REAL(0))
+            for k in range((fan_in + 1) * width, rows * width):
+                store(panel, k, REAL(0))
+        flat += size * (fan_in + 1) * fan_out
+    return 0.0
+
+
+def unpack(thread, packing):
+    """Packed parameters, gradient or state -> the flat vector."""
+    like = REAL(0)
+    p, size, none = _packing(packing, 0), size_of(like), np.int64(0)
+    flat = p.flat
+    for layer in range(p.n_layers):
+        fan_in, fan_out = load(p.widths, layer, none), load(p.widths, layer + 1, none)
+        rows, weights = load(p.rows, layer, none), load(p.weights, layer, none)
+        padded = _padded(fan_out, like)
+        for column in range(0, padded, N_VECTORS * _lanes(like)):
+            width = _panel_width(column, padded, like)
+            used = min(width, fan_out - column)
+            panel = p.packed + size * (weights + column * rows)
+            for i in range(fan_in + 1):
+                copy_bytes(flat + size * (i * fan_out + column), panel + size * i * width,
+                           size * used)  # fmt: skip
+        flat += size * (fan_in + 1) * fan_out
+    return 0.0
+
+
+def softmax_rows(z, stride, rows, columns, scales, sums, peaks):
+    """See `fastmlp.engine.cpu.kernels.tiles.softmax`."""
+    softmax(z, stride, rows, columns, scales, sums, peaks, REAL(0))
+    return np.int64(0)
+
+
+PIECES = {
+    "epoch": Piece(epoch, "iid"),
+    "outputs": Piece(outputs, "iid"),
+    "refresh_transposed": Piece(refresh_transposed, "iid"),
+    "pack": Piece(pack, "iid"),
+    "unpack": Piece(unpack, "iid"),
+    "forward": Piece(forward, "iiiiiiii"),
+    "forward_sparse": Piece(forward_sparse, "iiiiii"),
+    "forward_narrow": Piece(forward_narrow, "iiiiii"),
+    "head_softmax": Piece(head_softmax, "iiiiii"),
+    "head_elementwise": Piece(head_elementwise, "iiiiii"),
+    "softmax_rows": Piece(softmax_rows, "iiiiiiii"),
+    "backward": Piece(backward, "iiiii"),
+    "transpose": Piece(transpose_unit, "iiiiiii"),
+    "unit": Piece(unit, "iiiiiiiiiiiiirr"),
+    "unit_sparse": Piece(unit_sparse, "iiiiiiii"),
+    "unit_narrow": Piece(unit_narrow, "iiiiiiiiii"),
+    "update_clipped": Piece(update_clipped, "iiiii"),
+}

@@ -1,0 +1,227 @@
+"""Names of the pieces that kernels are made of, and which of them a network needs.
+
+`fastmlp.engine.cpu.kernels` holds what they stand for.  Formulas of the tables in
+`fastmlp.functions` and `fastmlp.optimizers` are ``family/key``; a user's own are compiled in this
+process and cached by the checksum of what they are made of.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from functools import cache
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+
+import numpy as np
+
+from fastmlp._interrupts import undisturbed
+from fastmlp.engine import objects
+from fastmlp.functions import (
+    ACTIVATIONS,
+    LOSSES,
+    USER,
+    Activation,
+    Loss,
+    identity_derivative,
+    straight_through,
+)
+from fastmlp.optimizers import OPTIMIZERS
+
+_CONSTANT_DERIVATIVES = (identity_derivative, straight_through)
+_LINKS = ("logistic", "exp")
+_STABLE_MODULES = ("math", "numpy", "builtins")  # whose functions stay what they are
+
+TRAINING = ("epoch", "forward", "backward", "unit", "tiles", "transpose")
+OUTPUTS = ("outputs", "forward", "tiles")
+PARAMETERS = ("pack", "unpack", "refresh_transposed", "transpose")
+ANY = (
+    "unit", "tiles", "forward", "epoch", "backward", "unit_narrow", "forward_narrow",
+    "unit_sparse", "forward_sparse", "update_clipped", "outputs", "pack", "unpack",
+    "refresh_transposed", "transpose", "head_softmax", "head_elementwise", "softmax_rows", "dropout",
+    "normalise", "normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows",
+    "one_row", "derivative/kept", *(f"link/{link}" for link in _LINKS),
+)  # fmt: skip
+ONLY_INTEGERS = ("settle", "tell", "shuffle")
+
+
+def everything() -> list[objects.Key]:
+    """Every piece of the library, for both element types, those first that take longest."""
+    names = [
+        *ANY,
+        *(f"loss/{key}" for key in LOSSES),
+        *(f"slopes/{key}" for key in ACTIVATIONS),
+        *(f"update/{key}{decay}" for key in OPTIMIZERS for decay in ("", "-decay")),
+        *(f"activation/{key}" for key in ACTIVATIONS if key != "identity"),
+        *(
+            f"derivative/{key}"
+            for key, row in ACTIVATIONS.items()
+            if row.derivative not in _CONSTANT_DERIVATIVES and not row.of_score
+        ),
+    ]
+    keys = [objects.Key(name, dtype) for name in names for dtype in ("float32", "float64")]
+    return keys + [objects.Key(name, "float64") for name in ONLY_INTEGERS]
+
+
+# --- formulas ---------------------------------------------------------------------------------
+
+
+@cache
+def _key_of(value: Callable, out_activation: str | None = None) -> str:
+    """The key of the row with this formula, in `ACTIVATIONS` or, of those with this output
+    activation, in `LOSSES`.
+    """
+    table = ACTIVATIONS if out_activation is None else LOSSES
+    return next(
+        key
+        for key, row in table.items()
+        if row.value is value and out_activation in (None, getattr(row, "out_activation", None))
+    )
+
+
+def activation(row: Activation, *, slopes: bool = False) -> str | None:
+    """The loop of an activation of `ACTIVATIONS`; None for the identity.
+
+    ``slopes`` makes it write the derivative as well.
+    """
+    key = _key_of(row.value)
+    if slopes:
+        return f"slopes/{key}"
+    return None if key == "identity" else f"activation/{key}"
+
+
+def derivative(row: Activation, *, slopes: bool = False) -> str | None:
+    """The loop that multiplies deltas by a derivative; None where that is 1.
+
+    ``slopes`` says that the derivative was worked out with the activation.
+    """
+    if slopes:
+        return "derivative/kept"
+    return None if row.derivative in _CONSTANT_DERIVATIVES else f"derivative/{_key_of(row.value)}"
+
+
+def link(out_activation: str) -> str | None:
+    """The loop of an output activation; None for the identity and for softmax."""
+    return f"link/{out_activation}" if out_activation in _LINKS else None
+
+
+def loss(row: Loss) -> str:
+    """The loop of a loss of `LOSSES`."""
+    return f"loss/{_key_of(row.value, row.out_activation)}"
+
+
+def update(optimizer: str | None, *, decays: bool = False) -> str:
+    """The loop of an optimizer; without one, that which completes the gradient."""
+    return "penalty" if optimizer is None else f"update/{optimizer}{'-decay' * decays}"
+
+
+# --- formulas of the user's -------------------------------------------------------------------
+
+
+@cache
+def user_activation(row: Activation, dtype: str, *, slopes: bool) -> int:
+    """Address of the loop of a user's activation."""
+
+    def make():
+        from fastmlp.engine.cpu.kernels import loops
+
+        return loops.user_activation(row, slopes=slopes)
+
+    what = f"activation {slopes} {row.of_score}"
+    return _user_address("activation", what, (row.value, row.derivative), dtype, make)
+
+
+@cache
+def user_loss(row: Loss, dtype: str) -> int:
+    """Address of the loop of a user's loss."""
+
+    def make():
+        from fastmlp.engine.cpu.kernels import loops
+
+        return loops.user_loss(row)
+
+    what = f"loss {row.of_probability} {row.per_row}"
+    return _user_address("loss", what, (row.value, row.gradient), dtype, make)
+
+
+_IN_USE: list = []  # code that only Numba can keep
+
+
+def _user_address(parameter: str, what: str, functions: tuple, dtype: str, make: Callable) -> int:
+    checksum = hashlib.sha256(f"{what} {sys.version_info[:2]}".encode())
+    try:
+        for function in functions:
+            _add(function, checksum)
+        name = f"user/{checksum.hexdigest()[:32]}"
+    except _Unknown:
+        name = None
+    if name is not None and objects.find(name, dtype):
+        return objects.address(name, dtype)
+    return undisturbed(_compile_for_user, parameter, name, dtype, make)
+
+
+def _compile_for_user(parameter: str, name: str | None, dtype: str, make: Callable) -> int:
+    from numba.core.errors import NumbaError
+
+    from fastmlp.engine.cpu.kernels import jit
+
+    key = objects.Key(name or "user/unnamed", dtype)
+    try:
+        compiled = jit.translate(make(), dtype, key.symbol)
+    except NumbaError as error:
+        raise ValueError(
+            f"{parameter}: Numba cannot compile these functions; write them for one number, with "
+            f"operators and functions of math or numpy. It says: {error}"
+        ) from error
+    try:
+        if name is not None:
+            objects.keep(key, jit.emit(compiled, key.level, key.symbol))
+            return objects.address(name, dtype)
+    except jit.NotSelfContained:
+        pass
+    _IN_USE.append(compiled)
+    return compiled.address
+
+
+class _Unknown(Exception):
+    """Something that a checksum can't be taken of."""
+
+
+def _add(value, checksum, depth: int = 0) -> None:
+    """Take account of everything that a compiled function depends on."""
+    if depth > 20:
+        raise _Unknown
+    value = getattr(value, "py_func", value)  # of a function that is jitted already
+    checksum.update(type(value).__name__.encode() + b"\0")
+    if isinstance(value, FunctionType):
+        code = value.__code__
+        parts = [code, value.__defaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
+        parts += [value.__globals__[name] for name in _names(code) if name in value.__globals__]
+        for part in parts:
+            _add(part, checksum, depth + 1)
+    elif isinstance(value, CodeType):
+        checksum.update(value.co_code)
+        for part in (value.co_consts, _names(value), value.co_varnames, value.co_freevars):
+            _add(part, checksum, depth + 1)
+    elif isinstance(value, ModuleType):
+        if value.__name__ not in _STABLE_MODULES:
+            raise _Unknown
+        checksum.update(value.__name__.encode())
+    elif isinstance(value, (BuiltinFunctionType, np.ufunc)):
+        if getattr(value, "__module__", "numpy") not in _STABLE_MODULES:
+            raise _Unknown
+        checksum.update(value.__name__.encode())
+    elif isinstance(value, tuple):
+        checksum.update(str(len(value)).encode())
+        for part in value:
+            _add(part, checksum, depth + 1)
+    elif isinstance(value, (int, float, complex, str, bytes, type(None), np.number, np.bool_)):
+        checksum.update(repr(value).encode() + b"\0")
+    elif isinstance(value, type) and issubclass(value, (int, float, np.number)):
+        checksum.update(value.__name__.encode())
+    else:
+        raise _Unknown
+
+
+def _names(code: CodeType) -> tuple[str, ...]:
+    """Names that a function and those defined inside it look up."""
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return tuple(dict.fromkeys((*code.co_names, *(name for c in inner for name in _names(c)))))

@@ -1,0 +1,63 @@
+"""The processor that kernels are compiled for: a level of its architecture, not its exact model.
+
+A level is a set of instructions that many processors share (x86-64-v2, -v3 and -v4 are those of
+the psABI).  So kernels that were compiled elsewhere fit, and a folder of compiled kernels may serve
+several machines.  The environment variable ``FASTMLP_CPU_LEVEL`` asks for another level than the
+best one.
+"""
+
+import os
+import platform
+from typing import NamedTuple
+
+from llvmlite import binding
+
+
+class Level(NamedTuple):
+    """What LLVM calls the processor, the features it must have, and bytes of a vector register."""
+
+    cpu: str
+    features: frozenset[str]
+    vector_bytes: int
+
+
+_V2 = frozenset({"cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3"})
+_V3 = _V2 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_X86 = {
+    "x86-64-v4": Level("x86-64-v4", _V4, 64),
+    "x86-64-v3": Level("x86-64-v3", _V3, 32),
+    "x86-64-v2": Level("x86-64-v2", _V2, 16),
+    "x86-64": Level("x86-64", frozenset(), 16),
+}
+_MACHINE = platform.machine().lower()
+LEVELS: dict[str, Level] = (
+    _X86 if _MACHINE in ("x86_64", "amd64") else {_MACHINE: Level("generic", frozenset(), 16)}
+)
+"""Levels of this architecture by name, the best first."""
+
+
+def features() -> set[str]:
+    """What the processor has, in LLVM's words."""
+    return {name for name, there in binding.get_host_cpu_features().items() if there}
+
+
+def _choose() -> str:
+    wanted = os.environ.get("FASTMLP_CPU_LEVEL")
+    if wanted is None:
+        there = features()
+        return next(name for name, level in LEVELS.items() if level.features <= there)
+    if wanted not in LEVELS:
+        raise ValueError(
+            f"FASTMLP_CPU_LEVEL={wanted!r} is not known here; use one of {tuple(LEVELS)}."
+        )
+    return wanted
+
+
+LEVEL = _choose()
+VECTOR_BYTES = LEVELS[LEVEL].vector_bytes
+
+
+def lanes(itemsize: int) -> int:
+    """Elements per vector register."""
+    return VECTOR_BYTES // itemsize
