@@ -16,7 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.engine.cpu.vector import I64, VECTOR_BYTES, Emitter, lanes, llvm_type
+from fastmlp.engine.cpu.kernels.vector import I64, Emitter, llvm_type
+from fastmlp.engine.processor import VECTOR_BYTES, lanes
 
 ACCUMULATORS = 12
 

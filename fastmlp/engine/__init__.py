@@ -165,8 +165,11 @@ def to_host(array) -> np.ndarray:
 
 def get_row_predictor(network: Network, coefs, intercepts):
     """A `fastmlp.engine.cpu.rows.RowPredictor`, or None if it cannot read these arrays."""
-    kind = _target("cpu").RowPredictor
-    return kind(network, coefs, intercepts) if kind.accepts(coefs, intercepts) else None
+    from fastmlp.engine.cpu.rows import RowPredictor
+
+    if not RowPredictor.accepts(coefs, intercepts):
+        return None
+    return RowPredictor(network, coefs, intercepts)
 
 
 def warmup() -> None:

@@ -32,26 +32,26 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 from llvmlite import binding
 
 from fastmlp.engine.processor import LEVEL
 
 LOGGER = logging.getLogger("fastmlp")
-PREBUILT = Path(__file__).parents[1] / "_prebuilt"
-_SECONDS_PER_PIECE, _SECONDS_TO_START = 0.4, 1.0  # rough, on the slower processors
+PACKAGE = Path(__file__).parents[1]
+PREBUILT = PACKAGE / "_prebuilt"
+_SECONDS_PER_PIECE, _SECONDS_TO_START = 0.15, 1.0  # rough, on the slower processors
 _WORTH_SAYING = 2.0  # seconds of compilation
 _DIGEST = hashlib.sha256().digest_size
 
 
 def _stamp() -> str:
-    package = Path(__file__).parents[1]
+    cpu = PACKAGE / "engine" / "cpu"
     sources = [
-        package / "functions.py",
-        package / "optimizers.py",
-        package / "engine" / "processor.py",
-        *(package / "engine" / "cpu" / f"{name}.py" for name in ("blocks", "layout", "stations")),
-        *sorted((package / "engine" / "cpu" / "kernels").glob("*.py")),
+        PACKAGE / "functions.py",
+        PACKAGE / "optimizers.py",
+        PACKAGE / "engine" / "processor.py",
+        *(cpu / f"{name}.py" for name in ("blocks", "layout", "stations")),
+        *sorted((cpu / "kernels").glob("*.py")),
     ]
     checksum = hashlib.sha256()
     for source in sources:
@@ -146,14 +146,14 @@ def write(folder: Path, key: Key, code: bytes) -> None:
 
 
 def compile_pieces(keys: list[Key], n_processes: int | None = None) -> list[bytes]:
-    """Object code of pieces, compiled in processes of their own.
+    """Object code of pieces for one level, compiled in processes of their own.
 
     Raises
     ------
     RuntimeError
         If no process can be started, or one fails.
     """
-    n = max(1, min(len(keys), n_processes or joblib.cpu_count()))
+    n = min(len(keys), n_processes or _n_processors())
     groups = [keys[i::n] for i in range(n)]
     processes: list[subprocess.Popen] = []
     codes: dict[Key, bytes] = {}
@@ -174,6 +174,12 @@ def compile_pieces(keys: list[Key], n_processes: int | None = None) -> list[byte
     return [codes[key] for key in keys]
 
 
+def _n_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _start(keys: list[Key]) -> subprocess.Popen:
     if not sys.executable or getattr(sys, "frozen", False):
         raise RuntimeError(
@@ -181,11 +187,10 @@ def _start(keys: list[Key]) -> subprocess.Popen:
             "compile them with; call fastmlp.warmup() where the application is built, with "
             "FASTMLP_CACHE_DIR set to a folder that goes with it."
         )
-    program = "from fastmlp.engine.cpu.kernels.compiler import main; main()"
     env = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     # Ctrl-C in a terminal is for this process, which then ends the others
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", program, *(":".join(key) for key in keys)],
+        [sys.executable, "-P", str(PACKAGE / "_compile.py"), *(":".join(key) for key in keys)],
         env=env
         | {
             "NUMBA_OPT": "0",
@@ -218,14 +223,19 @@ class _Loaded:
     def _after_fork(self) -> None:
         self.lock = threading.RLock()  # another thread may have held it
 
-    def require(self, keys: Iterable[Key]) -> None:
-        """Load pieces, those that are nowhere after compiling them together."""
+    def require(self, keys: Iterable[Key], company: Iterable[Key] = ()) -> None:
+        """Load pieces, after those that are nowhere were compiled together.
+
+        If any are compiled, so is of ``company`` what is missing: starting takes longer than a few
+        pieces more.
+        """
         missing = [key for key in dict.fromkeys(keys) if key not in self.addresses]
         if not missing:
             return
         with self.lock:
             missing = [key for key in missing if not self._find(key)]
             if missing:
+                missing += [key for key in company if not self._find(key) and key not in missing]
                 self._announce(missing)
                 for key, code in zip(missing, compile_pieces(missing), strict=True):
                     self.keep(key, code)
@@ -267,7 +277,7 @@ class _Loaded:
         self.addresses[key] = self._linker.get_function_address(key.symbol)
 
     def _announce(self, keys: list[Key]) -> None:
-        n_processes = min(len(keys), joblib.cpu_count())
+        n_processes = min(len(keys), _n_processors())
         seconds = _SECONDS_TO_START + _SECONDS_PER_PIECE * len(keys) / n_processes
         if seconds > _WORTH_SAYING and not self._said:
             self._said = True
@@ -282,14 +292,9 @@ _LOADED = _Loaded()
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int64, ctypes.c_int64)
 
 
-def require(names: Iterable[str], dtype: str = "float64") -> None:
-    """Make pieces ready, those that have to be compiled side by side."""
-    _LOADED.require(Key(name, dtype) for name in names)
-
-
-def require_keys(keys: Iterable[Key]) -> None:
-    """`require` for pieces of several element types."""
-    _LOADED.require(keys)
+def require(keys: Iterable[Key], company: Iterable[Key] = ()) -> None:
+    """Make pieces ready; if some have to be compiled, then those in their company as well."""
+    _LOADED.require(keys, company)
 
 
 def address(name: str | None, dtype: str = "float64") -> int:

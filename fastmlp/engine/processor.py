@@ -35,6 +35,8 @@ LEVELS: dict[str, Level] = (
     _X86 if _MACHINE in ("x86_64", "amd64") else {_MACHINE: Level("generic", frozenset(), 16)}
 )
 """Levels of this architecture by name, the best first."""
+IN_USE = [name for name in LEVELS if name != "x86-64"]
+"""Those worth shipping kernels for: every x86-64 processor since 2009 has the second level."""
 
 
 def features() -> set[str]:

@@ -36,7 +36,6 @@ from fastmlp.engine.cpu.layout import (
     Layout,
     aligned,
 )
-from fastmlp.engine.cpu.rows import RowPredictor
 from fastmlp.engine.cpu.source import Source, address
 from fastmlp.engine.cpu.stations import Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
@@ -312,7 +311,8 @@ class CpuEngine:
             names["loop"] = pieces.update(None)
         if optimizer is None:
             return names, {"training": 0}
-        decays, numbers = optimizer.weight_decay > 0, {"training": 1}
+        decays = optimizer.weight_decay > 0
+        numbers: dict[str, Any] = {"training": 1}
         names.setdefault("loop", pieces.update(optimizer.name, decays=decays))
         if optimizer.max_grad_norm is not None:
             names["clipped"] = pieces.update(optimizer.name, decays=decays)
@@ -353,7 +353,11 @@ class CpuEngine:
             needed += self._update(self._optimizer)[0].values()
             for loop in self._loops(sparse=False, train=True):
                 needed += [name for name in loop.values() if isinstance(name, str)]
-        objects.require(filter(None, needed), self._dtype.name)
+        self._ready(needed)
+
+    def _ready(self, names) -> None:
+        company = pieces.company(self._network, self._dtype.name)
+        objects.require(pieces.keys(names, self._dtype.name), company)
 
     def _address(self, piece: str | int | None) -> int:
         return piece if isinstance(piece, int) else objects.address(piece, self._dtype.name)
@@ -390,7 +394,7 @@ class CpuEngine:
     ) -> Task:
         """A task with workspace for ``rows`` rows."""
         names = self._pieces(sparse=source.sparse, train=train, loss=loss)
-        objects.require(filter(None, names.values()), self._dtype.name)
+        self._ready(["outputs" if not train else "epoch", *names.values()])
         layout = self._layout
         sizes = layout.strides * rows
         if source.sparse:
@@ -492,7 +496,7 @@ class CpuEngine:
     def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
         block = self._block_rows(batch_size)
         names, numbers = self._update(optimizer)
-        objects.require(["epoch", *names.values()], self._dtype.name)
+        self._ready(names.values())
         in_memory = not numbers["training"] or self._source.sparse or block < batch_size
         if in_memory and not self._gradient.size:
             self._gradient = aligned(self._parameters.size, self._dtype)
@@ -610,4 +614,4 @@ def describe() -> dict[str, str]:
 
 def warmup() -> None:
     """Compile every kernel that is not there compiled, in several processes."""
-    objects.require_keys(pieces.everything())
+    objects.require(pieces.everything())

@@ -126,10 +126,10 @@ class Rows(Block):
     The samples are as in `Task`; ``n_rows`` of them.  ``work`` has room for two layers.
     """
 
-    _fields_ = _integers(
-        "one_row arrays n_layers widths activations normalise link softmax sparse values row_stride "
-        "columns row_starts n_rows work out"
-    )
+    _fields_ = [
+        *_integers("one_row arrays n_layers widths activations normalise link softmax"),
+        *_integers("sparse values row_stride columns row_starts n_rows work out"),
+    ]
 
 
 class Shuffle(Block):

@@ -7,7 +7,7 @@ process and cached by the checksum of what they are made of.
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 
@@ -24,23 +24,38 @@ from fastmlp.functions import (
     identity_derivative,
     straight_through,
 )
+from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS
 
 _CONSTANT_DERIVATIVES = (identity_derivative, straight_through)
 _LINKS = ("logistic", "exp")
 _STABLE_MODULES = ("math", "numpy", "builtins")  # whose functions stay what they are
 
-TRAINING = ("epoch", "forward", "backward", "unit", "tiles", "transpose")
-OUTPUTS = ("outputs", "forward", "tiles")
 PARAMETERS = ("pack", "unpack", "refresh_transposed", "transpose")
 ANY = (
     "unit", "tiles", "forward", "epoch", "backward", "unit_narrow", "forward_narrow",
     "unit_sparse", "forward_sparse", "update_clipped", "outputs", "pack", "unpack",
-    "refresh_transposed", "transpose", "head_softmax", "head_elementwise", "softmax_rows", "dropout",
-    "normalise", "normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows",
+    "refresh_transposed", "transpose", "head_softmax", "head_elementwise", "softmax_rows",
+    "dropout", "normalise", "normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows",
     "one_row", "derivative/kept", *(f"link/{link}" for link in _LINKS),
 )  # fmt: skip
 ONLY_INTEGERS = ("settle", "tell", "shuffle")
+
+
+def keys(names: Iterable[str | None], dtype: str) -> list[objects.Key]:
+    """Pieces for an element type; None stands for none."""
+    return [
+        objects.Key(name, "float64" if name in ONLY_INTEGERS else dtype)
+        for name in names
+        if name is not None
+    ]
+
+
+def company(network: Network, dtype: str) -> list[objects.Key]:
+    """What most programs will need for a network sooner or later, whatever they begin with."""
+    names = ["outputs", "softmax_rows", "few_rows", "one_row", *ONLY_INTEGERS]
+    loops = [activation(row) for row in network.hidden if row.code != USER]
+    return keys([*names, *loops, link(network.out_activation)], dtype)
 
 
 def everything() -> list[objects.Key]:
@@ -57,8 +72,8 @@ def everything() -> list[objects.Key]:
             if row.derivative not in _CONSTANT_DERIVATIVES and not row.of_score
         ),
     ]
-    keys = [objects.Key(name, dtype) for name in names for dtype in ("float32", "float64")]
-    return keys + [objects.Key(name, "float64") for name in ONLY_INTEGERS]
+    both = [objects.Key(name, dtype) for name in names for dtype in ("float32", "float64")]
+    return both + keys(ONLY_INTEGERS, "float64")
 
 
 # --- formulas ---------------------------------------------------------------------------------
@@ -193,7 +208,11 @@ def _add(value, checksum, depth: int = 0) -> None:
     checksum.update(type(value).__name__.encode() + b"\0")
     if isinstance(value, FunctionType):
         code = value.__code__
-        parts = [code, value.__defaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
+        parts = [
+            code,
+            value.__defaults__,
+            *(cell.cell_contents for cell in value.__closure__ or ()),
+        ]
         parts += [value.__globals__[name] for name in _names(code) if name in value.__globals__]
         for part in parts:
             _add(part, checksum, depth + 1)

@@ -41,7 +41,7 @@ class RowPredictor:
         self.dtype = self.arrays[0].dtype
         self.network = network
         name = self.dtype.name
-        require(["few_rows", "one_row"], name)
+        require(pieces.keys(["few_rows", "one_row"], name))
         self._kernel = entry("few_rows", name)
         self._n_work = 2 * max(network.widths[1:])
         self._fields = self._describe(self.arrays)

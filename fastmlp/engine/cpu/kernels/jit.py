@@ -28,15 +28,14 @@ from fastmlp.engine.processor import LEVELS
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 _HELPER = _FLAGS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-# what a piece may leave to the C library, all of it in any process that runs Python
-_C_LIBRARY = frozenset(
-    "memcpy memmove memset sched_yield usleep Sleep SwitchToThread acos acosf acosh acoshf asin "
-    "asinf asinh asinhf atan atanf atan2 atan2f atanh atanhf cbrt cbrtf ceil ceilf cos cosf cosh "
-    "coshf erf erff erfc erfcf exp expf exp2 exp2f expm1 expm1f floor floorf fma fmaf fmod fmodf "
-    "hypot hypotf ldexp ldexpf lgamma lgammaf log logf log10 log10f log1p log1pf log2 log2f pow "
-    "powf rint rintf sin sinf sinh sinhf sqrt sqrtf tan tanf tanh tanhf tgamma tgammaf trunc "
-    "truncf".split()
+_LIBM = (
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil cos cosh erf erfc exp exp2 expm1 floor fma "
+    "fmod hypot ldexp lgamma log log10 log1p log2 pow rint sin sinh sqrt tan tanh tgamma trunc"
 )
+_C_LIBRARY = {  # what a piece may leave to the process: any that runs Python has these
+    *("memcpy", "memmove", "memset", "sched_yield", "usleep", "Sleep", "SwitchToThread"),
+    *(name + suffix for name in _LIBM.split() for suffix in ("", "f")),
+}
 
 
 def jit(function: Callable, *, reassociate: bool = False) -> Callable:

@@ -4,6 +4,7 @@ from fastmlp.engine.cpu.blocks import Watch
 from fastmlp.engine.cpu.kernels.jit import Piece, jit, record
 from fastmlp.engine.cpu.kernels.vector import atomic_load, compare_and_swap, pause, yield_thread
 from fastmlp.engine.cpu.stations import BUSY, GO, GONE, LOOKS, SPINS, WAITING, WORDS
+
 _stations = record(Watch)
 
 

@@ -13,8 +13,9 @@ losses are kept per row and penalties per unit, and thread 0 adds both up in one
 Sizes and offsets are run-time integers, and formulas (`loops`) and what only some networks need are
 pieces of their own, called by address: one compilation per element type serves every network, and a
 fit needs only its pieces.  A task's fields are read where they are used; what an inner loop needs
-is taken out of it first, because the compiler can't know that a store leaves the task alone.  ReLU and its derivative are fused into the
-tiles; the other activations are a second pass over a slab, which costs about 1 % of a step.
+is taken out of it first, because the compiler can't know that a store leaves the task alone.  ReLU
+and its derivative are fused into the tiles; the other activations are a second pass over a slab,
+which costs about 1 % of a step.
 
 Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.  What keeps
 an epoch from it, on one Zen 3 core: wide (84 % of the rate) streams 11 MB of weights from L3 for
