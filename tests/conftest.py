@@ -1,6 +1,8 @@
 """Shared data, and the list of engines that every rung of the ladder climbs."""
 
 import os
+import shutil
+from pathlib import Path
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy: scikit-learn's array API checks then run
 
@@ -9,6 +11,7 @@ import pytest
 import reference
 from simt import EmulatedDevice
 
+import fastmlp
 from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile
 from fastmlp.functions import LOSSES
 from fastmlp.network import Network
@@ -44,6 +47,24 @@ def device(request, monkeypatch):
     sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
     monkeypatch.setattr("fastmlp.engine.cuda.SIZES", sizes)
     return "cuda"
+
+
+@pytest.fixture(scope="session")
+def package_copy():
+    """A function that copies the package to a folder, without any compiled kernel."""
+
+    def copy(folder):
+        ignore = shutil.ignore_patterns("__pycache__", "_prebuilt")
+        shutil.copytree(Path(fastmlp.__file__).parent, folder / "fastmlp", ignore=ignore)
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def package(package_copy, tmp_path):
+    """A folder with such a copy."""
+    return package_copy(tmp_path)
 
 
 def make_problem(loss, n_samples, n_features, n_outputs, seed=0):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastmlp.engine.cpu.vector import PRIMITIVES
+from fastmlp.engine.cpu.kernels.vector import PRIMITIVES
 
 ULP = {"float32": 2, "float64": 4}
 rng = np.random.default_rng(0)

@@ -33,12 +33,12 @@ _STABLE_MODULES = ("math", "numpy", "builtins")  # whose functions stay what the
 
 PARAMETERS = ("pack", "unpack", "refresh_transposed", "transpose")
 ANY = (
-    "unit", "tiles", "forward", "epoch", "backward", "unit_narrow", "forward_narrow",
-    "unit_sparse", "forward_sparse", "update_clipped", "outputs", "pack", "unpack",
-    "refresh_transposed", "transpose", "head_softmax", "head_elementwise", "softmax_rows",
-    "dropout", "normalise", "normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows",
-    "one_row", "derivative/kept", *(f"link/{link}" for link in _LINKS),
-)  # fmt: skip
+    *("unit", "tiles", "forward", "epoch", "backward", "unit_narrow", "forward_narrow"),
+    *("unit_sparse", "forward_sparse", "update_clipped", "outputs", *PARAMETERS),
+    *("head_softmax", "head_elementwise", "softmax_rows", "dropout", "normalise"),
+    *("normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows", "one_row"),
+    *("derivative/kept", *(f"link/{link}" for link in _LINKS)),
+)
 ONLY_INTEGERS = ("settle", "tell", "shuffle")
 
 
