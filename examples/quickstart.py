@@ -16,7 +16,6 @@ from sklearn.neural_network import MLPClassifier as SklearnMLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import fastmlp
 from fastmlp import MLPClassifier
 
 TINY = "--tiny" in sys.argv
@@ -33,9 +32,6 @@ def main():
     warnings.simplefilter("ignore", ConvergenceWarning)
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
-
-    _, seconds = timed(fastmlp.warmup)
-    print(f"kernels ready in {seconds:.1f} s (compiled once, then cached on disk)\n")
 
     print(f"digits, {EPOCHS} epochs       time     accuracy    loss")
     times, losses = [], []

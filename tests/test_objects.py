@@ -218,6 +218,20 @@ def test_an_unknown_level_is_refused(package):
     assert "'vax'" in " ".join(run(package, program, FASTMLP_CPU_LEVEL="vax"))
 
 
+def test_a_level_that_the_processor_lacks_is_refused(package):
+    program = f"""
+    from fastmlp.engine import objects, processor
+    objects.features = lambda: processor.features() - {{"sse4.2"}}
+    try:
+        {PREDICTION.strip().replace(chr(10), chr(10) + "    ")}
+    except ValueError as error:
+        print(error)
+    """
+    words = " ".join(run(package, program, FASTMLP_CPU_LEVEL="x86-64-v2"))
+    assert words.startswith("FASTMLP_CPU_LEVEL='x86-64-v2' is more than this processor has")
+    assert "lacks sse4.2;" in words
+
+
 def test_the_best_level_is_one_that_the_processor_has():
     there = processor.features()
     levels = list(processor.LEVELS)

@@ -1,5 +1,8 @@
 """The short way for a few rows, and `jit_predictor`: same numbers, same checks, fast."""
 
+import os
+import subprocess
+import sys
 import time
 import warnings
 
@@ -119,6 +122,38 @@ def test_jit_predictor_inside_compiled_code_keeps_its_own_weights():
     assert total(X) == pytest.approx(expected)
     with pytest.raises(ValueError, match="as many elements as the model has features"):
         predict(X[0, :3])
+
+
+CACHED = """
+import numba, numpy as np, warnings
+from numba.core.errors import NumbaWarning
+import fastmlp
+warnings.simplefilter("ignore")
+warnings.simplefilter("error", NumbaWarning)
+X = np.random.RandomState(0).normal(size=(50, 3))
+predict = fastmlp.jit_predictor(fastmlp.MLPRegressor(max_iter=2).fit(X, X[:, 0]))
+
+@numba.njit(cache=True)
+def first(x):
+    return predict(x)[0]
+
+try:
+    print(first(X[0]))
+except NumbaWarning as warning:
+    print(warning)
+"""
+
+
+def test_numba_caches_no_code_that_calls_a_predictor(tmp_path):
+    """It would find the addresses of another process in its cache."""
+    program = tmp_path / "program.py"
+    program.write_text(CACHED)
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for _ in range(2):
+        out = subprocess.run(
+            [sys.executable, str(program)], env=env, capture_output=True, text=True, check=True
+        ).stdout
+        assert "Cannot cache compiled function" in out
 
 
 def best_time(function, n, repeats=15):

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from llvmlite import binding
 
-from fastmlp.engine.processor import LEVEL
+from fastmlp.engine.processor import LEVEL, LEVELS, features
 
 LOGGER = logging.getLogger("fastmlp")
 PACKAGE = Path(__file__).parents[1]
@@ -188,15 +188,16 @@ def _start(keys: list[Key]) -> subprocess.Popen:
             "FASTMLP_CACHE_DIR set to a folder that goes with it."
         )
     env = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    env |= {
+        "NUMBA_OPT": "0",
+        "FASTMLP_CPU_LEVEL": keys[0].level,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    program, names = str(PACKAGE / "_compile.py"), [":".join(key) for key in keys]
     # Ctrl-C in a terminal is for this process, which then ends the others
     return subprocess.Popen(
-        [sys.executable, "-P", str(PACKAGE / "_compile.py"), *(":".join(key) for key in keys)],
-        env=env
-        | {
-            "NUMBA_OPT": "0",
-            "FASTMLP_CPU_LEVEL": keys[0].level,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        },
+        [sys.executable, "-P", "-W", "ignore", program, *names],
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -265,6 +266,12 @@ class _Loaded:
 
     def _load(self, key: Key, code: bytes, origin: str) -> None:
         if self._linker is None:
+            lacking = sorted(LEVELS[LEVEL].features - features())
+            if lacking:
+                raise ValueError(
+                    f"FASTMLP_CPU_LEVEL={LEVEL!r} is more than this processor has, which lacks "
+                    f"{', '.join(lacking)}; leave it unset to use the best level."
+                )
             binding.initialize_native_target()
             binding.initialize_native_asmprinter()
             machine = binding.Target.from_triple(

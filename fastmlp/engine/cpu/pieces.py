@@ -204,7 +204,9 @@ def _add(value, checksum, depth: int = 0) -> None:
     """Take account of everything that a compiled function depends on."""
     if depth > 20:
         raise _Unknown
-    value = getattr(value, "py_func", value)  # of a function that is jitted already
+    if hasattr(value, "py_func"):  # it is jitted already
+        checksum.update(repr(value.targetoptions).encode())
+        value = value.py_func
     checksum.update(type(value).__name__.encode() + b"\0")
     if isinstance(value, FunctionType):
         code = value.__code__

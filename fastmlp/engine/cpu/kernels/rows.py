@@ -1,5 +1,7 @@
 """Prediction of a few rows from arrays as users hold them; see `fastmlp.engine.cpu.rows`."""
 
+import ctypes
+
 import numpy as np
 
 from fastmlp.engine.cpu.blocks import Rows
@@ -122,9 +124,14 @@ PIECES = {
 }
 
 
+_ONE_ROW = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 6)
+
+
 def compiled_predictor(task: int, address: int, n_features: int, n_outputs: int, n_work: int,
                        dtype):  # fmt: skip
     """A compiled function from one sample to its outputs, for use in compiled code.
+
+    Numba does not cache code that calls a function of ctypes, so none outlives these addresses.
 
     Parameters
     ----------
@@ -133,6 +140,7 @@ def compiled_predictor(task: int, address: int, n_features: int, n_outputs: int,
     n_features, n_outputs, n_work : int
     dtype : numpy dtype
     """
+    outputs_of = _ONE_ROW(address)
     x_at = n_outputs + n_work
     n_buffer = x_at + n_features
 
@@ -142,9 +150,8 @@ def compiled_predictor(task: int, address: int, n_features: int, n_outputs: int,
         buffer = np.empty(n_buffer, dtype)  # outputs, then workspace, then x in our type
         for j in range(n_features):
             buffer[x_at + j] = x[j]
-        out, size = np.int64(buffer.ctypes.data), buffer.itemsize
-        call(np.int64(address), (np.int64(task), out + x_at * size, np.int64(0),
-                                 np.int64(n_features), out + n_outputs * size, out))  # fmt: skip
+        out, size = buffer.ctypes.data, buffer.itemsize
+        outputs_of(task, out + x_at * size, 0, n_features, out + n_outputs * size, out)
         return buffer[:n_outputs]
 
     return public(predict)
