@@ -188,7 +188,7 @@ def train(
     KeyboardInterrupt
         After Ctrl-C, if not a step was made or ``single_epoch``; else training ends with a warning.
     """
-    from fastmlp._random import shuffle  # needs Numba, which importing fastmlp does not load
+    from fastmlp._random import shuffle  # needs LLVM, which importing fastmlp does not load
 
     early_stopping = validation is not None and validation.early_stopping
     order = samples.copy()

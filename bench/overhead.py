@@ -1,0 +1,218 @@
+"""What a call costs around the arithmetic: fastmlp and scikit-learn side by side in one process.
+
+    python bench/overhead.py [--rounds 15] [--output FILE]
+
+Digits, 64-100-10.  Calls of both libraries alternate, and what is compared are medians.  The fixed
+cost of a fit is what remains of one epoch's time when the difference that a second epoch makes is
+taken off; Python's part of an epoch is its time less that of the kernel's call.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import joblib
+import machine
+import numpy as np
+import pandas as pd
+from compare import WORKLOADS
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier as Theirs
+
+from fastmlp import MLPClassifier as Ours
+from fastmlp import MLPRegressor
+
+ROWS = (1, 4, 8, 9, 30, 100, 600, 1797)
+
+
+def seconds(call, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def medians(calls: dict, rounds: int, repeats: int = 1) -> dict[str, float]:
+    """Median seconds of each call, all of them in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call, repeats))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def side_by_side(ours, theirs, rounds: int, repeats: int = 1) -> dict[str, float]:
+    found = medians({"fastmlp": ours, "scikit-learn": theirs}, rounds, repeats)
+    return found | {"ratio": found["fastmlp"] / found["scikit-learn"]}
+
+
+def predictions(X, y, rounds: int) -> dict:
+    figures = {}
+    for dtype in ("float32", "float64"):
+        data = X.astype(dtype)
+        ours, theirs = (kind(max_iter=5, random_state=0).fit(data, y) for kind in (Ours, Theirs))
+        for n in ROWS:
+            rows = data[:n]
+            for method in ("predict", "predict_proba"):
+                call = getattr(ours, method), getattr(theirs, method)
+                figures[f"{method}, {n} rows, {dtype}"] = side_by_side(
+                    *(lambda one=one, rows=rows: one(rows) for one in call), rounds, repeats=20
+                )
+    rows = X[:100]
+    forms = {
+        "frame": pd.DataFrame(rows),
+        "list": rows.tolist(),
+        "non-contiguous array": np.asfortranarray(rows),
+    }
+    for form, data in forms.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            figures[f"predict, 100 rows, {form}"] = side_by_side(
+                lambda data=data: ours.predict(data),
+                lambda data=data: theirs.predict(data),
+                rounds,
+                repeats=5,
+            )
+    return figures
+
+
+def at_once(X, y, rounds: int) -> dict:
+    """The same 64 predictions one after the other, and from four threads at once."""
+    model = Ours(max_iter=5, random_state=0).fit(X, y)
+    expected = model.predict_proba(X[:600])
+
+    def work(_):
+        assert np.array_equal(model.predict_proba(X[:600]), expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = medians(
+            {
+                "one after the other": lambda: [work(i) for i in range(64)],
+                "four threads": lambda: list(pool.map(work, range(64))),
+            },
+            rounds,
+        )
+    return found | {"ratio": found["four threads"] / found["one after the other"]}
+
+
+def fixed_cost(X, y, rounds: int) -> dict[str, float]:
+    def fit(kind, n_epochs):
+        return lambda: kind(max_iter=n_epochs, random_state=0).fit(X, y)
+
+    calls = {
+        f"{library} {n}": fit(kind, n)
+        for library, kind in (("fastmlp", Ours), ("scikit-learn", Theirs))
+        for n in (1, 2)
+    }
+    found = medians(calls, rounds)
+    return {
+        library: 2 * found[f"{library} 1"] - found[f"{library} 2"]
+        for library in ("fastmlp", "scikit-learn")
+    }
+
+
+def incremental(X, y, rounds: int) -> dict:
+    ours, theirs = (
+        kind(random_state=0).partial_fit(X[:32], y[:32], classes=np.unique(y))
+        for kind in (Ours, Theirs)
+    )
+    return side_by_side(
+        lambda: ours.partial_fit(X[:32], y[:32]),
+        lambda: theirs.partial_fit(X[:32], y[:32]),
+        rounds,
+        repeats=20,
+    )
+
+
+def python_per_epoch(rounds: int) -> float:
+    """Seconds of an epoch that are not the kernel's, on one thread."""
+    from fastmlp.engine.cpu import CpuEngine
+
+    X = np.random.RandomState(0).normal(size=(100, 5))
+    spent = []
+    run = CpuEngine._run
+
+    def timed(self, *args):
+        start = time.perf_counter()
+        result = run(self, *args)
+        spent.append(time.perf_counter() - start)
+        return result
+
+    shares = []
+    CpuEngine._run = timed
+    try:
+        for _ in range(rounds):
+            spent.clear()
+            model = MLPRegressor(max_iter=2000, tol=0, n_iter_no_change=2001, n_threads=1)
+            model.fit(X, X[:, 0])
+            shares.append((sum(model.history_["seconds"]) - sum(spent)) / len(spent))
+    finally:
+        CpuEngine._run = run
+    return statistics.median(shares)
+
+
+def chosen_threads(rounds: int, epochs: int) -> dict[str, dict[str, float]]:
+    """Seconds of a fit with the number of threads that fastmlp finds, and with fixed ones."""
+    figures = {}
+    for workload in WORKLOADS:
+        X, y = workload.data("float32")
+        kind = MLPRegressor if workload.classes is None else Ours
+        n_epochs = max(5, min(epochs, int(6e11 * epochs / 200 / workload.flop)))
+
+        def fit(n_threads, kind=kind, X=X, y=y, workload=workload, n_epochs=n_epochs):
+            kind(
+                hidden_layer_sizes=workload.widths[1:-1], batch_size=workload.batch, tol=0,
+                max_iter=n_epochs, n_iter_no_change=n_epochs + 1, random_state=0,
+                n_threads=n_threads,
+            ).fit(X, y)  # fmt: skip
+
+        counts = [None, *range(1, joblib.cpu_count() + 1)]
+        found = medians({str(n): lambda n=n, fit=fit: fit(n) for n in counts}, rounds)
+        best = min(found[str(n)] for n in counts[1:])
+        figures[workload.name] = found | {"epochs": n_epochs, "ratio": found["None"] / best}
+    return figures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=200, help="of the fits on several threads")
+    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    X, y = load_digits(return_X_y=True)
+    rounds = arguments.rounds
+    report = {
+        "machine": machine.describe(),
+        "predictions": predictions(X, y, rounds),
+        "predictions of 600 rows, four threads at once": at_once(X, y, rounds),
+        "fixed cost of fit": fixed_cost(X, y, 2 * rounds),
+        "partial_fit of 32 rows": incremental(X, y, rounds),
+        "python per epoch": python_per_epoch(rounds),
+        "threads": chosen_threads(max(3, rounds // 5), arguments.epochs),
+    }
+    for what, figures in report["predictions"].items():
+        print(f"{what}: {1e6 * figures['fastmlp']:.0f} us, over theirs {figures['ratio']:.2f}")
+    figures = report["predictions of 600 rows, four threads at once"]
+    print(f"four threads at once over one after the other: {figures['ratio']:.2f}")
+    for library, cost in report["fixed cost of fit"].items():
+        print(f"fixed cost of fit, {library}: {1e3 * cost:.2f} ms")
+    figures = report["partial_fit of 32 rows"]
+    print(
+        f"partial_fit of 32 rows: {1e6 * figures['fastmlp']:.0f} us, ratio {figures['ratio']:.2f}"
+    )
+    print(f"python per epoch: {1e6 * report['python per epoch']:.1f} us")
+    for name, figures in report["threads"].items():
+        print(f"n_threads=None over the best fixed number, {name}: {figures['ratio']:.2f}")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
