@@ -10,6 +10,7 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 """
 
 import copy
+import math
 import os
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
@@ -509,6 +510,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         looks for NaN and infinity itself.
         """
         targets = [_host(array) for array in y]
+        if self._is_plain(X, targets, options["reset"]):
+            if options["reset"]:
+                self.__dict__.pop("feature_names_in_", None)
+                self.n_features_in_ = X.shape[1]
+            return (X, *targets) if targets else X
         if not on_gpu(X):
             return validate_data(self, X, *targets, accept_sparse=["csr", "csc"], **options)
         if self.device != "cuda":
@@ -519,6 +525,38 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         stand_in = np.broadcast_to(np.zeros((), wrapped.dtype), wrapped.shape)
         checked = validate_data(self, stand_in, *targets, ensure_all_finite=False, **options)
         return (wrapped, *checked[1:]) if y else wrapped
+
+    def _is_plain(self, X, targets, reset: bool) -> bool:
+        """Whether scikit-learn's checks would pass and change nothing, seen at a glance.
+
+        They take longer than a small network's epoch; what this does not know is left to them.
+        """
+        if type(X) is not np.ndarray or X.ndim != 2 or not X.size:
+            return False
+        if X.dtype not in (np.float32, np.float64):  # in the machine's byte order
+            return False
+        fitted = self.__dict__
+        if not reset and (
+            X.shape[1] != fitted.get("n_features_in_") or "feature_names_in_" in fitted
+        ):
+            return False
+        for y in targets:
+            plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biuf"
+            if not plain or len(y) != len(X) or not y.dtype.isnative:
+                return False
+            if y.dtype.kind == "f" and not _is_plainly_finite(y):
+                return False
+        return _is_plainly_finite(X)
+
+    def _validate_params(self):
+        """scikit-learn's check of the parameters, once for each set of plain ones."""
+        key = _plain_parameters(self)
+        if key is None or key not in _CHECKED_PARAMETERS:
+            super()._validate_params()
+            if key is not None:
+                if len(_CHECKED_PARAMETERS) >= _MOST_CHECKED:
+                    _CHECKED_PARAMETERS.clear()
+                _CHECKED_PARAMETERS.add(key)
 
     # --- fitting
 
@@ -1218,9 +1256,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         outputs = self._outputs_of_few_rows(X)
         if outputs is not None:
             return outputs
-        if not self._passes_checks(X):
+        if "coefs_" not in self.__dict__:
             check_is_fitted(self)
-            X = _row_access(self._validate(X, reset=False))
+        X = _row_access(self._validate(X, reset=False))
         network = self._fitted_network()
         dtype = np.result_type(X.dtype, self.coefs_[0].dtype)
         dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
@@ -1256,16 +1294,6 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             and fitted.get("coefs_") is not None
             and fitted.get("intercepts_") is not None
         )
-
-    def _passes_checks(self, X) -> bool:
-        """Whether scikit-learn's checks of ``X`` would pass and change nothing, seen at a glance.
-
-        They take longer than to predict hundreds of rows; what this does not know is left to them.
-        """
-        if not self._has_expected_shape(X) or X.dtype not in (np.float32, np.float64):
-            return False
-        with np.errstate(over="ignore", invalid="ignore"):
-            return bool(np.isfinite(X.sum()))
 
     def _row_predictor(self):
         """A predictor of a few rows from the fitted arrays."""
@@ -1391,6 +1419,41 @@ def _try_out(parameter: str, pair, *arguments: float) -> None:
         raise ValueError(f"{parameter}: {pair} fails at {where} with {error!r}.") from error
     if not finite:
         raise ValueError(f"{parameter}: both functions of {pair} must be finite at {where}.")
+
+
+_CHECKED_PARAMETERS: set[tuple] = set()
+_MOST_CHECKED = 4096
+_PLAIN_TYPES = (str, int, float, bool, type(None))
+
+
+@cache
+def _parameter_names(kind: Any) -> tuple[str, ...]:
+    return tuple(kind._get_param_names())
+
+
+def _plain_parameters(estimator) -> tuple | None:
+    """Class and parameters of an estimator, None unless all are numbers, words, or tuples of them.
+
+    The types belong to it, because 1, 1.0 and True are equal.
+    """
+    values = [estimator.__dict__.get(name) for name in _parameter_names(estimator.__class__)]
+    kinds = []
+    for value in values:
+        kind = type(value)
+        if kind is tuple:
+            if not all(type(part) in _PLAIN_TYPES for part in value):
+                return None
+            kinds += [type(part) for part in value]
+        elif kind not in _PLAIN_TYPES:
+            return None
+        kinds.append(kind)
+    return type(estimator), *values, *kinds
+
+
+def _is_plainly_finite(array: np.ndarray) -> bool:
+    """Whether the sum is finite, which it is not if a number isn't; False may be an overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(array.sum())
 
 
 def _row_access(X):
@@ -1620,6 +1683,25 @@ def _user_loss(pair, out_activation: str, of_class: bool = False) -> Loss:
     value, gradient = (_as_function(formula, 2) for formula in pair)
     per_row = out_activation == "softmax"
     return Loss(USER, value, gradient, out_activation, per_row=per_row, of_probability=of_class)
+
+
+def _are_plain_labels(y) -> bool:
+    """Whether ``y`` holds labels, one per sample, as its type tells at once."""
+    return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biu"
+
+
+def _binarizer_of(y) -> LabelBinarizer:
+    """A LabelBinarizer fitted to ``y``; scikit-learn's own checks take longer than an epoch."""
+    binarizer = LabelBinarizer()
+    if not _are_plain_labels(y):
+        return binarizer.fit(y)
+    classes = np.unique(y)
+    if 2 * len(classes) >= len(y):  # it may be a regression, of which scikit-learn warns
+        return binarizer.fit(y)
+    binarizer.y_type_ = "multiclass" if len(classes) > 2 else "binary"
+    binarizer.sparse_input_ = False
+    binarizer.classes_ = classes
+    return binarizer
 
 
 class MLPClassifier(ClassifierMixin, _BaseMLP):
@@ -1859,11 +1941,11 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
     def _validate_input(self, X, y, incremental, reset):
         X, y = self._check_data(X, y, reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = _binarizer_of(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_kind(y)
-            self._check_classes(unique_labels(y))
+            self._check_classes(np.unique(y) if _are_plain_labels(y) else unique_labels(y))
         loss = self._loss(multiclass=self._label_binarizer.y_type_ == "multiclass")
         return _row_access(X), self._encode(y, X.dtype), loss
 
@@ -2002,10 +2084,17 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         >>> model.fit([[0.0], [1.0]], ["no", "yes"]).predict([[0.1], [0.9]]).tolist()
         ['no', 'yes']
         """
-        outputs = self._outputs(X)
-        if self.n_outputs_ == 1:
-            outputs = outputs.ravel()
-        return _where_it_belongs(self._label_binarizer.inverse_transform(outputs), X)
+        return _where_it_belongs(self._labels(self._outputs(X)), X)
+
+    def _labels(self, outputs: np.ndarray) -> np.ndarray:
+        """Labels for outputs of the network."""
+        binarizer = self._label_binarizer
+        kind, classes = binarizer.y_type_, binarizer.classes_
+        if kind == "multiclass":
+            return classes[outputs.argmax(axis=1)]
+        if kind == "binary" and len(classes) == 2:
+            return classes[(outputs.ravel() > 0.5).view(np.int8)]
+        return binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
 
     def predict_proba(self, X):
         """Predict probabilities.

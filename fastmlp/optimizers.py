@@ -15,6 +15,7 @@ does not tell how far from 1 it is.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +80,26 @@ def keep_weight(w, rate):
 
 def _prepare_adam(numbers: np.ndarray, t: np.ndarray, constants) -> None:
     beta_1, beta_2, _ = constants
-    numbers[:, 0] = numbers[:, 0] * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    block, start = divmod(int(t[0]) - 1, _CORRECTIONS)
+    stop = start + t.size
+    if stop <= _CORRECTIONS:
+        second, first = _corrections(beta_1, beta_2, block)
+        second, first = second[start:stop], first[start:stop]
+    else:
+        second, first = _corrections_at(beta_1, beta_2, t)
+    numbers[:, 0] = numbers[:, 0] * second / first
+
+
+_CORRECTIONS = 1024  # steps whose corrections are worked out together: NumPy's calls cost more
+
+
+@lru_cache(maxsize=16)
+def _corrections(beta_1: float, beta_2: float, block: int) -> tuple[np.ndarray, np.ndarray]:
+    return _corrections_at(beta_1, beta_2, np.arange(1, _CORRECTIONS + 1) + block * _CORRECTIONS)
+
+
+def _corrections_at(beta_1: float, beta_2: float, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.sqrt(1 - beta_2**t), 1 - beta_1**t
 
 
 def _prepare_nadam(numbers: np.ndarray, t: np.ndarray, constants) -> None:
@@ -164,11 +184,11 @@ class Optimizer(NamedTuple):
         -------
         ndarray of shape (n_steps, N_NUMBERS), float64
         """
-        numbers = np.zeros((len(learning_rates), N_NUMBERS))
+        numbers = np.empty((len(learning_rates), N_NUMBERS))
+        numbers[:] = _constant_numbers(self, np.dtype(dtype))
         numbers[:, 0] = learning_rates
-        constants = self._numbers_of_rule(np.finfo(dtype))
-        numbers[:, 1 : 1 + len(constants)] = constants
-        numbers[:, _DECAY] = numbers[:, 0] * self.weight_decay
+        if self.weight_decay:
+            numbers[:, _DECAY] = numbers[:, 0] * self.weight_decay
         prepare = OPTIMIZERS[self.name].prepare
         if prepare is not None:
             prepare(numbers, np.arange(step + 1, step + 1 + len(numbers)), self.constants)
@@ -186,3 +206,12 @@ class Optimizer(NamedTuple):
             # is 0 would make a step of any size, and so would an epsilon that is rounded to 0
             others[0] = max(others[0], float(np.sqrt(np.float64(dtype.smallest_subnormal))))
         return numbers + others
+
+
+@lru_cache(maxsize=64)
+def _constant_numbers(optimizer: Optimizer, dtype: np.dtype) -> np.ndarray:
+    """A step's numbers but for those that depend on its rate."""
+    row = np.zeros(N_NUMBERS)
+    constants = optimizer._numbers_of_rule(np.finfo(dtype))
+    row[1 : 1 + len(constants)] = constants
+    return row

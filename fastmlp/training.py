@@ -9,6 +9,7 @@ All state is in a `Progress`, which callers build and read; nothing else is touc
 fails leaves its estimator as it was.
 """
 
+import math
 import time
 import warnings
 import weakref
@@ -421,7 +422,7 @@ def _end_of_epoch(
     engine: Engine, progress: Progress, settings: Settings, early_stopping: bool
 ) -> str | None:
     """Set the next epoch's rate; the reason to stop, or None."""
-    if not np.isfinite(progress.loss) and _diverged(engine, progress, early_stopping):
+    if not math.isfinite(progress.loss) and _diverged(engine, progress, early_stopping):
         return "diverged"
     schedule = settings.schedule
     if schedule.name == "invscaling":

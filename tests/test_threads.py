@@ -1,7 +1,6 @@
 """Threads: the same bits for every number, limits, memory, and many fits at once."""
 
 import concurrent.futures
-import contextlib
 import itertools
 import os
 import subprocess
@@ -25,21 +24,40 @@ from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer
 class FixedCount:
     """In the tuner's place: always as many threads as allowed."""
 
+    seconds = 0.0
+
     def __init__(self, limit, **_):
-        self.limit = limit
+        self.current = limit
 
     def choose(self):
-        return self.limit
+        return self.current
 
     def report(self, n_threads, seconds):
-        assert n_threads == self.limit
+        assert n_threads == self.current
+
+
+class SlowOnTrial:
+    """In the tuner's place: always another number on trial, in epochs that seemed to be shorter."""
+
+    def __init__(self, limit, **_):
+        self.current, self.seconds, self.reports = 1, 0.0, []
+
+    def choose(self):
+        return 2 if self.seconds else 1
+
+    def report(self, n_threads, seconds):
+        self.reports.append((n_threads, seconds))
+        self.seconds = 1e-9
 
 
 class NoCrowd:
     """In the crowd's place: the other fits of this process do not count."""
 
-    def share(self, fit, limit):
-        return contextlib.nullcontext(limit)
+    def enter(self, fit, limit):
+        return limit
+
+    def leave(self, fit):
+        pass
 
 
 @pytest.fixture
@@ -250,7 +268,7 @@ def test_estimators_give_the_same_bits():
 
 def test_limits(monkeypatch):
     assert threads.available_threads(3) == 3
-    monkeypatch.setattr(threads.joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(threads, "_n_processors", lambda: 8)
     for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.delenv(variable, raising=False)
     assert threads.available_threads(None) == 8
@@ -282,6 +300,38 @@ def test_tuner_finds_the_fastest_and_notices_changes():
     assert set(chosen[:10]) == {1, 2, 4, 6}
     assert chosen[150:200].count(4) >= 45
     assert chosen[350:].count(1) >= 45
+
+
+def test_tuner_tries_others_as_soon_as_epochs_take_longer():
+    tuner = threads.Tuner(2, first=1)
+    for _ in range(300):
+        n_threads = tuner.choose()
+        tuner.report(n_threads, {1: 2.0, 2: 1.0}[n_threads])
+    assert (tuner.current, tuner.choose()) == (2, 2)
+    tuner.report(2, 3.0)
+    assert tuner.choose() == 1
+
+
+@pytest.mark.parametrize("grace", [0.0, 1e9])
+def test_an_epoch_on_trial_ends_with_the_usual_number(no_thresholds, monkeypatch, grace):
+    """Whatever takes which of its steps, the bits are those of an epoch in one piece."""
+    network = Network((7, 9, 3), "tanh", "log_loss", dropout=(0.2,), dropout_seed=1)
+    X, y = make_problem("log_loss", 110, 7, 3)
+    results = []
+    for tuner in (FixedCount, SlowOnTrial):
+        monkeypatch.setattr(no_thresholds, "Tuner", tuner)
+        monkeypatch.setattr(no_thresholds, "_GRACE", grace)
+        engine = CpuEngine(
+            network, dtype="float64", alpha=0.1, batch_size=10, n_threads=2,
+            optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
+        )  # fmt: skip
+        engine.load(X, y)
+        engine.set_parameters(network.initialise(np.random.RandomState(0), np.dtype(float)))
+        losses = [engine.run_epoch(np.arange(110), np.full(11, 1e-2)) for _ in range(4)]
+        results.append((losses, engine.get_parameters().tobytes(), engine.n_steps))
+        if tuner is SlowOnTrial:
+            assert [n for n, _ in engine._tuner.reports] == [1, 2, 2, 2]
+    assert results[0] == results[1]
 
 
 def test_an_epoch_allocates_nothing():
@@ -348,16 +398,16 @@ def test_processors_are_shared_out_among_fits():
     class Fit:
         pass
 
-    crowd, one, other = threads.Crowd(), Fit(), Fit()
-    with crowd.share(one, 4) as first, crowd.share(other, 4) as second:
-        assert (first, second) == (4, 2)
-        with crowd.share(Fit(), 2) as third:
-            assert third == 1
-    with crowd.share(other, 4) as share:
-        assert share == 2  # one may only be between two epochs
+    crowd, one, other, third = threads.Crowd(), Fit(), Fit(), Fit()
+    assert crowd.enter(one, 4) == 4
+    assert crowd.enter(other, 4) == 2
+    assert crowd.enter(third, 2) == 1
+    crowd.leave(one)
+    crowd.leave(other)
+    del third  # wherever it was
+    assert crowd.enter(other, 4) == 2  # one may only be between two epochs
     time.sleep(2 * threads._LINGERING)
-    with crowd.share(other, 4) as share:
-        assert share == 4
+    assert crowd.enter(other, 4) == 4
 
 
 def test_many_fits_at_once_share_the_processors():

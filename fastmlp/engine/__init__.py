@@ -6,6 +6,7 @@ in charge.  Engines hold no module-level state, so any number of them may run at
 threads.
 """
 
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
@@ -170,6 +171,15 @@ def get_row_predictor(network: Network, coefs, intercepts):
     if not RowPredictor.accepts(coefs, intercepts):
         return None
     return RowPredictor(network, coefs, intercepts)
+
+
+def get_comparison(arrays: list[np.ndarray], copies: list[np.ndarray]) -> Callable[[], bool]:
+    """A function that tells whether arrays still hold the numbers of their copies."""
+    from fastmlp.engine.cpu.rows import Comparison
+
+    if Comparison.accepts(arrays, copies):
+        return Comparison(arrays, copies)
+    return lambda: all(map(np.array_equal, arrays, copies))
 
 
 def warmup() -> None:

@@ -25,7 +25,6 @@ from fastmlp.engine.cpu.layout import (
     ABORT,
     CUT_PANELS,
     CUT_ROWS,
-    DECISION,
     FIRST_STEP,
     LARGE_SLAB,
     MAX_UNIT_ROWS,
@@ -50,6 +49,8 @@ _WORTH_THREADS = 4e7  # operations of a single call
 _BLOCK_ROWS = 1024
 _BLOCK_ELEMENTS = 2**23
 _PREFETCH_BYTES = 2**20
+_FIRST_PIECE = 2  # steps that a number of threads on trial takes before it is judged
+_WORSE, _GRACE = 1.5, 1e-3  # how much slower it may be, and seconds in which threads wake up
 _FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")  # worth reporting
 _L2_BYTES = 2**19  # of the smaller processors
 _NO_CLASS = -1e30  # a score that softmax turns into exactly 0
@@ -114,6 +115,7 @@ class CpuEngine:
     ):
         self._network = network
         self._dtype = np.dtype(dtype)
+        self._type = str(self._dtype.name)  # which NumPy works out anew each time
         self._alpha = float(alpha)
         self._optimizer = optimizer
         self._batch_size = int(batch_size)
@@ -136,7 +138,7 @@ class CpuEngine:
         self._numbers = np.empty((0, N_NUMBERS))
         self._natural_order = np.empty(0, np.int64)
         self._forward_tasks: dict[tuple[int, bool, bool], Task] = {}
-        self._last_call: _Call | None = None
+        self._calls: dict[int, _Call] = {}  # by the number of threads
         self._transposed_is_stale = True
         self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
         self._narrow = (  # whether most of a panel of the last layer would be padding
@@ -193,26 +195,26 @@ class CpuEngine:
             widths=address(layout.widths), rows=address(layout.rows),
             weights=address(layout.weights), padding_bias=padding_bias,
         )  # fmt: skip
-        objects.entry(name, self._dtype.name)(0, packing.address)
+        objects.entry(name, self._type)(0, packing.address)
 
     def stop(self) -> None:
         self._progress[STOP] = 1
 
     def info(self) -> dict[str, Any]:
-        return {"device": "cpu", "dtype": self._dtype.name, "max_threads": self._threads}
+        return {"device": "cpu", "dtype": self._type, "max_threads": self._threads}
 
     # --- data and verbs
 
     def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
         self._source = Source(X, self._dtype)
         self._targets = Targets(self._network, self._dtype, y, sample_weight)
-        self._last_call = None
+        self._calls.clear()
         if self._room is not None and self._room.sparse != self._source.sparse:
             self._room = None
 
     def unload(self) -> None:
         del self._source, self._targets
-        self._last_call = None
+        self._calls.clear()
 
     def place(self, X, rows: np.ndarray | None = None):
         return X if rows is None else X[rows]
@@ -229,13 +231,40 @@ class CpuEngine:
                 self._tuner = Tuner(limit, first=limit, pause=8)
             else:
                 self._tuner = Tuner(limit, first=1)
-        n_threads = self._tuner.choose()
-        with CROWD.share(self, self._threads) as share:
+        share = CROWD.enter(self, self._threads)
+        try:
+            return self._run_tuned(order, numbers, self._tuner, share)
+        finally:
+            CROWD.leave(self)
+
+    def _run_tuned(self, order, numbers, tuner: Tuner, share: int) -> float:
+        """An epoch on as many threads as the tuner says, if the share allows.
+
+        A number on trial takes ever longer runs of steps, and the rest goes to the present number
+        as soon as it is clearly slower: where other programs keep the processors busy, threads that
+        wait for each other take a thousand times as long.
+        """
+        n_steps, n_threads = len(numbers), min(tuner.choose(), share)
+        per_step = tuner.seconds / n_steps
+        if n_threads == tuner.current or not per_step:
+            loss = self._train(order, self._batch_size, numbers, self._optimizer, n_threads)
+            if n_threads == tuner.choose():  # else the share did not allow it
+                tuner.report(n_threads, self._seconds)
+            return loss
+        loss, done, piece, seconds = 0.0, 0, _FIRST_PIECE, 0.0
+        while done < n_steps and seconds <= _WORSE * per_step * done + _GRACE:
+            stop = min(done + piece, n_steps)
             loss = self._train(
-                order, self._batch_size, numbers, self._optimizer, min(n_threads, share)
+                order, self._batch_size, numbers, self._optimizer, n_threads, done, stop, loss
             )
-        if n_threads <= share:
-            self._tuner.report(n_threads, self._seconds)
+            seconds, done, piece = seconds + self._seconds, stop, 2 * piece
+        if n_threads == tuner.choose():
+            tuner.report(n_threads, seconds * n_steps / done)
+        if done < n_steps:
+            n_threads = min(tuner.current, share)
+            loss = self._train(
+                order, self._batch_size, numbers, self._optimizer, n_threads, done, n_steps, loss
+            )
         return loss
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
@@ -245,10 +274,12 @@ class CpuEngine:
         steps = self._progress[STEPS]
         if self._natural_order.size != n_samples:
             self._natural_order = np.arange(n_samples)
-        with CROWD.share(self, n_threads) as share:
-            loss = self._train(
-                self._natural_order, n_samples, np.zeros((1, N_NUMBERS)), None, share
-            )
+        share = CROWD.enter(self, n_threads)
+        try:
+            numbers = np.zeros((1, N_NUMBERS))
+            loss = self._train(self._natural_order, n_samples, numbers, None, share)
+        finally:
+            CROWD.leave(self)
         self._progress[STEPS] = steps
         return loss / n_samples, self._unpack(self._gradient)
 
@@ -335,7 +366,7 @@ class CpuEngine:
             fused = row == ACTIVATIONS["relu"] and not drops and not network.layer_norm
             own: dict[str, str | int | None] = {"relu": int(fused)}
             if row.code == USER:
-                own["activation"] = pieces.user_activation(row, self._dtype.name, slopes=keeps)
+                own["activation"] = pieces.user_activation(row, self._type, slopes=keeps)
             elif sparse or not fused:
                 own["activation"] = pieces.activation(row, slopes=keeps)
             if train and not fused:
@@ -356,11 +387,11 @@ class CpuEngine:
         self._ready(needed)
 
     def _ready(self, names) -> None:
-        company = pieces.company(self._network, self._dtype.name)
-        objects.require(pieces.keys(names, self._dtype.name), company)
+        company = pieces.company(self._network, self._type)
+        objects.require(pieces.keys(names, self._type), company)
 
     def _address(self, piece: str | int | None) -> int:
-        return piece if isinstance(piece, int) else objects.address(piece, self._dtype.name)
+        return piece if isinstance(piece, int) else objects.address(piece, self._type)
 
     def _layers(self, places, *, sparse: bool, train: bool):
         """The network's layers for kernels.
@@ -446,7 +477,7 @@ class CpuEngine:
             **{name: self._address(piece) for name, piece in names.items()},
         )  # fmt: skip
         if loss and network.loss_row.code == USER:
-            task.loss = pieces.user_loss(network.loss_row, self._dtype.name)
+            task.loss = pieces.user_loss(network.loss_row, self._type)
         task.keep = self, layers, units, arrays
         return task
 
@@ -454,23 +485,33 @@ class CpuEngine:
         per_row = int(self._layout.strides.sum())
         return max(1, min(batch_size, _BLOCK_ROWS, max(SLAB, _BLOCK_ELEMENTS // per_row)))
 
-    def _train(self, order, batch_size, numbers, optimizer: Optimizer | None, n_threads) -> float:
-        """Run the epoch kernel; without an optimizer it only leaves the gradient."""
+    def _train(
+        self, order, batch_size, numbers, optimizer: Optimizer | None, n_threads, first=0,
+        stop=None, loss=0.0,
+    ) -> float:  # fmt: skip
+        """Run the epoch kernel; without an optimizer it only leaves the gradient.
+
+        It takes the steps from ``first`` to ``stop`` of the epoch, and adds to ``loss``.
+        """
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(batch_size, order.size)
         if self._numbers.shape != numbers.shape:
             self._numbers = np.empty_like(numbers)
-            self._last_call = None
+            self._calls.clear()
         self._numbers[:] = numbers
-        call = self._last_call
-        if call is None or not call.is_for(order, batch_size, optimizer, n_threads):
-            call = self._last_call = self._make_call(order, batch_size, optimizer, n_threads)
-        self._refresh_transposed(call.task)
-        return self._run("epoch", call.task, self._operations(order.size), call.stations)
+        call = self._calls.get(n_threads)
+        if call is None or not call.is_for(order, batch_size, optimizer):
+            call = self._calls[n_threads] = self._make_call(order, batch_size, optimizer, n_threads)
+        task = call.task
+        task.first_step, task.loss_before = first, loss
+        task.stop_step = len(numbers) if stop is None else stop
+        self._refresh_transposed(task)
+        operations = self._operations(order.size)
+        return self._run("epoch", task, operations, call.stations)
 
     def _refresh_transposed(self, task: Task) -> None:
         if self._transposed_is_stale:
-            objects.entry("refresh_transposed", self._dtype.name)(0, task.address)
+            objects.entry("refresh_transposed", self._type)(0, task.address)
             self._transposed_is_stale = False
 
     def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
@@ -485,7 +526,7 @@ class CpuEngine:
         task.update(self._source.fields | self._targets.fields)
         task.update({
             "n_threads": n_threads, "n_samples": order.size, "batch_size": batch_size,
-            "block": room.block, "n_steps": len(self._numbers), "numbers": address(self._numbers),
+            "block": room.block, "numbers": address(self._numbers),
             "bounds": address(bounds), "alpha": self._alpha, "order": address(order),
             "prefetch": n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES,
             "stations": stations.address if stations else 0,
@@ -516,20 +557,18 @@ class CpuEngine:
                 SLAB * n_threads, n_threads, source, train=False, loss=out is None
             )
         if self._averages:
-            objects.entry("refresh_transposed", self._dtype.name)(0, task.address)
+            objects.entry("refresh_transposed", self._type)(0, task.address)
         else:
             self._refresh_transposed(task)
         order = np.arange(source.n_samples)
-        task.update(source.fields | targets.fields)
-        task.update({
-            "n_threads": n_threads, "n_samples": source.n_samples, "order": address(order),
-            "out": address(out), "slab_losses": address(losses),
-        })  # fmt: skip
+        task.update(source.fields)
+        task.update(targets.fields)
+        task.n_threads, task.n_samples, task.order = n_threads, source.n_samples, address(order)
+        task.out, task.slab_losses = address(out), address(losses)
         self._run("outputs", task, operations, None, source, targets, order, out, losses)
 
     def _needs_supervision(self, operations: float) -> bool:
-        on_main_thread = threading.current_thread() is threading.main_thread()
-        return operations >= _SHORT_CALL and on_main_thread
+        return operations >= _SHORT_CALL and (threading.current_thread() is threading.main_thread())
 
     def _run(
         self, kernel: str, task: Task, operations: float, stations: Stations | None, *keep
@@ -538,13 +577,12 @@ class CpuEngine:
 
         ``keep`` holds whatever the task's addresses belong to and the task does not keep.
         """
-        call = objects.entry(kernel, self._dtype.name)
-        abort = partial(self._progress.__setitem__, [STOP, ABORT], 1)
-        self._team.settle(self._where_threads_are, abort)
-        self._progress[STOP] = self._progress[DECISION] = self._progress[ABORT] = 0
-        self._progress[FIRST_STEP] = self._progress[STEPS]
+        call, n_threads = objects.entry(kernel, self._type), task.n_threads
+        self._team.settle(self._where_threads_are, self._abort)
+        steps = self._progress[STEPS]
+        self._progress[:FIRST_STEP] = 0
+        self._progress[STEPS] = self._progress[FIRST_STEP] = steps
         self._barrier[0] = 0
-        n_threads = task.n_threads
         supervised = self._needs_supervision(operations)
         started = time.perf_counter()
         if n_threads == 1 and not supervised:
@@ -556,13 +594,17 @@ class CpuEngine:
                 supervised=supervised,
                 stations=stations,
                 stop=self.stop,
-                abort=abort,
+                abort=self._abort,
                 describe=self._where_threads_are,
             )
         self._seconds = time.perf_counter() - started
         if self._progress[STOP]:
             raise KeyboardInterrupt
         return result
+
+    def _abort(self) -> None:
+        """Have threads that wait for others give up."""
+        self._progress[[STOP, ABORT]] = 1
 
     def _where_threads_are(self) -> str:
         """For a report of threads that do not meet."""
@@ -587,9 +629,9 @@ class _Call(NamedTuple):
     order: np.ndarray
     room: _Room
 
-    def is_for(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> bool:
+    def is_for(self, order, batch_size, optimizer: Optimizer | None) -> bool:
         room = self.room
-        return (order is self.order and n_threads == self.task.n_threads) and (
+        return order is self.order and (
             (batch_size, optimizer) == (room.batch_size, room.optimizer)
         )
 

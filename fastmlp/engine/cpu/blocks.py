@@ -70,9 +70,10 @@ class Task(Block):
 
     - The call: ``n_threads`` that run it at once, ``n_samples``, ``batch_size``, ``block`` (rows
       that the workspace has room for), ``slab`` (rows that training takes through all layers at
-      once), ``n_steps`` rows of ``numbers`` (see `fastmlp.optimizers.Optimizer.step_numbers`),
-      ``units`` and ``bounds`` (see `Layout.units` and `Layout.bounds`), ``prefetch`` (whether
-      parameters are worth asking for early), ``stations`` (of the threads, or 0), ``alpha``.
+      once), the epoch's steps from ``first_step`` to ``stop_step``, and the loss of those before;
+      ``numbers`` of all its steps (see `fastmlp.optimizers.Optimizer.step_numbers`), ``units`` and
+      ``bounds`` (see `Layout.units` and `Layout.bounds`), ``prefetch`` (whether parameters are
+      worth asking for early), ``stations`` (of the threads, or 0), ``alpha``.
     - The samples: ``values`` are dense rows ``row_stride`` bytes apart or, if ``sparse``, the
       values of a CSR matrix with ``columns`` (int32) and ``row_starts`` (int64); ``targets``,
       ``classes`` and ``weights``; ``order`` (int64) lists the rows to visit.
@@ -94,9 +95,9 @@ class Task(Block):
     """
 
     _fields_ = [
-        *_integers("n_threads n_samples batch_size block slab n_steps numbers units n_units"),
-        *_integers("bounds prefetch stations"),
-        *_floats("alpha"),
+        *_integers("n_threads n_samples batch_size block slab first_step stop_step numbers"),
+        *_integers("units n_units bounds prefetch stations"),
+        *_floats("alpha loss_before"),
         *_integers("sparse values row_stride columns row_starts targets classes weights order"),
         *_integers("n_layers layers dropout_seed softmax loss_divisor"),
         *_integers("parameters transposed first_slot second_slot average gradient work zeros"),
@@ -130,6 +131,12 @@ class Rows(Block):
         *_integers("one_row arrays n_layers widths activations normalise link softmax"),
         *_integers("sparse values row_stride columns row_starts n_rows work out"),
     ]
+
+
+class Pairs(Block):
+    """``n`` pairs of arrays: addresses of ``arrays`` and ``copies``, ``sizes`` in 4 bytes."""
+
+    _fields_ = _integers("n arrays copies sizes")
 
 
 class Shuffle(Block):

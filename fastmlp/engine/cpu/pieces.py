@@ -39,7 +39,7 @@ ANY = (
     *("normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows", "one_row"),
     *("derivative/kept", *(f"link/{link}" for link in _LINKS)),
 )
-ONLY_INTEGERS = ("settle", "tell", "shuffle")
+ONLY_INTEGERS = ("settle", "tell", "shuffle", "same")
 
 
 def keys(names: Iterable[str | None], dtype: str) -> list[objects.Key]:

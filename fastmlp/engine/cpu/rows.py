@@ -12,7 +12,7 @@ Measured on one Zen 5 core, 64-100-10 in float32: 0.5 us inside compiled code, 6
 import numpy as np
 
 from fastmlp.engine.cpu import pieces
-from fastmlp.engine.cpu.blocks import Rows
+from fastmlp.engine.cpu.blocks import Pairs, Rows
 from fastmlp.engine.cpu.source import Source, address
 from fastmlp.engine.objects import address as piece
 from fastmlp.engine.objects import entry, require
@@ -24,6 +24,36 @@ def _activation(row: Activation, dtype: str) -> int:
     if row.code == USER:
         return pieces.user_activation(row, dtype, slopes=False)
     return piece(pieces.activation(row), dtype)
+
+
+class Comparison:
+    """Tells whether arrays still hold the bits of their copies.
+
+    Parameters
+    ----------
+    arrays, copies : list of ndarray
+    """
+
+    def __init__(self, arrays: list[np.ndarray], copies: list[np.ndarray]):
+        tables = [np.array([address(a) for a in some], np.int64) for some in (arrays, copies)]
+        tables.append(np.array([a.nbytes // 4 for a in arrays], np.int64))
+        self._pairs = Pairs(
+            n=len(arrays), arrays=address(tables[0]), copies=address(tables[1]),
+            sizes=address(tables[2]),
+        )  # fmt: skip
+        self._pairs.keep = tables, arrays, copies
+        self._same = entry("same")
+
+    @staticmethod
+    def accepts(arrays, copies) -> bool:
+        """Whether the kernel can read these arrays."""
+        return all(
+            a.dtype == b.dtype and a.shape == b.shape and a.flags.c_contiguous
+            for a, b in zip(arrays, copies, strict=True)
+        )
+
+    def __call__(self) -> bool:
+        return bool(self._same(0, self._pairs.address))
 
 
 class RowPredictor:

@@ -22,7 +22,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from queue import Empty, SimpleQueue
 
 import joblib
@@ -35,6 +36,7 @@ _LONGEST_PAUSE = 64  # epochs between two looks at the other thread counts
 _MOST_THREADS = 1024  # that room is made for; a user's limit may be any number
 _LINGERING = 0.05  # seconds after which an idle fit no longer counts
 _LONGEST_WAIT = 120.0  # seconds for a helper that has nothing more to do than its last step
+_SUDDEN = 2.0  # times the usual time, at which the others are tried at once
 _GAIN = 0.97  # a change must take this much off the time
 _LIMITING_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # joblib's workers set these
 
@@ -53,12 +55,24 @@ def available_threads(n_threads: int | None) -> int:
     backend, _ = get_active_backend()
     if backend.nesting_level:
         return 1
-    limits = [joblib.cpu_count()]
+    limits = [_n_processors()]
     for variable in _LIMITING_VARIABLES:
         value = os.environ.get(variable, "")
         if value.isdigit() and int(value) > 0:
             limits.append(int(value))
     return min(limits)
+
+
+def _n_processors() -> int:
+    """Those that affinity and the container leave; its limits, in files, are read once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return joblib.cpu_count()
+    return _n_processors_of(frozenset(os.sched_getaffinity(0)))
+
+
+@cache
+def _n_processors_of(affinity: frozenset[int]) -> int:
+    return joblib.cpu_count()
 
 
 class Crowd:
@@ -71,20 +85,24 @@ class Crowd:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._until: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._until: dict[int, float] = {}
 
-    @contextlib.contextmanager
-    def share(self, fit: object, limit: int) -> Iterator[int]:
-        """While ``fit`` runs: its share of ``limit`` threads, 1 at least."""
+    def enter(self, fit: object, limit: int) -> int:
+        """``fit`` begins to run; its share of ``limit`` threads, 1 at least."""
+        until, own = self._until, id(fit)
+        if own not in until:
+            weakref.finalize(fit, until.pop, own, None).atexit = False
+        until[own] = np.inf
+        if len(until) == 1:
+            return limit
+        now = time.perf_counter()
         with self._lock:
-            self._until[fit] = np.inf
-            now = time.perf_counter()
-            share = max(1, limit // sum(until > now for until in self._until.values()))
-        try:
-            yield share
-        finally:
-            with self._lock:
-                self._until[fit] = time.perf_counter() + _LINGERING
+            n_running = sum(end > now for end in list(until.values()))
+        return max(1, limit // n_running)
+
+    def leave(self, fit: object) -> None:
+        """``fit`` has run."""
+        self._until[id(fit)] = time.perf_counter() + _LINGERING
 
 
 CROWD = Crowd()
@@ -105,30 +123,38 @@ class Tuner:
         Threads of the first epoch.
     pause : int
         Epochs before the others are tried.
+
+    Attributes
+    ----------
+    current : int
+        The number in use between trials.
+    seconds : float
+        What an epoch takes with it, lately; 0 before the first.
     """
 
     def __init__(self, limit: int, first: int, pause: int = 1):
         powers = (2**i for i in range(limit.bit_length()))
         self._counts = sorted({first, limit, *powers})
-        self._current = first
-        self._seconds = 0.0
+        self.current = first
+        self.seconds = 0.0
         self._trials: list[int] = []
         self._better: tuple[float, int] = (np.inf, first)
         self._pause = self._until_check = pause
 
     def choose(self) -> int:
         """Threads for the next epoch."""
-        return self._trials[-1] if self._trials else self._current
+        return self._trials[-1] if self._trials else self.current
 
     def report(self, n_threads: int, seconds: float) -> None:
         """Take note of an epoch's time."""
         if not self._trials:
-            share = 0.25 if self._seconds else 1.0
-            self._seconds += share * (seconds - self._seconds)
             self._until_check -= 1
-            if self._until_check == 0:
-                self._trials = [count for count in self._counts if count != self._current]
-                self._better = (_GAIN * self._seconds, self._current)
+            if n_threads > 1 and self.seconds and seconds > _SUDDEN * self.seconds:
+                self._until_check = 0  # something else has begun to use the processors
+            self.seconds += (0.25 if self.seconds else 1.0) * (seconds - self.seconds)
+            if self._until_check <= 0:
+                self._trials = [count for count in self._counts if count != self.current]
+                self._better = (_GAIN * self.seconds, self.current)
                 self._until_check = self._pause
             return
         self._trials.pop()
@@ -136,10 +162,10 @@ class Tuner:
         if self._trials:
             return
         seconds, best = self._better
-        if best == self._current:
+        if best == self.current:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         else:
-            self._current, self._seconds, self._pause = best, seconds, 2
+            self.current, self.seconds, self._pause = best, seconds, 2
         self._until_check = self._pause
 
 

@@ -4,12 +4,12 @@ import ctypes
 
 import numpy as np
 
-from fastmlp.engine.cpu.blocks import Rows
+from fastmlp.engine.cpu.blocks import Pairs, Rows
 from fastmlp.engine.cpu.kernels.jit import Piece, call, jit, public, record
 from fastmlp.engine.cpu.kernels.vector import PRIMITIVES, copy_bytes, load, size_of, store
 
 REAL = np.float64  # bound to each element type (`jit.Piece`)
-_rows = record(Rows)
+_rows, _pairs = record(Rows), record(Pairs)
 _exp = PRIMITIVES["exp"]
 
 
@@ -118,7 +118,21 @@ def few_rows(thread, task):
     return 1.0
 
 
+def same(thread, pairs):
+    """Whether arrays hold the bits of their copies; 1 if they do."""
+    p, none = _pairs(pairs, 0), np.int64(0)
+    for i in range(p.n):
+        array, other = load(p.arrays, i, none), load(p.copies, i, none)
+        differences = np.int32(0)
+        for j in range(load(p.sizes, i, none)):
+            differences |= load(array, j, np.int32(0)) ^ load(other, j, np.int32(0))
+        if differences != 0:
+            return 0.0
+    return 1.0
+
+
 PIECES = {
+    "same": Piece(same, "iid"),
     "few_rows": Piece(few_rows, "iid"),
     "one_row": Piece(one_row, "iiiiiii"),
 }

@@ -701,10 +701,10 @@ def _epoch(thread, task, like):
     """See `epoch`."""
     t, kind = _task(task, 0), type(like)
     n_threads, progress, barrier = t.n_threads, t.progress, t.barrier
-    accumulated = 0.0
+    accumulated = t.loss_before
     count = 0
-    first_step = load(progress, FIRST_STEP, np.int64(0))
-    for step in range(t.n_steps):
+    first_step = load(progress, FIRST_STEP, np.int64(0)) - t.first_step
+    for step in range(t.first_step, t.stop_step):
         begin = step * t.batch_size
         stop = min(begin + t.batch_size, t.n_samples)
         total_weight = _total_weight(t.weights, t.order, begin, stop, like)
