@@ -15,7 +15,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
@@ -948,7 +948,10 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             np.nan if bad else self._final_score(run, validation)
             for run, bad in zip(runs, failed, strict=True)
         ])  # fmt: skip
-        best = np.argmax(np.where(failed, -np.inf, np.nan_to_num(self.restart_scores_, nan=-1e300)))
+        best = 0
+        if len(runs) > 1:
+            scores = np.nan_to_num(self.restart_scores_, nan=-1e300)
+            best = int(np.argmax(np.where(failed, -np.inf, scores)))
         if outcomes[best] is not None:
             self._optimizer_state = outcomes[best]
         self._warn_of_no_score(runs[best])
@@ -1245,11 +1248,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """The network that ``coefs_``, ``activation`` and ``out_activation_`` describe."""
         widths = widths_of(self.coefs_, self.intercepts_)
         self._check_n_features(widths)
-        loss = next(
-            name for name, row in LOSSES.items() if row.out_activation == self.out_activation_
-        )
         activations = self._activations(len(widths) - 2)
-        return Network(widths, activations, loss, layer_norm=bool(self.layer_norm))
+        return _network_of(widths, activations, self.out_activation_, bool(self.layer_norm))
 
     def _outputs(self, X) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
@@ -1419,6 +1419,12 @@ def _try_out(parameter: str, pair, *arguments: float) -> None:
         raise ValueError(f"{parameter}: {pair} fails at {where} with {error!r}.") from error
     if not finite:
         raise ValueError(f"{parameter}: both functions of {pair} must be finite at {where}.")
+
+
+@lru_cache(maxsize=256)
+def _network_of(widths, activations, out_activation: str, layer_norm: bool) -> Network:
+    loss = next(name for name, row in LOSSES.items() if row.out_activation == out_activation)
+    return Network(widths, activations, loss, layer_norm=layer_norm)
 
 
 _CHECKED_PARAMETERS: set[tuple] = set()
@@ -2030,7 +2036,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
                     "warm_start can only be used where `y` has the same classes as in the "
                     f"previous call to fit. Previously got {self.classes_}, `y` has {classes}"
                 )
-        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+        elif not set(classes.tolist()) <= set(self.classes_.tolist()):
             raise ValueError(
                 "`y` has classes not in `self.classes_`. "
                 f"`self.classes_` has {self.classes_}. 'y' has {classes}."

@@ -22,6 +22,7 @@ from fastmlp.engine.idle import IdleEngines
 from fastmlp.network import Network
 
 FEW_ROWS = 8  # whose arithmetic costs about as much as comparing all parameters
+_FEW_PRODUCTS = 250_000  # that cost about as much as Python's part of a call of the engine
 
 
 class _Packed:
@@ -74,7 +75,7 @@ def is_little_work(network: Network, X) -> bool:
     n_first = network.widths[0] * network.widths[1]
     n_products = X.nnz * network.widths[1] if sparse.issparse(X) else X.shape[0] * n_first
     n_products += X.shape[0] * (network.n_parameters - n_first)
-    return n_products <= FEW_ROWS * network.n_parameters
+    return n_products <= max(FEW_ROWS * network.n_parameters, _FEW_PRODUCTS)
 
 
 def predict(model, network: Network, X, dtype: np.dtype) -> np.ndarray:

@@ -521,7 +521,7 @@ class CpuEngine:
         stations = None
         if n_threads > 1 and not self._needs_supervision(self._operations(order.size)):
             stations = Stations(n_threads)
-        bounds = self._layout.bounds(self._layout.units(self._source.sparse), n_threads)
+        bounds = self._layout.bounds(self._source.sparse, n_threads)
         task = Task.from_buffer_copy(room.task)  # helpers may still look at the last call's
         task.update(self._source.fields | self._targets.fields)
         task.update({

@@ -80,6 +80,7 @@ class Layout:
         self.weights = np.cumsum([0, *sizes])
         self.transposed = np.cumsum([0, *sizes_transposed])
         self._units: dict[bool, np.ndarray] = {}
+        self._bounds: dict[tuple[bool, int], np.ndarray] = {}
 
     def pad(self, n: int) -> int:
         """``n`` rounded up to whole vectors."""
@@ -126,8 +127,16 @@ class Layout:
             ]
         return np.array(units, np.int64)
 
-    def bounds(self, units: np.ndarray, n_threads: int) -> np.ndarray:
+    def bounds(self, sparse: bool, n_threads: int) -> np.ndarray:
         """Which units each thread takes, by arithmetic: shape (n_threads + 1,)."""
+        key = sparse, n_threads
+        if key not in self._bounds:
+            self._bounds[key] = self._share_out(self.units(sparse), n_threads)
+        return self._bounds[key]
+
+    def _share_out(self, units: np.ndarray, n_threads: int) -> np.ndarray:
+        if n_threads == 1:
+            return np.array([0, len(units)], np.int64)
         columns = np.minimum(self.panel, self.rows_transposed[units[:, 0]] - units[:, 1])
         cost = np.cumsum((units[:, 3] - units[:, 2]) * columns)
         shares = cost[-1] * np.arange(1, n_threads) / n_threads
