@@ -213,7 +213,7 @@ def test_arrows(module):
 @pytest.mark.parametrize("module", ["functions", "optimizers", "schedules"])
 def test_formulas_need_numpy_only(module):
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
-    assert roots <= {"math", "numpy", "collections", "typing"}
+    assert roots <= {"math", "numpy", "collections", "functools", "typing"}
 
 
 def test_only_jit_sets_numba_flags():

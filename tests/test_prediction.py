@@ -22,6 +22,12 @@ Y = np.argmax(X[:, :4], axis=1)
 ROWS = [1, 8, 9, 40, 300]  # from the user's arrays, and by an engine
 
 
+@pytest.fixture(autouse=True)
+def many_rows_go_to_an_engine(monkeypatch):
+    """As with large networks: all but `prediction.FEW_ROWS` rows."""
+    monkeypatch.setattr(prediction, "_FEW_PRODUCTS", 0)
+
+
 def pair(dtype=np.float64, **parameters):
     """The same fitted network as ours and as scikit-learn's, which keeps nothing between calls."""
     models = [
@@ -138,6 +144,17 @@ def test_threads_that_share_a_model_get_their_own_answers(n_rows):
         for _ in range(5):
             for got, right in zip(pool.map(ours.predict_proba, parts), expected, strict=True):
                 np.testing.assert_array_equal(got, right)
+
+
+def test_small_products_need_no_engine(monkeypatch):
+    monkeypatch.undo()
+    ours, theirs = pair()
+    n = 1 + prediction._FEW_PRODUCTS // sum(coef.size + len(coef[0]) for coef in ours.coefs_)
+    many = np.resize(X, (n, X.shape[1]))
+    np.testing.assert_allclose(ours.predict_proba(many[:-1]), theirs.predict_proba(many[:-1]))
+    assert ours not in prediction._PACKED._idle
+    np.testing.assert_allclose(ours.predict_proba(many), theirs.predict_proba(many))
+    assert ours in prediction._PACKED._idle
 
 
 def test_copies_and_pickles_have_nothing_of_it():
