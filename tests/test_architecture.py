@@ -77,7 +77,8 @@ ALLOWED = {
     },
     "engine.idle": set(),
     "engine.processor": set(),
-    "engine.objects": {"engine.processor"},
+    "engine.images": set(),
+    "engine.objects": {"engine.images", "engine.processor"},
     "engine.cpu": {
         "engine.objects",
         "engine.processor",
@@ -91,6 +92,7 @@ ALLOWED = {
     "engine.cpu.layout": {"engine.processor", "network"},
     "engine.cpu.pieces": {
         "_interrupts",
+        "engine.images",
         "engine.objects",
         "engine.cpu.kernels.jit",
         "engine.cpu.kernels.loops",
@@ -118,7 +120,7 @@ ALLOWED = {
         ),
         "engine.objects",
     },
-    "engine.cpu.kernels.jit": {"engine.processor"},
+    "engine.cpu.kernels.jit": {"engine.images", "engine.processor"},
     "engine.cpu.kernels.vector": set(),
     "engine.cpu.kernels.tiles": {
         "engine.cpu.kernels.jit",

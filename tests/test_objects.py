@@ -247,7 +247,7 @@ EVERYTHING = """
 
     class NoNumba:
         def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "numba":
+            if name.split(".")[0] in ("numba", "llvmlite"):
                 raise ImportError("there is no Numba here")
 
     sys.meta_path.insert(0, NoNumba())

@@ -30,10 +30,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llvmlite import binding
-
+from fastmlp.engine import images
 from fastmlp.engine.processor import LEVEL, LEVELS, features
 
 LOGGER = logging.getLogger("fastmlp")
@@ -50,6 +49,7 @@ def _stamp() -> str:
         PACKAGE / "functions.py",
         PACKAGE / "optimizers.py",
         PACKAGE / "engine" / "processor.py",
+        PACKAGE / "engine" / "images.py",
         *(cpu / f"{name}.py" for name in ("blocks", "layout", "stations")),
         *sorted((cpu / "kernels").glob("*.py")),
     ]
@@ -216,7 +216,7 @@ class _Loaded:
         self.origins: dict[Key, str] = {}
         self.entries: dict[tuple[str, str], Callable[[int, int], float]] = {}
         self.lock = threading.RLock()
-        self._linker = None
+        self._linker: Any = None
         self._said = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -265,13 +265,21 @@ class _Loaded:
             self._load(key, code, "compiled")
 
     def _load(self, key: Key, code: bytes, origin: str) -> None:
-        if self._linker is None:
+        if not self.addresses:
             lacking = sorted(LEVELS[LEVEL].features - features())
             if lacking:
                 raise ValueError(
                     f"FASTMLP_CPU_LEVEL={LEVEL!r} is more than this processor has, which lacks "
                     f"{', '.join(lacking)}; leave it unset to use the best level."
                 )
+        address = images.load(code) if images.SUPPORTED else self._link(code, key.symbol)
+        self.origins[key] = origin
+        self.addresses[key] = address
+
+    def _link(self, code: bytes, symbol: str) -> int:
+        from llvmlite import binding
+
+        if self._linker is None:
             binding.initialize_native_target()
             binding.initialize_native_asmprinter()
             machine = binding.Target.from_triple(
@@ -280,8 +288,7 @@ class _Loaded:
             self._linker = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
         self._linker.add_object_file(binding.ObjectFileRef.from_data(code))
         self._linker.finalize_object()
-        self.origins[key] = origin
-        self.addresses[key] = self._linker.get_function_address(key.symbol)
+        return self._linker.get_function_address(symbol)
 
     def _announce(self, keys: list[Key]) -> None:
         n_processes = min(len(keys), _n_processors())

@@ -8,9 +8,8 @@ best one.
 
 import os
 import platform
+import sys
 from typing import NamedTuple
-
-from llvmlite import binding
 
 
 class Level(NamedTuple):
@@ -39,8 +38,20 @@ IN_USE = [name for name in LEVELS if name != "x86-64"]
 """Those worth shipping kernels for: every x86-64 processor since 2009 has the second level."""
 
 
+_LINUX_NAMES = {
+    "pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "bmi1": "bmi", "abm": "lzcnt",
+}  # fmt: skip
+
+
 def features() -> set[str]:
     """What the processor has, in LLVM's words."""
+    if sys.platform == "linux" and LEVELS is _X86:  # without loading LLVM
+        with open("/proc/cpuinfo") as cpuinfo:
+            for line in cpuinfo:
+                if line.startswith("flags"):
+                    return {_LINUX_NAMES.get(name, name) for name in line.split()}
+    from llvmlite import binding
+
     return {name for name, there in binding.get_host_cpu_features().items() if there}
 
 

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import binding
 
 from fastmlp.engine import objects, processor
 from fastmlp.engine.cpu import pieces
@@ -642,6 +641,8 @@ def _call(call: Callable[[int, int], float], task: Task, keep: tuple, thread: in
 
 def describe() -> dict[str, str]:
     """The processor as this engine sees it."""
+    from llvmlite import binding
+
     there = processor.features()
     found = [f"{n} from the {origin}" for origin, n in objects.origins().items() if n]
     return {

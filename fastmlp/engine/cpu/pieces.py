@@ -14,7 +14,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 import numpy as np
 
 from fastmlp._interrupts import undisturbed
-from fastmlp.engine import objects
+from fastmlp.engine import images, objects
 from fastmlp.functions import (
     ACTIVATIONS,
     LOSSES,
@@ -190,7 +190,7 @@ def _compile_for_user(parameter: str, name: str | None, dtype: str, make: Callab
         if name is not None:
             objects.keep(key, jit.emit(compiled, key.level, key.symbol))
             return objects.address(name, dtype)
-    except jit.NotSelfContained:
+    except images.NotSelfContained:
         pass
     _IN_USE.append(compiled)
     return compiled.address

@@ -23,6 +23,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastmlp.engine import images
 from fastmlp.engine.processor import LEVELS
 
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
@@ -137,10 +138,6 @@ class Piece(NamedTuple):
     reassociate: bool = False
 
 
-class NotSelfContained(Exception):
-    """Code that needs more than the C library."""
-
-
 def translate(piece: Piece, dtype: str, symbol: str):
     """A Numba C function of a piece, for an element type."""
     real = {"float32": types.float32, "float64": types.float64}[dtype]
@@ -169,7 +166,7 @@ def emit(compiled, level: str, symbol: str) -> bytes:
 
     Raises
     ------
-    NotSelfContained
+    fastmlp.engine.images.NotSelfContained
         If it calls something of Numba's, for instance to raise an exception.
     """
     binding.initialize_native_target()
@@ -193,8 +190,9 @@ def emit(compiled, level: str, symbol: str) -> bytes:
         builder.getModulePassManager().run(module, builder)
         missing = _undefined(module) - _C_LIBRARY
         if not missing:
-            return machine.emit_object(module)
-    raise NotSelfContained(", ".join(sorted(missing)))
+            code = machine.emit_object(module)
+            return images.link(code, symbol) if images.SUPPORTED else code
+    raise images.NotSelfContained(", ".join(sorted(missing)))
 
 
 def _undefined(module) -> set[str]:
