@@ -1,6 +1,7 @@
 """Threads: the same bits for every number, limits, memory, and many fits at once."""
 
 import concurrent.futures
+import gc
 import itertools
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import textwrap
 import time
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -332,6 +334,33 @@ def test_an_epoch_on_trial_ends_with_the_usual_number(no_thresholds, monkeypatch
         if tuner is SlowOnTrial:
             assert [n for n, _ in engine._tuner.reports] == [1, 2, 2, 2]
     assert results[0] == results[1]
+
+
+def test_an_engine_ends_with_its_last_reference(no_thresholds):
+    """Not when garbage is collected at some time: it holds threads and memory."""
+    network = Network((7, 9, 3), "relu", "log_loss")
+    X, y = make_problem("log_loss", 110, 7, 3)
+    engine = CpuEngine(
+        network, dtype="float64", batch_size=10, n_threads=2,
+        optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
+    )  # fmt: skip
+    engine.load(X, y)
+    engine.set_parameters(network.initialise(np.random.RandomState(0), np.dtype(float)))
+    engine.run_epoch(np.arange(110), np.full(11, 1e-2))
+    engine.evaluate(X, y)
+    engine.predict(X)
+    engine._team.settle(str, str)
+    engine._team._recall()
+    reference = weakref.ref(engine)
+    gc.disable()
+    try:
+        del engine
+        end = time.monotonic() + 10  # until the helper has let go of its last task
+        while reference() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_an_epoch_allocates_nothing():

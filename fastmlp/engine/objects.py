@@ -2,7 +2,8 @@
 
 Kernels are made of pieces (`fastmlp.engine.cpu.pieces` names them), each the object code of one C
 function that needs nothing but the C library.  So a process that finds its pieces compiled never
-imports Numba, and an object outlives any version of it.  A piece is looked up
+imports Numba, nor LLVM where `fastmlp.engine.images` loads them, and an object outlives any version
+of either.  A piece is looked up
 
 - in the package, where the build of a wheel has left those of several processor levels;
 - in the user's cache: ``FASTMLP_CACHE_DIR``, or fastmlp's folder where the system keeps caches;
@@ -265,7 +266,7 @@ class _Loaded:
             self._load(key, code, "compiled")
 
     def _load(self, key: Key, code: bytes, origin: str) -> None:
-        if not self.addresses:
+        if not self.addresses:  # the first
             lacking = sorted(LEVELS[LEVEL].features - features())
             if lacking:
                 raise ValueError(

@@ -477,7 +477,7 @@ class CpuEngine:
         )  # fmt: skip
         if loss and network.loss_row.code == USER:
             task.loss = pieces.user_loss(network.loss_row, self._type)
-        task.keep = self, layers, units, arrays
+        task.keep = layers, units, arrays  # and not the engine, which keeps the task
         return task
 
     def _block_rows(self, batch_size: int) -> int:
@@ -588,7 +588,7 @@ class CpuEngine:
             result = call(0, task.address)
         else:
             result = self._team.run(
-                partial(_call, call, task, keep),
+                partial(_call, call, task, (self, *keep)),
                 n_threads,
                 supervised=supervised,
                 stations=stations,
