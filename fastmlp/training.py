@@ -18,14 +18,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-import joblib
 import numpy as np
 import scipy.optimize
-from joblib.parallel import get_active_backend
 
 from fastmlp import schedules
 from fastmlp._sklearn import NO_TASK, ConvergenceWarning, Task, check_optimize_result
-from fastmlp.engine import Engine
+from fastmlp.engine import Engine, available_threads
 from fastmlp.schedules import Schedule
 
 HISTORY = ("epoch", "loss", "validation_loss", "validation_score", "learning_rate", "seconds")
@@ -337,7 +335,7 @@ def side_by_side(
     limit : Limit
         The one that the jobs obey: Ctrl-C ends them all, and is no reason to warn a second time.
     n_threads : int or None
-        Most jobs at once; None means as many as there are processors, one inside a joblib worker.
+        Most jobs at once; None means as many as `fastmlp.engine.available_threads`.
 
     Returns
     -------
@@ -355,11 +353,10 @@ def side_by_side(
 
     if len(jobs) == 1:
         return [run(jobs[0])]
-    if n_threads is None:
-        n_threads = 1 if get_active_backend()[0].nesting_level else joblib.effective_n_jobs(-1)
-    if n_threads == 1:
+    n_at_once = min(available_threads(n_threads), len(jobs))
+    if n_at_once == 1:
         return [run(job) for job in jobs]
-    with ThreadPoolExecutor(min(n_threads, len(jobs))) as pool:
+    with ThreadPoolExecutor(n_at_once) as pool:
         futures = [pool.submit(run, job) for job in jobs]
         try:
             wait(futures)

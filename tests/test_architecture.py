@@ -73,6 +73,7 @@ ALLOWED = {
         "network",
         "optimizers",
         "engine.cpu.rows",
+        "engine.cpu.threads",
         "engine.cuda.device",
     },
     "engine.idle": set(),

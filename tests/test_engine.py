@@ -29,7 +29,12 @@ LADDER = [
 # Every loss and every activation; those of scikit-learn in all combinations.
 PAIRS = [
     *itertools.product(list(LOSSES)[:4], list(ACTIVATIONS)[:4]),
-    *itertools.zip_longest(list(LOSSES)[4:], list(ACTIVATIONS)[4:], fillvalue="relu"),
+    *itertools.islice(
+        zip(
+            itertools.cycle(list(LOSSES)[4:]), itertools.cycle(list(ACTIVATIONS)[4:]), strict=False
+        ),
+        max(len(LOSSES), len(ACTIVATIONS)) - 4,
+    ),
 ]
 TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
 

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -120,6 +121,20 @@ def test_ctrl_c_ends_all_restarts(n_threads):
     assert time.perf_counter() - started < 1.5
     assert model.stop_reason_ == "interrupted"
     assert np.isfinite(model.restart_scores_).sum() == n_threads
+
+
+def test_an_environment_that_allows_one_thread_means_one_after_the_other(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    running, most = set(), []
+
+    def job(name):
+        running.add(name)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.remove(name)
+
+    side_by_side([partial(job, i) for i in range(3)], Limit(), None)
+    assert most == [1, 1, 1]
 
 
 def test_side_by_side_means_at_once():

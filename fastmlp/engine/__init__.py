@@ -164,6 +164,13 @@ def to_host(array) -> np.ndarray:
     return device.read(buffer).reshape(shape)
 
 
+def available_threads(n_threads: int | None) -> int:
+    """Threads that this process may use: see `fastmlp.engine.cpu.threads.available_threads`."""
+    from fastmlp.engine.cpu import threads
+
+    return threads.available_threads(n_threads)
+
+
 def get_row_predictor(network: Network, coefs, intercepts):
     """A `fastmlp.engine.cpu.rows.RowPredictor`, or None if it cannot read these arrays."""
     from fastmlp.engine.cpu.rows import RowPredictor
