@@ -17,6 +17,23 @@ def test_it_reports_and_passes():
     assert "FAILED" not in out
 
 
+def test_without_what_a_gpu_needs():
+    program = """
+import sys
+sys.modules["_numba_cuda_redirector"] = None
+import fastmlp
+fastmlp.show_versions()
+try:
+    fastmlp.MLPClassifier(device="cuda").fit([[0.0], [1.0]], [0, 1])
+except ValueError as error:
+    print("refused:", error)
+"""
+    command = [sys.executable, "-c", program]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert out.count("device='cuda' needs numba-cuda; install it with: pip install") == 2
+    assert "refused:" in out
+
+
 def test_what_is_wrong_is_reported(monkeypatch, capsys):
     proper = fastmlp.MLPClassifier.fit
 

@@ -151,8 +151,12 @@ def _target(name: str):
 
 def describe(device: str) -> dict[str, str]:
     """What was found of a device, for people."""
-    target = _target(device)
-    return target.device.describe() if device == "cuda" else target.describe()
+    if device == "cpu":
+        return _target("cpu").describe()
+    try:
+        return _target("cuda").device.describe()
+    except ValueError as error:  # what it needs is not installed
+        return {"GPU": str(error)}
 
 
 def to_host(array) -> np.ndarray:
