@@ -77,7 +77,7 @@ def forget(package: Path) -> None:
 
 
 def compiled_sizes(package: Path) -> dict[str, int]:
-    """Bytes of object code for each level and element type, and of a wheel with all of it."""
+    """Bytes of object code for each level and element type."""
     program = "from fastmlp._compile import prebuild; prebuild('all', str)"
     run(package, program)
     sizes: dict[str, int] = {}

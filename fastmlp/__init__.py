@@ -1,7 +1,7 @@
 """Multilayer perceptrons that train as fast as the hardware allows.
 
 `MLPClassifier` and `MLPRegressor` take the place of scikit-learn's.  Importing this package
-compiles nothing; the kernels are compiled at the first fit, or by `warmup`, and cached on disk.
+compiles nothing; the kernels come compiled, and `warmup` compiles what is missing.
 """
 
 from importlib import import_module
@@ -74,9 +74,9 @@ def show_versions() -> None:
 
 
 def warmup() -> None:
-    """Compile the kernels for float32 and float64, or load them from the disk cache.
+    """Compile the kernels that are not there compiled for this processor, and keep them.
 
-    Calling it is optional: without it, the first `fit` in a new environment takes that long more.
+    Calling it is optional: without it, a fit compiles what it needs.
 
     Examples
     --------

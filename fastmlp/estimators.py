@@ -10,7 +10,6 @@ The parameter documentation is kept once (`_PARAMETERS`) and inserted in both cl
 """
 
 import copy
-import math
 import os
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
@@ -531,22 +530,17 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
         They take longer than a small network's epoch; what this does not know is left to them.
         """
-        if type(X) is not np.ndarray or X.ndim != 2 or not X.size:
+        if not (_is_matrix(X) if reset else self._has_expected_shape(X)):
             return False
         if X.dtype not in (np.float32, np.float64):  # in the machine's byte order
-            return False
-        fitted = self.__dict__
-        if not reset and (
-            X.shape[1] != fitted.get("n_features_in_") or "feature_names_in_" in fitted
-        ):
             return False
         for y in targets:
             plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biuf"
             if not plain or len(y) != len(X) or not y.dtype.isnative:
                 return False
-            if y.dtype.kind == "f" and not _is_plainly_finite(y):
+            if y.dtype.kind == "f" and not is_finite(y):
                 return False
-        return _is_plainly_finite(X)
+        return is_finite(X)
 
     def _validate_params(self):
         """scikit-learn's check of the parameters, once for each set of plain ones."""
@@ -1275,6 +1269,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """
         if not self._has_expected_shape(X) or len(X) > prediction.FEW_ROWS:
             return None
+        fitted = self.__dict__
+        if fitted.get("coefs_") is None or fitted.get("intercepts_") is None:
+            return None
         if X.strides[1] != X.itemsize or self.device != "cpu":
             return None
         predictor = prediction.row_predictor(self, self._is_current, self._fitted_network)
@@ -1286,13 +1283,9 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Whether ``X`` is a plain array of the features that the model was fitted to."""
         fitted = self.__dict__
         return (
-            type(X) is np.ndarray
-            and X.ndim == 2
-            and len(X) > 0
+            _is_matrix(X)
             and X.shape[1] == fitted.get("n_features_in_")
             and "feature_names_in_" not in fitted
-            and fitted.get("coefs_") is not None
-            and fitted.get("intercepts_") is not None
         )
 
     def _row_predictor(self):
@@ -1456,10 +1449,9 @@ def _plain_parameters(estimator) -> tuple | None:
     return type(estimator), *values, *kinds
 
 
-def _is_plainly_finite(array: np.ndarray) -> bool:
-    """Whether the sum is finite, which it is not if a number isn't; False may be an overflow."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(array.sum())
+def _is_matrix(X) -> bool:
+    """Whether ``X`` is a plain array with rows and columns."""
+    return type(X) is np.ndarray and X.ndim == 2 and X.size > 0
 
 
 def _row_access(X):

@@ -187,7 +187,7 @@ def train(
     KeyboardInterrupt
         After Ctrl-C, if not a step was made or ``single_epoch``; else training ends with a warning.
     """
-    from fastmlp._random import shuffle  # needs LLVM, which importing fastmlp does not load
+    from fastmlp._random import shuffle  # loads the CPU engine
 
     early_stopping = validation is not None and validation.early_stopping
     order = samples.copy()

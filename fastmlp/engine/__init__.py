@@ -145,7 +145,7 @@ def get_engine(
 
 @cache
 def _target(name: str):
-    """The module of a target; importing it loads Numba, which Ctrl-C must not break off."""
+    """The module of a target; that of CUDA loads Numba, which Ctrl-C must not break off."""
     return undisturbed(import_module, f"fastmlp.engine.{name}")
 
 

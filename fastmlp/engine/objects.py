@@ -146,7 +146,7 @@ def write(folder: Path, key: Key, code: bytes) -> None:
 # --- compilation ------------------------------------------------------------------------------
 
 
-def compile_pieces(keys: list[Key], n_processes: int | None = None) -> list[bytes]:
+def compile_pieces(keys: list[Key]) -> list[bytes]:
     """Object code of pieces for one level, compiled in processes of their own.
 
     Raises
@@ -154,7 +154,7 @@ def compile_pieces(keys: list[Key], n_processes: int | None = None) -> list[byte
     RuntimeError
         If no process can be started, or one fails.
     """
-    n = min(len(keys), n_processes or _n_processors())
+    n = min(len(keys), _n_processors())
     groups = [keys[i::n] for i in range(n)]
     processes: list[subprocess.Popen] = []
     codes: dict[Key, bytes] = {}
@@ -225,7 +225,7 @@ class _Loaded:
     def _after_fork(self) -> None:
         self.lock = threading.RLock()  # another thread may have held it
 
-    def require(self, keys: Iterable[Key], company: Iterable[Key] = ()) -> None:
+    def require(self, keys: Iterable[Key], company: Callable[[], Iterable[Key]] = tuple) -> None:
         """Load pieces, after those that are nowhere were compiled together.
 
         If any are compiled, so is of ``company`` what is missing: starting takes longer than a few
@@ -237,7 +237,7 @@ class _Loaded:
         with self.lock:
             missing = [key for key in missing if not self._find(key)]
             if missing:
-                missing += [key for key in company if not self._find(key) and key not in missing]
+                missing += [key for key in company() if not self._find(key) and key not in missing]
                 self._announce(missing)
                 for key, code in zip(missing, compile_pieces(missing), strict=True):
                     self.keep(key, code)
@@ -245,11 +245,13 @@ class _Loaded:
     def _find(self, key: Key) -> bool:
         if key in self.addresses:
             return True
-        for origin, folder in (("package", PREBUILT), ("cache", _cached())):
-            if folder is not None and (code := read(folder, key)) is not None:
-                self._load(key, code, origin)
-                return True
-        return False
+        code, origin = read(PREBUILT, key), "package"
+        if code is None and (folder := _cached()) is not None:
+            code, origin = read(folder, key), "cache"
+        if code is None:
+            return False
+        self._load(key, code, origin)
+        return True
 
     def find(self, key: Key) -> bool:
         """Load a piece if it is there compiled; whether it was."""
@@ -307,7 +309,7 @@ _LOADED = _Loaded()
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int64, ctypes.c_int64)
 
 
-def require(keys: Iterable[Key], company: Iterable[Key] = ()) -> None:
+def require(keys: Iterable[Key], company: Callable[[], Iterable[Key]] = tuple) -> None:
     """Make pieces ready; if some have to be compiled, then those in their company as well."""
     _LOADED.require(keys, company)
 

@@ -386,7 +386,7 @@ class CpuEngine:
         self._ready(needed)
 
     def _ready(self, names) -> None:
-        company = pieces.company(self._network, self._type)
+        company = partial(pieces.company, self._network, self._type)
         objects.require(pieces.keys(names, self._type), company)
 
     def _address(self, piece: str | int | None) -> int:

@@ -15,13 +15,6 @@ def address(array) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _fields(values: int, row_stride: int, columns: int, row_starts: int) -> dict[str, int]:
-    return {
-        "sparse": bool(columns or row_starts), "values": values, "row_stride": row_stride,
-        "columns": columns, "row_starts": row_starts,
-    }  # fmt: skip
-
-
 class Source:
     """Input rows as addresses that a kernel can follow, and the arrays that keep them alive.
 
@@ -44,11 +37,14 @@ class Source:
                 np.ascontiguousarray(X.indices, np.int32),
                 np.ascontiguousarray(X.indptr, np.int64),
             )
-            values, columns, row_starts = (address(array) for array in self._keep)
-            self.fields = _fields(values, 0, columns, row_starts)
+            row_stride = 0
         else:
             rows = np.asarray(X, dtype)
             if rows.size and rows.strides[1] != rows.itemsize and rows.shape[1] > 1:
                 rows = np.ascontiguousarray(rows)
-            self._keep = (rows,)
-            self.fields = _fields(address(rows), rows.strides[0], 0, 0)
+            self._keep, row_stride = (rows,), rows.strides[0]
+        values, columns, row_starts = (*map(address, self._keep), 0, 0)[:3]
+        self.fields = {
+            "sparse": self.sparse, "values": values, "row_stride": row_stride, "columns": columns,
+            "row_starts": row_starts,
+        }  # fmt: skip

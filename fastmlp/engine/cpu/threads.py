@@ -84,7 +84,6 @@ class Crowd:
     """
 
     def __init__(self):
-        self._lock = threading.Lock()
         self._until: dict[int, float] = {}
 
     def enter(self, fit: object, limit: int) -> int:
@@ -96,9 +95,7 @@ class Crowd:
         if len(until) == 1:
             return limit
         now = time.perf_counter()
-        with self._lock:
-            n_running = sum(end > now for end in list(until.values()))
-        return max(1, limit // n_running)
+        return max(1, limit // sum(end > now for end in list(until.values())))
 
     def leave(self, fit: object) -> None:
         """``fit`` has run."""
