@@ -2,7 +2,7 @@
 
 The test suite climbs them too, in an emulator that knows nothing of NVIDIA's compiler, of its
 fragment layouts, or of what happens when thousands of threads really run at once.  Here the same
-oracles judge a device: NumPy for products, tests/reference.py for gradients, training and outputs,
+oracles judge a device: NumPy for products, `tests/helpers/reference.py` for the rest,
 scikit-learn for whole fits.  (The CPU engine would do for the latter two, but takes half a minute
 to compile where it never ran.)  Rungs are enumerated from the package's tables; each reports its
 error and what it may be, and one that fails stops no other.

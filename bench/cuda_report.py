@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 from readme import put_into_readme
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # fastmlp need not be installed
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # fastmlp need not be installed
 
 MARGIN = 4  # seconds that a section gets to end by itself
 HANG_SECONDS = 3
@@ -152,8 +152,7 @@ class Job:
         from fastmlp.engine import cuda as target
 
         if self.emulated:
-            from conftest import EMULATED_SIZES
-            from simt import EmulatedDevice
+            from simt import EMULATED_SIZES, EmulatedDevice
 
             device = EmulatedDevice()
             target.open_device = lambda: device

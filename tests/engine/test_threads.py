@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import CONSTANTS, make_network, make_problem
+from problems import CONSTANTS, make_network, make_problem
 from scipy import sparse
 
 from fastmlp import MLPClassifier, MLPRegressor

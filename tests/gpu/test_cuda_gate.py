@@ -9,8 +9,8 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import make_network, make_problem
 from gate import GateDevice, find_tools
+from problems import make_network, make_problem
 from scipy import sparse
 
 from fastmlp.engine import cuda as target

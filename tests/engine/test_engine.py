@@ -9,9 +9,9 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from conftest import CONSTANTS, ENGINES, make_network, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import CONSTANTS, ENGINES, make_network, make_problem
 from scipy import sparse
 
 from fastmlp.engine import get_engine

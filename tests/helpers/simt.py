@@ -23,10 +23,18 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 
 from fastmlp.engine.cuda.device import Launch, Sequence, bind
+from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile
 
 WARP = 32
 NONSENSE = 0x7BAD
 MOST_SPINS = 1000
+EMULATED_SIZES = Sizes(
+    Tile(8, 16, 4, 2, 4),
+    Tile(4, 8, 4, 2, 2),
+    MmaTile(32, 16, 16, 16, 8),
+    MmaTile(16, 8, 16, 16, 8),
+    32,
+)
 
 
 class Fault(Exception):

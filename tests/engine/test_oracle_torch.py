@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from conftest import make_network, make_problem
+from problems import make_network, make_problem
 
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES

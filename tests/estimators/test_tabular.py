@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import MLPClassifier, MLPRegressor, RobustScaleSmoothClip, tabular_pipeline
 
-BENCH = Path(__file__).parent.parent / "bench"
+BENCH = Path(__file__).parents[2] / "bench"
 N = 60
 NUMBERS = np.random.default_rng(0).normal(size=N)
 COLOURS = np.random.default_rng(1).choice(["blue", "green", "red"], N)

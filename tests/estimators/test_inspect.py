@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import reference
-from conftest import make_problem
+from problems import make_problem
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError

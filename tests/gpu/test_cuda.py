@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import reference
 import sklearn
-from conftest import CONSTANTS, EMULATED_SIZES, make_network, make_problem
 from numba import float32, float64
+from problems import CONSTANTS, make_network, make_problem
 from scipy import sparse
-from simt import EmulatedDevice, Fault, to_bf16x2, to_tf32
+from simt import EMULATED_SIZES, EmulatedDevice, Fault, to_bf16x2, to_tf32
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor

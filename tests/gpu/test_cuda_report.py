@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from simt import EmulatedDevice, to_bf16x2, to_tf32
 
-BENCH = Path(__file__).parent.parent / "bench"
+BENCH = Path(__file__).parents[2] / "bench"
 PRECISIONS = ("highest", "high", "medium")
 
 
@@ -162,7 +162,7 @@ WRONG = {
     ],
 )
 def test_a_rung_fails_when_a_kernel_is_wrong(bench, monkeypatch, rung, case, kernel):
-    from conftest import EMULATED_SIZES
+    from simt import EMULATED_SIZES
 
     from fastmlp.engine import cuda as target
     from fastmlp.engine.cuda import kernels

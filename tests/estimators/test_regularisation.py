@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference
-from conftest import CONSTANTS, make_network, make_problem
+from problems import CONSTANTS, make_network, make_problem
 from scipy import sparse, stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning

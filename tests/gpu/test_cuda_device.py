@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import make_problem
 from numba import cuda
 from numba.cuda.cudadrv import driver
+from problems import make_problem
 
 import fastmlp
 from fastmlp.engine import cuda as target

@@ -4,7 +4,7 @@ A file that was damaged has a wrong checksum.  A hostile one has a right one, so
 the mutations is signed: names, values, types, shapes and places are changed, dropped, swapped and
 made up.  What still loads must predict and go on training, or refuse to by a ValueError.
 
-More mutations than a test has time for: ``python tests/test_io_fuzz.py 500000 1``.
+More mutations than a test has time for: ``python tests/persistence/test_io_fuzz.py 500000 1``.
 """
 
 import copy

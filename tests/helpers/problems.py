@@ -1,0 +1,39 @@
+"""Networks and data that engines are tried on."""
+
+import numpy as np
+import reference
+
+from fastmlp.functions import LOSSES
+from fastmlp.network import Network
+
+ENGINES = ("cpu", "cuda, emulated")
+CONSTANTS = {  # of the optimizers, after the rate
+    "sgd": (0.9, 0.0, 0.0),
+    "nesterov": (0.9, 0.0, 0.0),
+    "adam": (0.9, 0.999, 1e-8),
+    "rmsprop": (0.9, 1e-8, 0.0),
+    "nadam": (0.9, 0.999, 1e-8),
+    "lion": (0.9, 0.99, 0.0),
+}
+
+
+def make_problem(loss, n_samples, n_features, n_outputs, seed=0):
+    """X and targets in the form that `fastmlp.engine.Engine.load` takes, float64."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, n_features))
+    if LOSSES[loss].per_row:
+        return X, rng.integers(0, n_outputs, n_samples)
+    if loss.startswith("binary"):
+        return X, rng.integers(0, 2, (n_samples, n_outputs)).astype(float)
+    if loss == "poisson":
+        return X, rng.poisson(2.0, (n_samples, n_outputs)).astype(float)
+    if loss == "gamma":
+        return X, rng.gamma(2.0, size=(n_samples, n_outputs))
+    return X, rng.normal(size=(n_samples, n_outputs))
+
+
+def make_network(widths, activation, loss):
+    """With the loss's constants of `reference`."""
+    constant, smoothing = reference.CONSTANT.get(loss), reference.SMOOTHING.get(loss, 0.0)
+    constants = () if constant is None else (constant,) * widths[-1]
+    return Network(widths, activation, loss, constants, smoothing)
