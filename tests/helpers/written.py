@@ -31,7 +31,9 @@ def unfitted():
 
     shared = {"hidden_layer_sizes": (6,), "random_state": 1, "max_iter": 8}
     return {
-        "words": MLPClassifier(early_stopping=True, class_weight={"ant": 2.0, "bee": 1.0}, **shared),
+        "words": MLPClassifier(
+            early_stopping=True, class_weight={"ant": 2.0, "bee": 1.0}, **shared
+        ),
         "labels": MLPClassifier(solver="sgd", learning_rate="adaptive", **shared),
         "levels": MLPRegressor(
             loss="quantile", quantile=(0.1, 0.5, 0.9), dropout=0.2, ema_decay=0.9,
