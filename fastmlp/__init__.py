@@ -7,11 +7,11 @@ compiles nothing; the kernels come compiled, and `warmup` compiles what is missi
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fastmlp import _skl2onnx
 from fastmlp.estimators import InconsistentVersionWarning, MLPClassifier, MLPRegressor
+from fastmlp.export import skl2onnx as _skl2onnx
 
 if TYPE_CHECKING:
-    from fastmlp.c99 import to_c
+    from fastmlp.export.c99 import to_c
     from fastmlp.io import from_sklearn, to_sklearn
     from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
 
@@ -37,7 +37,7 @@ _FROM = {
     "RobustScaleSmoothClip": "tabular",
     "from_sklearn": "io",
     "tabular_pipeline": "tabular",
-    "to_c": "c99",
+    "to_c": "export.c99",
     "to_sklearn": "io",
 }
 
@@ -128,7 +128,9 @@ def jit_predictor(model):
     >>> bool(abs(area(100) - 1 / 3) < 0.01)
     True
     """
-    return model._row_predictor().compiled()
+    from fastmlp.estimators import fitted_model
+
+    return fitted_model(model).row_predictor().compiled()
 
 
 _skl2onnx.register_when_imported()

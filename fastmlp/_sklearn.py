@@ -161,6 +161,11 @@ class Task:
         if context is not None:
             context.call_on_fit_task_begin(estimator=estimator, **data)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        return self._context is not None
+
     def subtask(self, name: str, **options) -> "Task":
         """Begin a task that is part of this one."""
         if self._context is None:

@@ -21,11 +21,29 @@ import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp, softmax
 from sklearn.base import clone
 
-from fastmlp._sklearn import check_is_fitted, check_random_state, check_sample_weight
-from fastmlp.engine import Engine, get_engine
-from fastmlp.estimators import MLPClassifier, MLPRegressor, _host, _weigh
-from fastmlp.functions import LAYER_NORM_EPSILON, USER, Activation, exponential, identity, logistic
-from fastmlp.network import Network
+from fastmlp._sklearn import check_is_fitted, check_random_state
+from fastmlp.engine import Engine, get_engine, place
+from fastmlp.estimators import (
+    Batch,
+    MLPClassifier,
+    MLPRegressor,
+    fitted_model,
+    go_on_from,
+    read_batch,
+    start,
+)
+from fastmlp.estimators.data import checked, on_host
+from fastmlp.functions import (
+    LAYER_NORM_EPSILON,
+    USER,
+    Activation,
+    Loss,
+    exponential,
+    identity,
+    logistic,
+)
+from fastmlp.objective import Objective
+from fastmlp.optimizers import N_SLOTS
 
 __all__ = ["backward", "check_gradients", "forward", "initialise", "slopes", "step"]
 
@@ -175,19 +193,6 @@ class GradientCheck(NamedTuple):
         )
 
 
-class _Problem(NamedTuple):
-    """A model's network and a batch, encoded; ``weight`` includes the weights of classes."""
-
-    network: Network
-    X: Any
-    y: np.ndarray
-    weight: np.ndarray | None
-
-    @property
-    def total(self) -> float:
-        return float(len(self.y) if self.weight is None else self.weight.sum(dtype=np.float64))
-
-
 # --- public
 
 
@@ -217,15 +222,9 @@ def initialise(model, X, y):
     >>> start.coefs_[0].round(2).tolist()
     [[0.11, 0.47, 0.23], [0.1, -0.17, 0.32]]
     """
-    start = clone(_ours(model))
-    X, y, loss = start._validate_input(_host(X), y, incremental=False, reset=True)
-    hidden = start._hidden_layer_sizes()
-    start._check_layer_norm(hidden)
-    network = start._network(hidden, start._activations(len(hidden)), X, y, loss)
-    start._random_state = check_random_state(start.random_state)
-    progress = start._start(network, X.dtype, True, start._restart_states()[0])
-    start.__dict__.update(start._fitted_attributes(network, progress, progress.parameters))
-    return start
+    copy_ = clone(_ours(model))
+    start(copy_, on_host(X), y)
+    return copy_
 
 
 def forward(model, X) -> Forward:
@@ -259,10 +258,10 @@ def forward(model, X) -> Forward:
     True
     """
     check_is_fitted(_ours(model))
-    X = model._validate(_host(X), reset=False)
+    X = checked(model, on_host(X), reset=False)
     is_single = np.result_type(X.dtype, model.coefs_[0].dtype) == np.float32
     dtype = np.float32 if is_single else np.float64
-    return _forward(model._fitted_network(), model, X, dtype)
+    return _forward(model, X, dtype)
 
 
 def slopes(model, passed: Forward) -> list[np.ndarray]:
@@ -289,7 +288,7 @@ def slopes(model, passed: Forward) -> list[np.ndarray]:
     >>> bool(((inspect.slopes(start, passed)[0] == 1) == (passed.z[0] > 0)).all())
     True
     """
-    hidden = _ours(model)._fitted_network().hidden
+    hidden = fitted_model(_ours(model)).network.hidden
     return [
         _slope(row, z, a)
         for row, z, a in zip(hidden, passed.normalised[:-1], passed.a[1:-1], strict=True)
@@ -335,7 +334,7 @@ def backward(model, X, y, sample_weight=None) -> Backward:
     >>> [gradient.shape for gradient in result.coef_grads]
     [(2, 3), (3, 1)]
     """
-    return _backward(model, _problem(model, X, y, sample_weight))
+    return _backward(model, _batch(model, X, y, sample_weight))
 
 
 def check_gradients(
@@ -391,13 +390,13 @@ def check_gradients(
     coefs_[1]       4 of 4    ...
     intercepts_[1]  1 of 1    ...
     """
-    problem = _problem(model, X, y, sample_weight)
-    flat = problem.network.flatten(model.coefs_, model.intercepts_, np.float64)
-    engine = _engine(model, problem, problem.network)
+    batch = _batch(model, X, y, sample_weight)
+    fitted = fitted_model(model)
+    network, flat = fitted.network, fitted.parameters.astype(np.float64)
+    engine = _engine(model, batch, batch.objective)
     engine.set_parameters(flat)
     _, gradient = engine.loss_and_gradient()
-    network = _differentiable(problem.network)
-    loss = _LossOf(_engine(model, problem, network), flat)
+    loss = _LossOf(_engine(model, batch, _differentiable(batch.objective)), flat)
     rng = check_random_state(random_state)
     checks = []
     layers = zip(*network.unflatten(np.arange(flat.size)), strict=True)
@@ -460,18 +459,18 @@ def step(model, X, y, sample_weight=None) -> Step:
             "step does not work with solver='lbfgs', which searches along lines over many "
             "evaluations; use backward for the gradient, or a stochastic solver."
         )
-    problem = _problem(model, X, y, sample_weight)
-    before = _trained(model, problem.network)
-    gradient = _backward(before, problem)
+    batch = _batch(model, X, y, sample_weight)
+    before = _trained(model)
+    gradient = _backward(before, batch)
     after = copy.copy(before)
-    after.set_params(batch_size=len(problem.y), shuffle=False, dropout=0.0, device="cpu",
+    after.set_params(batch_size=len(batch.y), shuffle=False, dropout=0.0, device="cpu",
                      matmul_precision="highest", early_stopping=False, scoring=None,
                      n_restarts=1, warm_start=False, verbose=False)  # fmt: skip
     if isinstance(after, MLPClassifier):
         after.class_weight = None  # the weights have it
-    after.partial_fit(_host(X), y, sample_weight=problem.weight)
+    after.partial_fit(on_host(X), y, sample_weight=batch.weight)
     return Step(
-        gradient.loss, _backward(after, problem).loss, after.history_["learning_rate"][-1],
+        gradient.loss, _backward(after, batch).loss, after.history_["learning_rate"][-1],
         before.coefs_, after.coefs_, before.intercepts_, after.intercepts_,
         gradient.coef_grads, gradient.intercept_grads,
         _difference(after.coefs_, before.coefs_),
@@ -491,30 +490,24 @@ def _ours(model):
     return model
 
 
-def _problem(model, X, y, sample_weight) -> _Problem:
+def _batch(model, X, y, sample_weight) -> Batch:
     """The batch as training would see it."""
     check_is_fitted(_ours(model))
-    model = copy.copy(model)
-    model.warm_start = False  # else every class must occur
-    X, y, loss = model._validate_input(_host(X), y, incremental=True, reset=False)
-    network = replace(model._fitted_network(), loss=loss)
-    network = replace(network, **model._loss_options(network.n_outputs))
-    if sample_weight is not None:
-        sample_weight = check_sample_weight(_host(sample_weight), y)
-    return _Problem(network, X, y, _weigh(y, sample_weight, model._class_weights(y)))
+    return read_batch(model, on_host(X), y, sample_weight)
 
 
-def _trained(model, network: Network):
+def _trained(model):
     """A copy of the model whose ``coefs_`` are trained: not averages, if it has such."""
-    model = copy.copy(model)
-    state = model.__dict__.get("_optimizer_state")
+    state = fitted_model(model).optimizer_state
     if state is None:
+        model = copy.copy(model)
         model.ema_decay = None
-    elif state["ema_decay"] is not None:
-        *slots, trained = state["slots"]
-        model.coefs_, model.intercepts_ = network.unflatten(trained)
-        model._optimizer_state = state | {"ema_decay": None, "slots": np.array(slots)}
-    return model
+        return model
+    if state.trained is None:
+        return copy.copy(model)
+    optimizer = state.optimizer._replace(ema_decay=None)
+    plain = replace(state, optimizer=optimizer, slots=state.slots[:N_SLOTS])
+    return go_on_from(model, state.trained, plain)
 
 
 def _difference(after: list, before: list) -> list:
@@ -527,7 +520,8 @@ def _apply(formula: Callable, *arguments) -> np.ndarray:
         return np.vectorize(formula, otypes=[np.float64])(*arguments)
 
 
-def _forward(network: Network, model, X, dtype) -> Forward:
+def _forward(model, X, dtype) -> Forward:
+    network = fitted_model(model).network
     z, normalised, a = [], [], [X.astype(dtype, copy=False)]
     rows: list[Activation | None] = [*network.hidden, None]
     for coef, intercept, row in zip(model.coefs_, model.intercepts_, rows, strict=True):
@@ -564,15 +558,16 @@ def _slope(row: Activation, z, a) -> np.ndarray:
     return _apply(row.derivative, z if row.of_score else a)
 
 
-def _backward(model, problem: _Problem) -> Backward:
-    network, X, y, weight = problem
+def _backward(model, batch: Batch) -> Backward:
+    X, y, weight, objective = batch
+    network, total = fitted_model(model).network, batch.total_weight
     dtype = np.result_type(model.coefs_[0].dtype, np.float32)
-    z, normalised, a = passed = _forward(network, model, X, dtype)
-    share = (1.0 if weight is None else weight[:, None]) / problem.total
-    values, gradient = _loss(network, z[-1], y)
+    z, normalised, a = passed = _forward(model, X, dtype)
+    share = (1.0 if weight is None else weight[:, None]) / total
+    values, gradient = _loss(objective, z[-1], y)
     data_loss = float((values[:, None] * share).sum())
     delta = (gradient * share).astype(dtype, copy=False)
-    alpha = model.alpha / problem.total
+    alpha = model.alpha / total
     deltas: list[np.ndarray] = []
     coef_grads: list[np.ndarray] = []
     intercept_grads: list[np.ndarray] = []
@@ -590,13 +585,13 @@ def _backward(model, problem: _Problem) -> Backward:
     return Backward(loss, data_loss, penalty, passed, deltas, coef_grads, intercept_grads)
 
 
-def _loss(network: Network, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _loss(objective: Objective, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Losses of the samples, (n_samples,), and their derivatives by the last scores."""
-    row, tiny = network.loss_row, np.finfo(z.dtype).eps
-    constants = np.array(network.loss_constants or (0.0,) * network.n_outputs)
-    target = _target(network, y)
+    row, tiny = objective.row, np.finfo(z.dtype).eps
+    constants = np.array(objective.constant_per_output)
+    target = objective.soft_targets(y)
     if row.of_probability:
-        return _loss_of_classes(network, z, target, constants)
+        return _loss_of_classes(row, z, target, constants)
     if row.per_row:
         values = _apply(row.value, logsumexp(z, axis=1), z[np.arange(len(y)), y], tiny)
         return values, softmax(z, axis=1) - target
@@ -608,17 +603,9 @@ def _loss(network: Network, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
     return summed, _apply(row.gradient, z, target, constants)
 
 
-def _target(network: Network, y: np.ndarray) -> np.ndarray:
-    """Targets of shape (n_samples, n_outputs), those of classes smoothed."""
-    n_classes = network.n_outputs if network.loss_row.per_row else 2
-    target = np.eye(n_classes)[y] if network.loss_row.per_row else y
-    return (1 - network.label_smoothing) * target + network.label_smoothing / n_classes
-
-
-def _loss_of_classes(network: Network, z, target, constants) -> tuple[np.ndarray, np.ndarray]:
+def _loss_of_classes(row: Loss, z, target, constants) -> tuple[np.ndarray, np.ndarray]:
     """`_loss` in terms of probabilities; a logistic output has two classes, on the last axis."""
-    row, is_softmax = network.loss_row, network.loss_row.per_row
-    if is_softmax:
+    if row.per_row:
         log_p = log_softmax(z, axis=1)
     else:
         log_p = np.stack([log_expit(-z), log_expit(z)], axis=-1)
@@ -631,23 +618,23 @@ def _loss_of_classes(network: Network, z, target, constants) -> tuple[np.ndarray
         values = _apply(row.value, p, log_p, target, constants)
         by_log_p = _apply(row.gradient, p, log_p, target, constants)
     by_z = by_log_p - p * by_log_p.sum(axis=-1, keepdims=True)
-    return values.reshape(len(z), -1).sum(axis=1), by_z if is_softmax else by_z[..., 1]
+    return values.reshape(len(z), -1).sum(axis=1), by_z if row.per_row else by_z[..., 1]
 
 
-def _differentiable(network: Network) -> Network:
-    """The network with a loss that its gradient belongs to: see `check_gradients`."""
-    name = _UNLIMITED.get(network.loss) if isinstance(network.loss, str) else None
+def _differentiable(objective: Objective) -> Objective:
+    """The objective with a loss that its gradient belongs to: see `check_gradients`."""
+    name = _UNLIMITED.get(objective.loss) if isinstance(objective.loss, str) else None
     if name is not None:
-        return replace(network, loss=name, loss_constants=(0.0,) * network.n_outputs)
-    return replace(network, loss=network.loss_row._replace(mean_over_outputs=False))
+        return replace(objective, loss=name, constants=())
+    return replace(objective, loss=objective.row._replace(mean_over_outputs=False))
 
 
-def _engine(model, problem: _Problem, network: Network) -> Engine:
+def _engine(model, batch: Batch, objective: Objective) -> Engine:
     """A float64 engine with the batch."""
-    engine = get_engine(
-        "cpu", network, dtype=np.float64, alpha=model.alpha, n_threads=model.n_threads
-    )
-    engine.load(problem.X, problem.y, problem.weight)
+    network = fitted_model(model).network
+    options: dict[str, Any] = {"dtype": np.float64, "objective": objective}
+    engine = get_engine("cpu", network, alpha=model.alpha, n_threads=model.n_threads, **options)
+    engine.load(place("cpu", batch.X, batch.y, batch.weight, **options))
     return engine
 
 

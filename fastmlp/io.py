@@ -12,6 +12,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,18 +22,28 @@ from fastmlp import _safetensors
 from fastmlp._json import decode, encode
 from fastmlp._json import read as read_json
 from fastmlp._sklearn import LabelBinarizer, check_is_fitted, is_valid_parameter, neural_network
-from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.estimators import (
+    FittedModel,
+    MLPClassifier,
+    MLPRegressor,
+    check_parameters,
+    fitted_model,
+)
+from fastmlp.estimators.parameters import CLASSIFIER, REGRESSOR
+from fastmlp.estimators.plan import make_optimizer, make_schedule
+from fastmlp.estimators.weights import check_class_weight
 from fastmlp.functions import OUT_ACTIVATIONS
-from fastmlp.network import Network
-from fastmlp.optimizers import OPTIMIZERS
-from fastmlp.schedules import Schedule
-from fastmlp.training import HISTORY
+from fastmlp.network import Network, widths_of
+from fastmlp.optimizers import N_CONSTANTS, N_SLOTS, OPTIMIZERS, Optimizer, OptimizerState
+from fastmlp.schedules import SCIKIT_LEARN_SCHEDULES, Schedule
+from fastmlp.training.run import HISTORY
 
 __all__ = ["TRUSTED_TYPES", "from_sklearn", "load", "save", "to_sklearn"]
 
 _FORMAT = "fastmlp model "
 _FORMAT_VERSION = "1"
 _CLASSES = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+_PARAMETERS = REGRESSOR | CLASSIFIER
 TRUSTED_TYPES = [f"{kind.__module__}.{kind.__qualname__}" for kind in _CLASSES.values()]
 """For ``skops.io.load(file, trusted=fastmlp.io.TRUSTED_TYPES)``."""
 
@@ -212,7 +223,7 @@ def _name_of(model) -> str:
 
 def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a file."""
-    name, fitted = _name_of(model), vars(model)
+    name, fitted = _name_of(model), model.__getstate__()
     arrays = _layers_as_arrays(fitted) | _curves_as_arrays(fitted)
     attributes: dict[str, Any] = {
         key: encode(fitted[key], key) for key in _ATTRIBUTES if key in fitted
@@ -223,7 +234,7 @@ def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict
         "parameters": {
             key: encode(value, key)
             for key, value in model.get_params(deep=False).items()
-            if key != "checkpoint"
+            if _PARAMETERS[key].saved
         },
         "attributes": attributes,
     }
@@ -285,31 +296,31 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]):
     """
     arrays, kind = dict(arrays), _CLASSES[content.pop("class")]
     parameters = {key: decode(value) for key, value in content.pop("parameters").items()}
-    if "checkpoint" in parameters:  # a fit would write there
+    if not all(_PARAMETERS[name].saved for name in parameters):  # a fit would write there
         raise ValueError("a file must not say where the next fit writes to")
-    model = kind(**parameters)
-    model._validate_params()
+    check_parameters(kind(**parameters))
     attributes = _attributes(content.pop("attributes"))
     n_layers = sum(name.startswith("coefs_.") for name in arrays)
-    for key in ("coefs_", "intercepts_"):
-        attributes[key] = [arrays.pop(f"{key}.{i}") for i in range(n_layers)]
-    attributes |= _curves(arrays)
+    layers = {
+        key: [arrays.pop(f"{key}.{i}") for i in range(n_layers)]
+        for key in ("coefs_", "intercepts_")
+    }
+    attributes |= _settled(**layers) | _curves(arrays)
     labels = content.pop("labels", None)
-    vars(model).update(attributes)
-    network = model._fitted_network()
-    _settle_layers(model, network)
-    _check_outputs(model, labels)
     if labels is not None:
-        model._label_binarizer = _label_binarizer(model, *labels)
+        attributes["_label_binarizer"] = _label_binarizer(attributes, *labels)
     if "random_state" in content:
-        _restore_random_state(model, content.pop("random_state"))
+        attributes |= _random_state(content.pop("random_state"))
     if "optimizer" in content:
         state = decode(content.pop("optimizer"))
-        model._optimizer_state = {**state, "slots": arrays.pop("optimizer.slots")}
-        _check_optimizer(model)
+        state["slots"] = arrays.pop("optimizer.slots")
+        _check_optimizer(kind, state, attributes["coefs_"][0].dtype)
+        attributes["_optimizer_state"] = state
     if arrays or content:
         raise ValueError(f"it has more than a model has: {[*arrays, *content]}")
-    model._check_arrays()
+    model = kind(**parameters)
+    model.__setstate__(vars(model) | attributes | {"_fastmlp_version": _versions()["fastmlp"]})
+    _check_outputs(model, labels)
     return model
 
 
@@ -341,16 +352,17 @@ def _curves(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return curves
 
 
-def _settle_layers(model, network: Network) -> None:
-    """Make the layers views into one vector, as `fit` does, after a look at their values."""
-    arrays = [*model.coefs_, *model.intercepts_]
+def _settled(coefs_: list, intercepts_: list) -> dict[str, list[np.ndarray]]:
+    """The layers as views into one vector, as `fit` makes them, after a look at their values."""
+    arrays = [*coefs_, *intercepts_]
     dtypes = {array.dtype for array in arrays}
     if dtypes not in ({np.dtype(np.float32)}, {np.dtype(np.float64)}):
         raise ValueError("coefs_ and intercepts_ must all be of float32, or all of float64")
     if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError("coefs_ and intercepts_ must be finite; fit the model again")
-    flat = network.flatten(model.coefs_, model.intercepts_, arrays[0].dtype)
-    model.coefs_, model.intercepts_ = network.unflatten(flat)
+    network = Network(widths_of(coefs_, intercepts_), "identity")
+    views = network.unflatten(network.flatten(coefs_, intercepts_, arrays[0].dtype))
+    return dict(zip(("coefs_", "intercepts_"), views, strict=True))
 
 
 def _check_outputs(model, labels) -> None:
@@ -371,13 +383,13 @@ def _check_outputs(model, labels) -> None:
         raise ValueError(f"feature_names_in_ must have {model.n_features_in_} names")
     if isinstance(model, MLPClassifier):
         _check_labels(model, *labels or (None, False))
-        _check_class_weight(model.class_weight)
+        check_class_weight(model.class_weight)
         return
     if labels is not None or "classes_" in fitted or model.out_activation_ not in (
         "identity", "exp"
     ):  # fmt: skip
         raise ValueError("a regressor has no classes, and 'identity' or 'exp' as out_activation_")
-    levels = model._levels()
+    levels = fitted_model(model).targets.levels
     if levels is not None and len(levels) != model.n_outputs_:
         raise ValueError(f"quantile must have as many levels as outputs, {model.n_outputs_}")
 
@@ -399,35 +411,26 @@ def _check_labels(model, label_type: str | None, sparse: bool) -> None:
         )
 
 
-def _check_class_weight(given) -> None:
-    tables = given if isinstance(given, list) else [given]
-    if isinstance(given, list | dict) and not all(
-        isinstance(table, dict) and all(_is_number(w) and np.isfinite(w) for w in table.values())
-        for table in tables
-    ):
-        raise ValueError("class_weight must consist of finite numbers")
-
-
-def _label_binarizer(model, label_type: str, sparse: bool) -> LabelBinarizer:
+def _label_binarizer(attributes, label_type: str, sparse: bool) -> LabelBinarizer:
     binarizer = LabelBinarizer()
     binarizer.y_type_, binarizer.sparse_input_ = label_type, sparse
     multilabel = label_type == "multilabel-indicator"
-    binarizer.classes_ = np.arange(model.n_outputs_) if multilabel else model.classes_
+    n_outputs, classes = attributes.get("n_outputs_", 0), attributes.get("classes_")
+    binarizer.classes_ = np.arange(n_outputs) if multilabel else classes
     return binarizer
 
 
-def _restore_random_state(model, encoded) -> None:
+def _random_state(encoded) -> dict[str, np.random.RandomState]:
     random_state = decode(encoded)
     if random_state is None:
-        return
+        return {}
     if not isinstance(random_state, np.random.RandomState):
         raise ValueError("its random_state is none")
-    model._random_state = random_state
+    return {"_random_state": random_state}
 
 
-def _check_optimizer(model) -> None:
+def _check_optimizer(kind: type, state: dict[str, Any], dtype: np.dtype) -> None:
     """Refuse a state that `fit` could not have left."""
-    state = model._optimizer_state
     schedule = dict(state["schedule"])
     if set(schedule) != set(Schedule._fields):
         raise ValueError("the optimizer's schedule is incomplete")
@@ -440,23 +443,22 @@ def _check_optimizer(model) -> None:
     if not (
         set(state) == expected
         and state["rule"] in OPTIMIZERS
-        and len(state["constants"]) == 3
+        and len(state["constants"]) == N_CONSTANTS
         and all(_is_number(number) for number in (*state["constants"], state["learning_rate"]))
         and all(0 <= number < np.inf for number in (*state["constants"], state["learning_rate"]))
         and (_is_number(best) and _is_count(n_bad))
         and (seed is None or (_is_count(seed) and seed < _SEEDS))
         and (_is_count(state["step"]) and state["step"] < _MOST_STEPS)
-        and state["slots"].dtype == model.coefs_[0].dtype
+        and state["slots"].dtype == dtype
     ):
         raise ValueError("the optimizer's state is impossible")
     schedule["learning_rate"] = schedule.pop("name")
     settings = schedule | {key: state[key] for key in _OPTIMIZER_NUMBERS}
-    type(model)(**settings)._validate_params()
+    check_parameters(kind(**settings))
 
 
 # --- scikit-learn
 
-_HOW_TO_RUN = ("n_threads", "device", "matmul_precision", "checkpoint", "checkpoint_every")
 # attributes that mean the same on both sides
 _SHARED = (
     "n_features_in_", "feature_names_in_", "classes_", "_label_binarizer", "n_layers_",
@@ -502,19 +504,17 @@ def to_sklearn(model, *, predict_only: bool = False):
     True
     """
     kind = getattr(neural_network(), _name_of(model))
-    network = model._fitted_network()
-    parameters = _parameters_for_sklearn(kind, model, predict_only)
+    fitted = fitted_model(model)
+    parameters = _parameters_for_sklearn(kind, model, fitted, predict_only)
     result = kind(**copy.deepcopy(parameters))
     _take_over(result, model)
-    flat = network.flatten(model.coefs_, model.intercepts_, np.result_type(*model.coefs_))
-    n_layers = len(model.coefs_)
+    n_layers = len(fitted.coefs)
     for coefs, intercepts in (("coefs_", "intercepts_"), ("_best_coefs", "_best_intercepts")):
-        layers = _layers_for_sklearn(flat, network)
+        layers = _layers_for_sklearn(fitted.parameters, fitted.network)
         setattr(result, coefs, layers[:n_layers])
         setattr(result, intercepts, layers[n_layers:])
-    state = vars(model).get("_optimizer_state")
-    if state is not None and not predict_only:
-        result._optimizer = _optimizer_for_sklearn(state, network)
+    if fitted.optimizer_state is not None and not predict_only:
+        result._optimizer = _optimizer_for_sklearn(fitted.optimizer_state, fitted.network)
     return result
 
 
@@ -557,14 +557,13 @@ def from_sklearn(model):
     check_is_fitted(model)
     result = _CLASSES[name](**copy.deepcopy(model.get_params(deep=False)))
     _take_over(result, model)
-    result.coefs_, result.intercepts_ = model.coefs_, model.intercepts_
-    network = result._fitted_network()
-    flat = network.flatten(model.coefs_, model.intercepts_, np.result_type(*model.coefs_))
-    result.coefs_, result.intercepts_ = network.unflatten(flat)
+    state = vars(result)
+    state |= _settled(model.coefs_, model.intercepts_)
     if hasattr(model, "loss_curve_"):
-        result.history_ = _history_of_sklearn(model)
+        state["history_"] = _history_of_sklearn(model)
     if hasattr(model, "_optimizer"):
-        result._optimizer_state = _state_of_sklearn(result, model._optimizer, flat, network)
+        optimizer = _state_of_sklearn(result, model._optimizer, fitted_model(result))
+        state["_optimizer_state"] = optimizer
     return result
 
 
@@ -574,13 +573,13 @@ def _take_over(result, model) -> None:
     vars(result).update({key: copy.deepcopy(fitted[key]) for key in _SHARED if key in fitted})
 
 
-def _parameters_for_sklearn(kind, model, predict_only: bool) -> dict[str, Any]:
+def _parameters_for_sklearn(kind, model, fitted: FittedModel, predict_only: bool) -> dict[str, Any]:
     """Parameters of ``model`` that scikit-learn has, after a look at the others."""
     given = model.get_params(deep=False)
-    given["activation"] = _one_activation(model)
+    given["activation"] = _one_activation(model, fitted.network)
     if model.layer_norm:
         raise ValueError("scikit-learn has no layer_norm=True, so it cannot predict the same.")
-    if isinstance(model, MLPRegressor) and model._levels() is not None:
+    if isinstance(model, MLPRegressor) and fitted.targets.levels is not None:
         raise ValueError(
             f"scikit-learn has no quantile={model.quantile!r}, several levels that predictions are "
             "sorted by, so it cannot predict the same."
@@ -599,9 +598,9 @@ def _parameters_for_sklearn(kind, model, predict_only: bool) -> dict[str, Any]:
     return {name: value for name, value in shared.items() if name not in refused}
 
 
-def _one_activation(model) -> str:
+def _one_activation(model, network: Network) -> str:
     """The activation of all hidden layers."""
-    chosen = model._activations(len(model.coefs_) - 1)
+    chosen = network.activations
     names = {chosen} if isinstance(chosen, str) else set(chosen) or {"identity"}
     known = neural_network().MLPClassifier._parameter_constraints["activation"][0].options
     if len(names) > 1 or not names <= known:
@@ -618,7 +617,7 @@ def _own_parameters(model, shared: set[str]) -> list[str]:
         name
         for name, value in model.get_params(deep=False).items()
         if name not in shared
-        and name not in _HOW_TO_RUN
+        and _PARAMETERS[name].portable
         and not (value is defaults[name] or np.array_equal(value, defaults[name]))
     ]
 
@@ -629,56 +628,52 @@ def _layers_for_sklearn(flat: np.ndarray, network: Network) -> list[np.ndarray]:
     return [array.copy() for array in (*coefs, *intercepts)]
 
 
-def _optimizer_for_sklearn(state: dict[str, Any], network: Network):
+def _optimizer_for_sklearn(state: OptimizerState, network: Network):
     """scikit-learn's optimizer in the state of ours."""
     theirs = neural_network()._stochastic_optimizers
-    schedule, (first, second, third) = state["schedule"], state["constants"]
-    own = state["weight_decay"] or not (state["max_grad_norm"] is state["ema_decay"] is None)
-    slots = [_layers_for_sklearn(slot, network) for slot in state["slots"][:2]]
-    rate = schedule["learning_rate_init"]
-    if own or schedule["warmup_epochs"] or state["dropout_seed"] is not None:
+    rule, (first, second, third), *own = state.optimizer
+    schedule, rate = state.schedule, state.schedule.learning_rate_init
+    slots = [_layers_for_sklearn(slot, network) for slot in state.slots[:N_SLOTS]]
+    has_own = own[0] or not (own[1] is own[2] is None)
+    if has_own or schedule.warmup_epochs or state.dropout_seed is not None:
         raise ValueError(
             "The model was trained with weight_decay, max_grad_norm, ema_decay, warmup_epochs or "
             "dropout, which scikit-learn's optimizers do not have; use predict_only=True."
         )
-    if state["rule"] == "adam" and schedule["name"] == "constant":
+    if rule == "adam" and schedule.name == "constant":
         optimizer = theirs.AdamOptimizer([], rate, first, second, third)
-        optimizer.t, (optimizer.ms, optimizer.vs) = int(state["step"]), slots
+        optimizer.t, (optimizer.ms, optimizer.vs) = int(state.step), slots
         return optimizer
-    if state["rule"] not in ("sgd", "nesterov") or schedule["name"] not in (
-        "constant", "invscaling", "adaptive"
-    ):  # fmt: skip
+    if rule not in ("sgd", "nesterov") or schedule.name not in SCIKIT_LEARN_SCHEDULES:
         raise ValueError(
-            f"The model was trained with {state['rule']!r} and the schedule {schedule['name']!r}, "
+            f"The model was trained with {rule!r} and the schedule {schedule.name!r}, "
             "which scikit-learn does not have; use predict_only=True."
         )
     optimizer = theirs.SGDOptimizer(
-        [], rate, schedule["name"], first, state["rule"] == "nesterov", schedule["power_t"]
+        [], rate, schedule.name, first, rule == "nesterov", schedule.power_t
     )
-    optimizer.learning_rate, optimizer.velocities = state["learning_rate"], slots[0]
+    optimizer.learning_rate, optimizer.velocities = state.learning_rate, slots[0]
     return optimizer
 
 
-def _state_of_sklearn(result, optimizer, flat: np.ndarray, network: Network) -> dict[str, Any]:
+def _state_of_sklearn(result, theirs, fitted: FittedModel) -> OptimizerState:
     """Our optimizer's state from scikit-learn's."""
-    state = result._new_optimizer_state(flat)
-    n_layers = len(network.widths) - 1
-    schedule = state["schedule"]
-    schedule["learning_rate_init"] = float(optimizer.learning_rate_init)
-    if isinstance(optimizer, neural_network()._stochastic_optimizers.AdamOptimizer):
-        constants = [optimizer.beta_1, optimizer.beta_2, optimizer.epsilon]
-        schedule["name"], slots = "constant", [optimizer.ms, optimizer.vs]
-        state |= {"rule": "adam", "step": int(optimizer.t)}
-        state["learning_rate"] = float(optimizer.learning_rate_init)
+    own = make_optimizer(result)
+    schedule = make_schedule(result)._replace(learning_rate_init=float(theirs.learning_rate_init))
+    if isinstance(theirs, neural_network()._stochastic_optimizers.AdamOptimizer):
+        rule, slots, step = "adam", [theirs.ms, theirs.vs], int(theirs.t)
+        constants, rate = [theirs.beta_1, theirs.beta_2, theirs.epsilon], theirs.learning_rate_init
+        schedule = schedule._replace(name="constant")
     else:
-        constants, slots = [optimizer.momentum, 0.0, 0.0], [optimizer.velocities]
-        schedule |= {"name": optimizer.lr_schedule, "power_t": float(optimizer.power_t)}
-        state |= {"rule": "nesterov" if optimizer.nesterov else "sgd"}
-        state["learning_rate"] = float(optimizer.learning_rate)
-    state["constants"] = [float(constant) for constant in constants]
-    for row, arrays in zip(state["slots"], slots, strict=False):
-        row[:] = network.flatten(arrays[:n_layers], arrays[n_layers:], flat.dtype)
-    return state
+        rule, slots, step = "nesterov" if theirs.nesterov else "sgd", [theirs.velocities], 0
+        constants, rate = [theirs.momentum], theirs.learning_rate
+        schedule = schedule._replace(name=theirs.lr_schedule, power_t=float(theirs.power_t))
+    optimizer = Optimizer.of(rule, [float(constant) for constant in constants], *own[2:])
+    state = OptimizerState.new(optimizer, schedule, fitted.parameters)
+    n_layers = len(fitted.coefs)
+    for row, arrays in zip(state.slots, slots, strict=False):
+        row[:] = fitted.network.flatten(arrays[:n_layers], arrays[n_layers:], fitted.dtype)
+    return replace(state, step=step, learning_rate=float(rate))
 
 
 def _history_of_sklearn(model) -> dict[str, list]:

@@ -14,14 +14,18 @@ With the decay rate ``beta`` of a mean comes the new number's share ``1 - beta``
 does not tell how far from 1 it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import sqrt
 
+from fastmlp.schedules import Schedule
+
 N_SLOTS = 2
+N_CONSTANTS = 3
 N_NUMBERS = 8
 """Per step: the rule's seven numbers (the second rate last), then the decay's rate."""
 _SECOND_RATE, _DECAY = 6, 7
@@ -121,26 +125,29 @@ def _prepare_nadam(numbers: np.ndarray, t: np.ndarray, constants) -> None:
 
 
 class Rule(NamedTuple):
-    """One row of `OPTIMIZERS`: integer code, update rule, and what depends on the step.
+    """One row of `OPTIMIZERS`: update rule, its constants, and what depends on the step.
 
-    The first ``n_means`` constants are decay rates of means, and epsilon is the one behind them.
-    ``prepare(numbers, t, constants)`` changes the numbers of steps ``t`` in place.
+    ``constants`` are parameters of the estimators.  The first ``n_means`` are decay rates of means,
+    and epsilon is the one behind them.  ``prepare(numbers, t, constants)`` changes the numbers of
+    steps ``t`` in place.
     """
 
-    code: int
     update: Callable
+    constants: tuple[str, ...]
     n_means: int = 0
     prepare: Callable | None = None
 
 
 OPTIMIZERS = {
-    "sgd": Rule(0, sgd),
-    "nesterov": Rule(1, nesterov),
-    "adam": Rule(2, adam, 2, _prepare_adam),
-    "rmsprop": Rule(3, rmsprop, 1),
-    "nadam": Rule(4, nadam, 2, _prepare_nadam),
-    "lion": Rule(5, lion, 2),
+    "sgd": Rule(sgd, ("momentum",)),
+    "nesterov": Rule(nesterov, ("momentum",)),
+    "adam": Rule(adam, ("beta_1", "beta_2", "epsilon"), 2, _prepare_adam),
+    "rmsprop": Rule(rmsprop, ("rho", "epsilon"), 1),
+    "nadam": Rule(nadam, ("beta_1", "beta_2", "epsilon"), 2, _prepare_nadam),
+    "lion": Rule(lion, ("beta_1", "beta_2", "epsilon"), 2),
 }
+SOLVERS = tuple(name for name in OPTIMIZERS if name != "nesterov")
+"""The stochastic solvers by name: 'nesterov' is one of two forms of 'sgd'."""
 
 
 class Optimizer(NamedTuple):
@@ -166,6 +173,17 @@ class Optimizer(NamedTuple):
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
     ema_decay: float | None = None
+
+    @classmethod
+    def of(cls, name: str, constants: Sequence[float], *others: Any) -> "Optimizer":
+        """An optimizer from as many constants as its rule has."""
+        first, second, third = (*constants, 0.0, 0.0, 0.0)[:N_CONSTANTS]
+        return cls(name, (first, second, third), *others)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a state's ``slots``: with an average, the parameters that are trained, too."""
+        return N_SLOTS + (self.ema_decay is not None)
 
     def step_numbers(
         self, learning_rates: np.ndarray, step: int, dtype: Any = np.float64
@@ -215,3 +233,87 @@ def _constant_numbers(optimizer: Optimizer, dtype: np.dtype) -> np.ndarray:
     constants = optimizer._numbers_of_rule(np.finfo(dtype))
     row[1 : 1 + len(constants)] = constants
     return row
+
+
+@dataclass(frozen=True, eq=False)
+class OptimizerState:
+    """What an optimizer remembers from call to call.
+
+    Its settings are frozen until the next `fit`, as in scikit-learn.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    schedule : Schedule
+    slots : ndarray of shape (n_slots, n_parameters)
+        See `fastmlp.engine.Engine.get_state`.
+    step : int
+        Steps taken.
+    learning_rate : float
+        Of a schedule that goes from epoch to epoch.
+    plateau : (float, int)
+        See `fastmlp.schedules.plateau`.
+    dropout_seed : int or None
+        What masks are drawn from; None before the first.
+    """
+
+    optimizer: Optimizer
+    schedule: Schedule
+    slots: np.ndarray
+    step: int
+    learning_rate: float
+    plateau: tuple[float, int] = (np.inf, 0)
+    dropout_seed: int | None = None
+
+    @classmethod
+    def new(
+        cls, optimizer: Optimizer, schedule: Schedule, parameters: np.ndarray
+    ) -> "OptimizerState":
+        """Before the first step; ``parameters`` are what an average starts from."""
+        slots = np.zeros((N_SLOTS, parameters.size), parameters.dtype)
+        if optimizer.ema_decay is not None:
+            slots = np.vstack([slots, parameters])
+        return cls(optimizer, schedule, slots, 0, schedule.learning_rate_init)
+
+    @property
+    def trained(self) -> np.ndarray | None:
+        """The parameters that are trained, if the model's are their average."""
+        return self.slots[N_SLOTS] if len(self.slots) > N_SLOTS else None
+
+    def require_size(self, n_parameters: int) -> None:
+        """
+        Raises
+        ------
+        ValueError
+            If the slots are not those of ``n_parameters`` parameters.
+        """
+        expected = self.optimizer.n_rows, n_parameters
+        if np.shape(self.slots) != expected:
+            raise ValueError(
+                f"The optimizer's state must be of shape {expected} to fit coefs_ and intercepts_, "
+                f"got {np.shape(self.slots)}; fit again instead of partial_fit."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for pickles and files."""
+        optimizer = self.optimizer._asdict()
+        return {
+            "rule": optimizer.pop("name"),
+            "constants": list(optimizer.pop("constants")),
+            **optimizer,
+            "schedule": self.schedule._asdict(),
+            "learning_rate": self.learning_rate,
+            "plateau": self.plateau,
+            "dropout_seed": self.dropout_seed,
+            "slots": self.slots,
+            "step": self.step,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "OptimizerState":
+        """The inverse of `as_dict`; what an earlier version did not have yet may be missing."""
+        rest = dict(data)
+        constants = tuple(rest.pop("constants"))
+        settings = {name: rest.pop(name) for name in Optimizer._fields[2:] if name in rest}
+        optimizer = Optimizer(rest.pop("rule"), constants, **settings)
+        return cls(optimizer, Schedule(**rest.pop("schedule")), **rest)

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from fastmlp._sklearn import check_is_fitted, safe_indexing
-from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.estimators import MLPClassifier, MLPRegressor, fitted_model
 from fastmlp.inspect import forward, slopes
 
 __all__ = ["ActivationsDisplay", "LossCurveDisplay", "WeightsDisplay"]
@@ -560,7 +560,7 @@ class ActivationsDisplay:
             slopes=slopes(model, passed),
             layer_names=[
                 f"{_layer_name(layer, n_hidden)}\n{name}"
-                for layer, name in enumerate(model._fitted_network().activation_names)
+                for layer, name in enumerate(fitted_model(model).network.activation_names)
             ],
             threshold=threshold,
         )

@@ -73,6 +73,9 @@ def coslog4(step: np.ndarray, steps_per_epoch: int, schedule: Schedule) -> np.nd
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.log2(1 + 15 * t))
 
 
+SCIKIT_LEARN_SCHEDULES = ("constant", "invscaling", "adaptive")
+"""scikit-learn's, which only its 'sgd' obeys."""
+
 STEP_SCHEDULES = {
     "exponential": exponential,
     "step": staircase,

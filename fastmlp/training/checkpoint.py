@@ -3,7 +3,7 @@
 A fit is a function of its arguments and of the state of its random numbers at the beginning.  So a
 checkpoint holds that state, from which the next fit repeats initial weights and validation split;
 a description of the arguments, by which it sees whether they are the same; and for every restart
-its `Progress`, optimizer, sample order and random numbers at the end of an epoch.  Nothing is
+its `Run`, optimizer, sample order and random numbers at the end of an epoch.  Nothing is
 written in the middle of one: after Ctrl-C the file is that of the last epoch that was written.
 """
 
@@ -23,8 +23,8 @@ from scipy import sparse
 from fastmlp import _safetensors
 from fastmlp._json import decode, encode
 from fastmlp._json import read as read_json
-from fastmlp.engine import Engine
-from fastmlp.training import HISTORY, Keeper, Progress
+from fastmlp.training.hooks import Hook
+from fastmlp.training.run import HISTORY, Run
 
 _FORMAT = "fastmlp checkpoint 1"
 _COUNTERS = ("n_iter", "n_steps", "n_samples_seen", "no_improvement_count")
@@ -105,7 +105,7 @@ class Checkpoint:
         self._beginning = {"random_state": _random_state(given)}
         return given
 
-    def keepers(self, arguments: dict[str, str], n_runs: int, max_iter: int) -> list[Keeper]:
+    def hooks(self, arguments: dict[str, str], n_runs: int, max_iter: int) -> list["RunCheckpoint"]:
         """One for each restart, after a look at what the file belongs to.
 
         Parameters
@@ -165,87 +165,85 @@ class Checkpoint:
                 )
 
 
-class RunCheckpoint(Keeper):
-    """What keeps one restart's state in the file."""
+class RunCheckpoint(Hook):
+    """Keeps one restart's state in the file."""
 
     def __init__(self, checkpoint: Checkpoint, i: int, every: float, max_iter: int):
         self._checkpoint, self._i, self._every = checkpoint, i, every
         self._max_iter = max_iter
         self._next = time.monotonic() + every
 
-    def restore(self, engine: Engine, progress: Progress, order, random_state) -> bool:
+    def begin(self, run: Run) -> None:
         state = self._checkpoint.state(self._i)
         if state is None:
-            return False
-        with self._checkpoint.sense():
-            _restore(state, engine, progress, order, random_state)
-        if progress.stop_reason in (None, *_PAUSES):
-            finished = progress.n_iter >= self._max_iter
-            progress.stop_reason = "max_iter" if finished else None
-        return True
-
-    def update(self, engine: Engine, progress: Progress, order, random_state) -> None:
-        if progress.stop_reason is None and time.monotonic() < self._next:
             return
-        self._checkpoint.write(self._i, _state(engine, progress, order, random_state))
+        with self._checkpoint.sense():
+            _restore(state, run)
+        if run.stop_reason in (None, *_PAUSES):
+            run.stop_reason = "max_iter" if run.n_iter >= self._max_iter else None
+
+    def epoch_ends(self, run: Run) -> None:
+        if run.stop_reason is None and time.monotonic() < self._next:
+            return
+        self._checkpoint.write(self._i, _state(run))
         self._next = time.monotonic() + self._every
 
 
-def _state(engine: Engine, progress: Progress, order, random_state) -> State:
-    slots, step = engine.get_state()
-    values = {name: getattr(progress, name) for name in (*_COUNTERS, *_NUMBERS)}
-    values |= {"step": step, "plateau": progress.plateau, "stop_reason": progress.stop_reason}
-    values["random_state"] = _random_state(random_state)
+def _state(run: Run) -> State:
+    slots, step = run.engine.get_state()
+    values = {name: getattr(run, name) for name in (*_COUNTERS, *_NUMBERS)}
+    values |= {"step": step, "plateau": run.plateau, "stop_reason": run.stop_reason}
+    values["random_state"] = _random_state(run.random_state)
     arrays = {
-        "parameters": engine.get_parameters(),
+        "parameters": run.engine.get_parameters(),
         "slots": slots,
-        "order": order.copy(),
-        "loss_curve": np.array(progress.loss_curve, np.float64),
-        "history": np.array(progress.history, np.float64).reshape(-1, len(HISTORY)),
+        "order": run.order.copy(),
+        "loss_curve": np.array(run.loss_curve, np.float64),
+        "history": np.array(run.history, np.float64).reshape(-1, len(HISTORY)),
     }
-    if progress.validation_scores is not None:
-        arrays["validation_scores"] = np.array(progress.validation_scores, np.float64)
-    if progress.best_parameters is not None:
-        arrays["best_parameters"] = progress.best_parameters
+    if run.validation_scores is not None:
+        arrays["validation_scores"] = np.array(run.validation_scores, np.float64)
+    if run.best_parameters is not None:
+        arrays["best_parameters"] = run.best_parameters
     return State(values, arrays)
 
 
-def _restore(state: State, engine: Engine, progress: Progress, order, random_state) -> None:
+def _restore(state: State, run: Run) -> None:
     """Set everything as it was.  Kernels index by ``order``, so it must hold the same samples."""
     values, arrays = state
-    slots, _ = engine.get_state()
-    flat = progress.parameters
+    slots, _ = run.engine.get_state()
+    flat = run.parameters
     _require_like(arrays["parameters"], flat)
     _require_like(arrays["slots"], slots)
-    _require_like(arrays["order"], order)
-    if not np.array_equal(np.sort(arrays["order"]), np.sort(order)):
+    _require_like(arrays["order"], run.order)
+    if not np.array_equal(np.sort(arrays["order"]), np.sort(run.order)):
         raise ValueError("its sample order is of other samples")
-    if progress.best_parameters is not None or "best_parameters" in arrays:
+    if run.best_parameters is not None or "best_parameters" in arrays:
         _require_like(arrays["best_parameters"], flat)
-        progress.best_parameters = arrays["best_parameters"]
-    engine.set_parameters(arrays["parameters"])
-    engine.set_state(arrays["slots"], _count(values["step"]))
-    order[:] = arrays["order"]
-    _set_random_state(random_state, state)
+        run.best_parameters = arrays["best_parameters"]
+    run.engine.set_parameters(arrays["parameters"])
+    run.engine.set_state(arrays["slots"], _count(values["step"]))
+    run.order[:] = arrays["order"]
+    _set_random_state(run.random_state, state)
     for name in _COUNTERS:
-        setattr(progress, name, _count(values[name]))
+        setattr(run, name, _count(values[name]))
     for name in _NUMBERS:
-        optional = getattr(progress, name) is None  # with or without early stopping
-        setattr(progress, name, None if optional else _number(values[name]))
-    if not 0 <= progress.learning_rate < np.inf:
-        raise ValueError(f"a learning rate cannot be {progress.learning_rate}")
+        optional = getattr(run, name) is None  # with or without early stopping
+        setattr(run, name, None if optional else _number(values[name]))
+    if not 0 <= run.learning_rate < np.inf:
+        raise ValueError(f"a learning rate cannot be {run.learning_rate}")
     best, n_bad = values["plateau"]
-    progress.plateau = (_number(best), _count(n_bad))
-    progress.loss_curve = _curve(arrays["loss_curve"], progress.n_iter)
-    if progress.validation_scores is not None:
-        progress.validation_scores = _curve(arrays["validation_scores"], progress.n_iter)
+    run.plateau = (_number(best), _count(n_bad))
+    run.loss_curve = _curve(arrays["loss_curve"], run.n_iter)
+    if run.validation_scores is not None:
+        run.validation_scores = _curve(arrays["validation_scores"], run.n_iter)
     shape, dtype = arrays["history"].shape, arrays["history"].dtype
-    if (shape, dtype) != ((progress.n_iter, len(HISTORY)), np.dtype(np.float64)):
-        raise ValueError(f"its history is not one of {progress.n_iter} epochs")
-    progress.history = [(int(line[0]), *line[1:]) for line in arrays["history"].tolist()]
+    if (shape, dtype) != ((run.n_iter, len(HISTORY)), np.dtype(np.float64)):
+        raise ValueError(f"its history is not one of {run.n_iter} epochs")
+    run.history = [(int(line[0]), *line[1:]) for line in arrays["history"].tolist()]
     if values["stop_reason"] not in (None, *_ENDS, *_PAUSES):
         raise ValueError(f"training does not stop for {values['stop_reason']!r}")
-    progress.stop_reason = values["stop_reason"]
+    run.stop_reason = values["stop_reason"]
 
 
 def _count(value) -> int:

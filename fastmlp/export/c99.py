@@ -12,8 +12,8 @@ from textwrap import indent
 
 import numpy as np
 
-from fastmlp._export import Recipe, describe
 from fastmlp._safetensors import replace
+from fastmlp.export.recipe import Recipe, describe
 from fastmlp.functions import LAYER_NORM_EPSILON
 
 _ACTIVATIONS = {

@@ -24,7 +24,7 @@ def _is_imported() -> bool:
 
 
 def _register() -> None:
-    from fastmlp.onnx import register
+    from fastmlp.export.onnx import register
 
     register()
 

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp import __version__ as VERSION
-from fastmlp._sklearn import check_is_fitted
-from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.estimators import MLPClassifier, MLPRegressor, Values, fitted_model
 from fastmlp.functions import ACTIVATIONS, USER
 from fastmlp.network import Network
 
@@ -81,23 +80,20 @@ def describe(model, formulas: Collection[str], language: str) -> Recipe:
         raise TypeError(
             f"model must be a fitted fastmlp.MLPClassifier or fastmlp.MLPRegressor, got {model!r}."
         )
-    check_is_fitted(model)
-    network = model._fitted_network()
-    dtype = np.result_type(model.coefs_[0], np.float32)
-    flat = network.flatten(model.coefs_, model.intercepts_, dtype)
+    fitted = fitted_model(model)
+    flat, network, targets = fitted.parameters, fitted.network, fitted.targets
     if not np.isfinite(flat).all():
         raise ValueError("coefs_ and intercepts_ must be finite; fit the model again.")
     labels, multilabel, ranks = None, False, None
-    if isinstance(model, MLPRegressor):
-        if model._levels() is not None:
-            ranks = model._sorted(np.arange(network.n_outputs)[None])[0].tolist()
-    elif model._is_multilabel():
+    if isinstance(targets, Values):
+        ranks = None if targets.ranks is None else targets.ranks.tolist()
+    elif targets.is_multilabel:
         multilabel = True
     else:
-        labels = _labels(model.classes_, language)
+        labels = _labels(targets.classes, language)
     layers = list(zip(*network.unflatten(flat), strict=True))
     activations = _activations(network, formulas, language)
-    return Recipe(network, dtype, layers, activations, labels, multilabel, ranks)
+    return Recipe(network, fitted.dtype, layers, activations, labels, multilabel, ranks)
 
 
 def _activations(network: Network, formulas: Collection[str], language: str) -> list[str]:

@@ -1,0 +1,32 @@
+"""The scikit-learn surface: estimators that validate, plan, train and predict."""
+
+from fastmlp.estimators.base import (
+    HOOKS,
+    Batch,
+    InconsistentVersionWarning,
+    check_parameters,
+    fitted_model,
+    go_on_from,
+    read_batch,
+    start,
+)
+from fastmlp.estimators.classifier import MLPClassifier
+from fastmlp.estimators.fitted import FittedModel
+from fastmlp.estimators.regressor import MLPRegressor
+from fastmlp.estimators.targets import Labels, Values
+
+__all__ = [
+    "HOOKS",
+    "Batch",
+    "FittedModel",
+    "InconsistentVersionWarning",
+    "Labels",
+    "MLPClassifier",
+    "MLPRegressor",
+    "Values",
+    "check_parameters",
+    "fitted_model",
+    "go_on_from",
+    "read_batch",
+    "start",
+]

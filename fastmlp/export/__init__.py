@@ -1,0 +1,1 @@
+"""Fitted models written down in other languages."""

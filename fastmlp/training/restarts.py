@@ -1,0 +1,89 @@
+"""Several runs of one fit, side by side, and which of them is the best."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+from fastmlp.engine import available_threads
+from fastmlp.training.hooks import Limit
+from fastmlp.training.run import DivergedError
+
+
+def side_by_side(
+    jobs: Sequence[Callable[[], Any]], limit: Limit, n_threads: int | None
+) -> list[Any]:
+    """Run trainings, at once as far as there are processors for them.
+
+    The first runs in any case; another that the limit leaves no time for is not started.
+
+    Parameters
+    ----------
+    jobs : sequence of callable
+    limit : Limit
+        The one that the jobs obey: Ctrl-C ends them all, and is no reason to warn a second time.
+    n_threads : int or None
+        Most jobs at once; None means as many as `fastmlp.engine.available_threads`.
+
+    Returns
+    -------
+    list
+        What each job returned, or the DivergedError or KeyboardInterrupt that it raised.
+    """
+
+    def run(job):
+        if job is not jobs[0] and limit.reason():
+            return DivergedError("There was no time left for it.")
+        try:
+            return job()
+        except (DivergedError, KeyboardInterrupt) as error:
+            return error
+
+    if len(jobs) == 1:
+        return [run(jobs[0])]
+    n_at_once = min(available_threads(n_threads), len(jobs))
+    if n_at_once == 1:
+        return [run(job) for job in jobs]
+    with ThreadPoolExecutor(n_at_once) as pool:
+        futures = [pool.submit(run, job) for job in jobs]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.")
+            limit.interrupt()
+            while wait(futures, timeout=0.05).not_done:
+                limit.interrupt()
+        return [future.result() for future in futures]
+
+
+def best_of(outcomes: Sequence[Any], scores: Callable[[int], float | None]) -> tuple[int, Any]:
+    """Which run to keep.
+
+    Parameters
+    ----------
+    outcomes : sequence
+        Of `side_by_side`.
+    scores : callable
+        The score of the i-th run, which did not fail.
+
+    Returns
+    -------
+    best : int
+    scores : ndarray of shape (n_runs,)
+        NaN for those that failed.
+
+    Raises
+    ------
+    DivergedError, KeyboardInterrupt
+        If all failed.
+    """
+    failed = [isinstance(outcome, DivergedError | KeyboardInterrupt) for outcome in outcomes]
+    if all(failed):
+        raise next((o for o in outcomes if isinstance(o, KeyboardInterrupt)), outcomes[0])
+    found = np.array([np.nan if bad else scores(i) for i, bad in enumerate(failed)])
+    if len(outcomes) == 1:
+        return 0, found
+    ranks = np.where(failed, -np.inf, np.nan_to_num(found, nan=-1e300))
+    return int(np.argmax(ranks)), found
