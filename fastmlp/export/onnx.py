@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_classifier
 
-from fastmlp.export.recipe import VERSION, Recipe, describe
 from fastmlp._safetensors import replace
 from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.export.recipe import VERSION, Recipe, describe
 from fastmlp.functions import LAYER_NORM_EPSILON
 
 __all__ = ["register", "to_onnx"]
