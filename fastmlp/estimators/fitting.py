@@ -108,6 +108,8 @@ class Fit:
 
     def _train(self, run: Run, hooks: Sequence[Hook]) -> None:
         """One run, from its engine to its final parameters and state."""
+        rows = self._data.rows
+        run.order = np.arange(self._samples.n_samples) if rows is None else rows.copy()
         setting = setting_of(run, self._objective, self._dtype, self._alpha)
         spare, self.spare = self.spare, None
         engine = spare[1] if spare is not None and spare[0] == setting else setting.make()
