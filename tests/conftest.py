@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy: scikit-learn's array API checks then run
 
 import pytest
+from engines import no_thresholds  # noqa: F401
 from problems import ENGINES
 
 import fastmlp
