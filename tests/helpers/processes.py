@@ -17,6 +17,6 @@ def run_command(*command, timeout=300, cwd=None, **env):
 
 
 def run_python(code, *arguments, timeout=300, **env):
-    """`run_command` of a program in Python, its warnings aside."""
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
+    """`run_command` of a program in Python, its warnings aside; it finds nothing where it runs."""
+    command = [sys.executable, "-P", "-W", "ignore", "-c", textwrap.dedent(code)]
     return run_command(*command, *arguments, timeout=timeout, **env)
