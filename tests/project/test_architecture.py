@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import run_python
+from quick import QUICK
 
 import fastmlp
 
@@ -272,6 +273,17 @@ def test_only_tests_of_the_gpu_import_numba_cuda_or_greenlet():
     folders.remove(TESTS / "gpu")
     assert len(folders) > 4
     assert run_python(IMPORT_TESTS, TESTS / "helpers", *folders).strip() == ""
+
+
+def test_every_folder_has_quick_tests(request):
+    """Those of `quick.QUICK`, which all exist; this module is one of them."""
+    folders = {path.parent.name for path in TESTS.glob("*/test_*.py")}
+    assert folders == set(QUICK)
+    for folder, modules in QUICK.items():
+        assert modules
+        for module in modules:
+            assert "def test_" in (TESTS / folder / f"test_{module}.py").read_text()
+    assert request.node.get_closest_marker("quick")
 
 
 WARNING_CAUSED_BY = {

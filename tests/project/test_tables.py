@@ -199,6 +199,6 @@ def case(table):
     return pytest.param(CASES[table], id=table, marks=marks)
 
 
-@pytest.mark.parametrize("program", map(case, CASES))
+@pytest.mark.parametrize("program", [case(table) for table in CASES])
 def test_a_row_is_all_that_an_estimator_needs(program, package_with_rows, tmp_path):
     run(program, package_with_rows, tmp_path / "model")
