@@ -7,13 +7,22 @@ from pathlib import Path
 os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy: scikit-learn's array API checks then run
 
 import pytest
+from engines import no_thresholds  # noqa: F401
 from problems import ENGINES
+from quick import is_quick
 
 import fastmlp
 
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"engines under test: {'; '.join(ENGINES)}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if is_quick(item):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(params=ENGINES)

@@ -5,9 +5,6 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import warnings
@@ -18,6 +15,8 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn.neural_network
+from models import fit
+from processes import run_python
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -34,25 +33,9 @@ TARGET = X[:, 0] - X[:, 1] ** 2
 QUICK = {"max_iter": 5, "random_state": 0, "hidden_layer_sizes": (8,)}
 
 
-def fit(model, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(*args, **kwargs)
-
-
 @pytest.fixture
 def classifier():
     return fit(MLPClassifier(**QUICK), X, LABELS)
-
-
-def run_python(code, **env):
-    """Run ``code`` in a new interpreter; returns what it printed."""
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=240, env=os.environ | env,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 # --- interruption and divergence
@@ -206,10 +189,8 @@ def test_fits_in_threads_equal_fits_alone():
 def test_grid_search_in_processes():
     pipeline = make_pipeline(StandardScaler(), MLPClassifier(**QUICK))
     grid = {"mlpclassifier__alpha": [1e-4, 1.0], "mlpclassifier__hidden_layer_sizes": [(), (5,)]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-            search = GridSearchCV(pipeline, grid, n_jobs=2, cv=2).fit(X, LABELS)
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        search = fit(GridSearchCV(pipeline, grid, n_jobs=2, cv=2), X, LABELS)
     assert 0.3 < search.best_score_ <= 1
 
 

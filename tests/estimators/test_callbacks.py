@@ -1,15 +1,14 @@
 """scikit-learn's callbacks (1.9): what they hear of a fit, and that they may end it."""
 
 import pickle
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from models import fit
+from processes import run_python
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -23,12 +22,6 @@ X = pd.DataFrame(rng.normal(size=(80, 4)), columns=list("abcd"))
 LABELS = np.where(X["a"] + rng.normal(size=80) > 0, "yes", "no")
 WEIGHT = rng.uniform(0.5, 2, 80)
 QUICK = {"hidden_layer_sizes": (5,), "random_state": 0, "max_iter": 7, "learning_rate_init": 0.02}
-
-
-def fit(model, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(*args, **kwargs)
 
 
 class Listener:
@@ -173,5 +166,4 @@ sys.modules["sklearn.callback"] = callback
 model = MLPClassifier(max_iter=300, tol=0.1).fit([[0.0], [1.0]] * 5, [0, 1] * 5)
 print(hasattr(model, "set_callbacks"), model.stop_reason_)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout == "False converged\n", result.stderr
+    assert run_python(code) == "False converged\n"

@@ -1,14 +1,14 @@
 """Activations, losses and optimizers through the estimators: what may be chosen, what not."""
 
 import math
-import warnings
 
+import models
 import numba
 import numpy as np
 import pytest
 import reference
+from models import flat
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
@@ -22,14 +22,7 @@ QUICK = {"hidden_layer_sizes": (8, 6), "max_iter": 5, "random_state": 0}
 
 
 def fit(model, y, data=X):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(data, y)
-
-
-def flat(model):
-    pairs = zip(model.coefs_, model.intercepts_, strict=True)
-    return np.concatenate([np.append(W.ravel(), b) for W, b in pairs])
+    return models.fit(model, data, y)
 
 
 # --- activations

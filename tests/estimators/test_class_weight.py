@@ -1,10 +1,8 @@
 """class_weight: the same fit as with the sample weights that it stands for."""
 
-import warnings
-
 import numpy as np
 import pytest
-from sklearn.exceptions import ConvergenceWarning
+from models import fit
 from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp import MLPClassifier
@@ -25,12 +23,6 @@ DICTS = {
     "one label always": [{1: 4.0}, {0: 0.5, 1: 2.0}],
 }
 QUICK = {"hidden_layer_sizes": (5,), "max_iter": 8, "random_state": 0}
-
-
-def fit(model, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(*args, **kwargs)
 
 
 def by_hand(weights, y):

@@ -1,16 +1,16 @@
 """The glass box against the oracle, the engines, and what the estimators do."""
 
 import math
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import reference
+from models import fit, flat, join
 from problems import make_problem
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -26,11 +26,6 @@ DTYPES = {np.float64: 1e-12, np.float32: 2e-5}
 QUICK = {"hidden_layer_sizes": WIDTHS[1:], "random_state": 0}
 NAMES = {"brier": "squared_error", "cross_entropy": "log_loss"}
 SMOOTH = [loss for loss in reference.SMOOTHING if loss in LOSSES]
-
-
-def flat(coefs, intercepts):
-    pairs = zip(coefs, intercepts, strict=True)
-    return np.concatenate([np.append(W.ravel(), b) for W, b in pairs])
 
 
 def model_for(loss, **params):
@@ -58,18 +53,12 @@ def problem(loss, **params):
 
 def described(model, activation, loss):
     widths = (FEATURES, *(coef.shape[1] for coef in model.coefs_))
-    return flat(model.coefs_, model.intercepts_), widths, activation, loss
+    return flat(model), widths, activation, loss
 
 
 def assert_close(actual, expected, tolerance=1e-12):
     scale = max(1e-3, np.abs(expected).max())
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
-
-
-def fit(model, X, y, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(X, y, **options)
 
 
 # --- forward
@@ -155,7 +144,7 @@ def test_loss_and_every_gradient_element(loss, activation, layer_norm, dtype):
         np.finfo(dtype).eps, layer_norm=layer_norm,
     )  # fmt: skip
     assert result.coef_grads[0].dtype == result.deltas[-1].dtype == dtype
-    assert_close(flat(result.coef_grads, result.intercept_grads), gradient, DTYPES[dtype])
+    assert_close(join(result.coef_grads, result.intercept_grads), gradient, DTYPES[dtype])
     assert result.loss == pytest.approx(value, rel=DTYPES[dtype])
     assert result.loss == result.data_loss + result.penalty
     squares = sum((W.astype(float) ** 2).sum() for W in model.coefs_)
@@ -226,8 +215,8 @@ def test_the_gradient_is_that_of_training(task):
     )
     fit(trained, X, y, sample_weight=weight)
     assert result.loss == pytest.approx(trained.loss_, rel=1e-12)
-    change = flat(trained.coefs_, trained.intercepts_) - flat(start.coefs_, start.intercepts_)
-    assert_close(-0.5 * flat(result.coef_grads, result.intercept_grads), change)
+    change = flat(trained) - flat(start)
+    assert_close(-0.5 * join(result.coef_grads, result.intercept_grads), change)
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
@@ -358,10 +347,10 @@ def params_of(solver):
 def test_a_step_is_partial_fit(solver, more):
     model, X, labels, y = problem("log_loss", **params_of(solver), **more, max_iter=2)
     model = fit(model, X, labels)
-    before = flat(model.coefs_, model.intercepts_)
+    before = flat(model)
     one = step(model, X, labels)
-    np.testing.assert_array_equal(flat(model.coefs_, model.intercepts_), before)
-    np.testing.assert_array_equal(flat(one.coefs_before, one.intercepts_before), before)
+    np.testing.assert_array_equal(flat(model), before)
+    np.testing.assert_array_equal(join(one.coefs_before, one.intercepts_before), before)
     assert one.loss_before == pytest.approx(backward(model, X, labels).loss, rel=1e-12)
     weight = N / 3 / np.bincount(y)[y] if "class_weight" in more else None
     model.set_params(
@@ -369,11 +358,11 @@ def test_a_step_is_partial_fit(solver, more):
         n_restarts=1,
     )  # fmt: skip
     model.partial_fit(X, labels, weight)
-    after = flat(model.coefs_, model.intercepts_)
-    np.testing.assert_allclose(flat(one.coefs_after, one.intercepts_after), after, atol=1e-10)
+    after = flat(model)
+    np.testing.assert_allclose(join(one.coefs_after, one.intercepts_after), after, atol=1e-10)
     np.testing.assert_array_equal(
-        flat(one.coef_updates, one.intercept_updates),
-        flat(one.coefs_after, one.intercepts_after) - before,
+        join(one.coef_updates, one.intercept_updates),
+        join(one.coefs_after, one.intercepts_after) - before,
     )
     assert one.learning_rate == model.history_["learning_rate"][-1]
     assert one.loss_after == pytest.approx(backward(model, X, labels, weight).loss, rel=1e-9)
@@ -382,10 +371,10 @@ def test_a_step_is_partial_fit(solver, more):
 def test_a_step_of_plain_gradient_descent():
     model, X, labels, _ = problem("log_loss", solver="sgd", momentum=0.0, learning_rate_init=0.1)
     one = step(model, X, labels)
-    gradient = flat(one.coef_grads, one.intercept_grads)
-    assert_close(flat(one.coef_updates, one.intercept_updates), -0.1 * gradient)
+    gradient = join(one.coef_grads, one.intercept_grads)
+    assert_close(join(one.coef_updates, one.intercept_updates), -0.1 * gradient)
     result = backward(model, X, labels)
-    np.testing.assert_array_equal(gradient, flat(result.coef_grads, result.intercept_grads))
+    np.testing.assert_array_equal(gradient, join(result.coef_grads, result.intercept_grads))
     assert one.loss_after < one.loss_before == result.loss
 
 
@@ -418,8 +407,8 @@ def test_initialise_is_the_start_of_fit(params):
         seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=2)[0]
         trained.set_params(n_restarts=1, random_state=seed)
     trained = fit(trained, X, labels)
-    np.testing.assert_array_equal(flat(model.coefs_, model.intercepts_),
-                                  flat(trained.coefs_, trained.intercepts_))  # fmt: skip
+    np.testing.assert_array_equal(flat(model),
+                                  flat(trained))  # fmt: skip
     assert (model.n_iter_, model.t_) == (0, 0)
 
 
@@ -428,8 +417,8 @@ def test_training_goes_on_from_the_start():
     trained = clone(model)
     model.partial_fit(X, labels)
     trained.partial_fit(X, labels, classes=np.unique(labels))
-    np.testing.assert_allclose(flat(model.coefs_, model.intercepts_),
-                               flat(trained.coefs_, trained.intercepts_), rtol=1e-10)  # fmt: skip
+    np.testing.assert_allclose(flat(model),
+                               flat(trained), rtol=1e-10)  # fmt: skip
 
 
 def test_initialise_leaves_the_model_and_its_random_state():
@@ -466,12 +455,12 @@ def test_refusals():
 def test_models_for_the_gpu_are_inspected_on_the_processor(device, monkeypatch):
     """The emulator would do, but nothing asks for it."""
     model, X, labels, _ = problem("log_loss")
-    expected = flat(*step(model, X, labels)[4:8:2])
+    expected = join(*step(model, X, labels)[4:8:2])
     model.set_params(device="cuda")
     monkeypatch.setattr("fastmlp.engine.cuda.open_device", None)
     forward(model, X)
     check_gradients(model, X, labels, n_elements=1)
-    np.testing.assert_array_equal(flat(*step(model, X, labels)[4:8:2]), expected)
+    np.testing.assert_array_equal(join(*step(model, X, labels)[4:8:2]), expected)
 
 
 def test_the_module_is_there_when_asked_for():

@@ -10,8 +10,8 @@ from itertools import product
 import numpy as np
 import pytest
 import sklearn.neural_network as theirs
+from models import fit, quietly, unconverged
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
 
 import fastmlp as ours
 from fastmlp._sklearn import squared_error_is_mean
@@ -46,12 +46,6 @@ def estimators(task, **params):
         theirs.MLPRegressor(loss=loss, **params),
         ours.MLPRegressor(loss=loss, **params),
     )
-
-
-def quietly(function, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return function(*args, **kwargs)
 
 
 def close(actual, expected, tolerance=1e-7):
@@ -129,9 +123,9 @@ def test_trajectory(task, activation, solver, batch, early, how, weighted):
                         X[rows], y[rows], None if weight is None else weight[rows], **extra
                     )
             else:
-                quietly(model.fit, X, y, weight)
+                fit(model, X, y, weight)
             if how == "warm_start":
-                quietly(model.fit, X, y, weight)
+                fit(model, X, y, weight)
     assert_same_model(*models, X)
 
 
@@ -158,8 +152,8 @@ def test_weights_of_any_size(task, how, dtype, size):
     fast.set_params(alpha=0.01 * size)
     for model, weights in ((sk, weight), (fast, weight * size)):
         extra = {"classes": np.unique(y)} if how == "partial_fit" and task != "multioutput" else {}
-        fit = model.partial_fit if how == "partial_fit" else model.fit
-        quietly(fit, X.astype(dtype), y, weights, **extra)
+        train = model.partial_fit if how == "partial_fit" else model.fit
+        unconverged(train, X.astype(dtype), y, weights, **extra)
     if how == "lbfgs" and dtype == np.float32:  # which scikit-learn's takes its steps in
         for mine, other in zip(fast.coefs_, sk.coefs_, strict=True):
             np.testing.assert_allclose(mine, other, rtol=0.01, atol=0.01)
@@ -187,7 +181,7 @@ def test_sgd_settings(schedule, momentum, nesterov):
         random_state=0,
     )
     for model in models:
-        quietly(model.fit, X, y)
+        fit(model, X, y)
     assert_same_model(*models, X)
     assert models[1]._optimizer.learning_rate == models[0]._optimizer.learning_rate
 
@@ -202,7 +196,7 @@ def test_random_state_is_consumed_in_the_same_order(shuffle, seed):
     after = []
     for model in models:
         state = copy.deepcopy(seed)
-        quietly(model.set_params(random_state=state).fit, X, y)
+        fit(model.set_params(random_state=state), X, y)
         after.append(model._random_state.randint(1 << 30))
     assert after[0] == after[1]
     assert_same_model(*models, X)
@@ -217,7 +211,7 @@ def test_sparse_input(format, solver, container):
     X = getattr(sparse, f"{format}_{container}")(X)
     models = estimators("multiclass", solver=solver, max_iter=20, random_state=0, batch_size=20)
     for model in models:
-        quietly(model.fit, X, y)
+        fit(model, X, y)
     assert_same_model(*models, X)
 
 
@@ -227,7 +221,7 @@ def test_float32_agrees_to_its_own_rounding(task, solver):
     X, y = problem(task)
     models = estimators(task, solver=solver, max_iter=10, random_state=0, hidden_layer_sizes=(9,))
     for model in models:
-        quietly(model.fit, X.astype(np.float32), y)
+        fit(model, X.astype(np.float32), y)
     assert_same_model(*models, X.astype(np.float32), tolerance=2e-5)
     assert models[1].coefs_[0].dtype == np.float32
 
@@ -236,7 +230,7 @@ def test_lbfgs_on_float32_trains_in_float64():
     X, y = problem("regression")
     models = estimators("regression", solver="lbfgs", max_iter=5, random_state=0)
     for model in models:
-        quietly(model.fit, X.astype(np.float32), y)
+        fit(model, X.astype(np.float32), y)
     assert_same_model(*models, X.astype(np.float32), tolerance=1e-3)  # theirs runs in float32
     assert models[1].coefs_[0].dtype == np.float64
 
@@ -247,7 +241,7 @@ def test_prediction_dtype(task):
     for train_type, predict_type in product((np.float32, np.float64, int), repeat=2):
         models = estimators(task, max_iter=3, random_state=0)
         for model in models:
-            quietly(model.fit, X.astype(train_type), y)
+            fit(model, X.astype(train_type), y)
         method = "predict_proba" if task == "multiclass" else "predict"
         sk, fast = (getattr(model, method)(X.astype(predict_type)) for model in models)
         assert fast.dtype == sk.dtype, (train_type, predict_type)
@@ -262,10 +256,10 @@ def test_kept_bug_unimproved_warm_start_returns_last_weights():
         learning_rate_init=0.05, validation_fraction=0.3,
     )  # fmt: skip
     for model in models:
-        quietly(model.fit, X, y)
+        fit(model, X, y)
         scores = len(model.validation_scores_)
         best = model.best_validation_score_
-        quietly(model.fit, X, y)
+        fit(model, X, y)
         assert max(model.validation_scores_[scores:]) <= best  # the case in question
     assert_same_model(*models, X)
 
@@ -274,8 +268,8 @@ def test_kept_bug_regressor_offers_partial_fit_for_lbfgs():
     X, y = problem("regression")
     models = estimators("regression", solver="lbfgs", max_iter=5, random_state=0)
     for model in models:
-        quietly(model.partial_fit, X, y)
-        quietly(model.partial_fit, X, y)
+        unconverged(model.partial_fit, X, y)
+        unconverged(model.partial_fit, X, y)
     assert_same_model(*models, X)
 
 
@@ -295,7 +289,7 @@ def test_verbose_prints_the_same(params, capsys):
     X, y = problem("multiclass")
     printed = []
     for model in estimators("multiclass", verbose=True, random_state=0, max_iter=60, **params):
-        quietly(model.fit, X, y)
+        fit(model, X, y)
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert "Iteration 1, loss" in printed[1]
@@ -345,9 +339,7 @@ def test_squared_error_of_several_outputs_follows_scikit_learn(solver, is_mean, 
     settings = {"hidden_layer_sizes": (5,), "solver": solver, "max_iter": 8, "random_state": 0}
     models = [kind(**settings) for kind in (ours.MLPRegressor, theirs.MLPRegressor)]
     for model in models:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(X, y)
+        quietly(model.fit, X, y)
     model, expected = models
     np.testing.assert_allclose(model.loss_, expected.loss_, rtol=1e-7)
     np.testing.assert_allclose(model.predict(X), expected.predict(X), rtol=1e-6, atol=1e-7)

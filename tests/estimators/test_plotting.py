@@ -2,15 +2,15 @@
 
 import sys
 import tracemalloc
-import warnings
 from html.parser import HTMLParser
 
 import matplotlib
+import models
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from sklearn.inspection import DecisionBoundaryDisplay
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -33,9 +33,7 @@ QUICK = {"hidden_layer_sizes": (10, 8), "random_state": 0, "max_iter": 6}
 
 
 def fit(model, *data, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(*(data or (X, LABELS)), **options)
+    return models.fit(model, *(data or (X, LABELS)), **options)
 
 
 def classifier(**params):

@@ -4,11 +4,11 @@ import concurrent.futures
 import copy
 import os
 import pickle
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from models import fit, quietly
 from scipy import sparse
 from sklearn import neural_network as sk
 from sklearn.base import clone
@@ -34,10 +34,8 @@ def pair(dtype=np.float64, **parameters):
         module.MLPClassifier((20, 7), max_iter=3, random_state=0, **parameters)
         for module in (fastmlp, sk)
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for model in models:
-            model.fit(X.astype(dtype), Y)
+    for model in models:
+        fit(model, X.astype(dtype), Y)
     models[1].coefs_ = [coef.copy() for coef in models[0].coefs_]
     models[1].intercepts_ = [intercept.copy() for intercept in models[0].intercepts_]
     return models
@@ -121,10 +119,8 @@ def test_frames_and_rows_of_frames():
         kind((20, 7), max_iter=3, random_state=0, solver="lbfgs")
         for kind in (fastmlp.MLPClassifier, sk.MLPClassifier)
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for model in models:
-            model.fit(frame, Y)
+    for model in models:
+        fit(model, frame, Y)
     for n in ROWS:
         got, expected = (model.predict_proba(frame[:n]) for model in models)
         np.testing.assert_allclose(got, expected, atol=1e-8)
@@ -201,9 +197,7 @@ def test_a_forked_process_predicts_and_trains():
 def test_nothing_is_prepared_twice(monkeypatch):
     """A network of many features answers one sparse row without a look at all its weights."""
     wide = sparse.random(40, 5000, 0.01, "csr", rng=np.random.default_rng(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = fastmlp.MLPClassifier((50,), max_iter=1, random_state=0).fit(wide, Y[:40])
+    model = fit(fastmlp.MLPClassifier((50,), max_iter=1, random_state=0), wide, Y[:40])
     expected = model.predict_proba(wide.toarray())
     flatten, calls = fastmlp.network.Network.flatten, []
 
@@ -238,9 +232,7 @@ def test_partial_fit_goes_on_from_whatever_is_there(solver):
             if i == 5:
                 model.coefs_ = [0.9 * coef for coef in model.coefs_]
             weight = None if i % 2 else RNG_WEIGHTS[:n]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model.partial_fit(X[:n], Y[:n], weight, classes=[0, 1, 2, 3])
+            quietly(model.partial_fit, X[:n], Y[:n], weight, classes=[0, 1, 2, 3])
             results.append((model.loss_, model.coefs_[0].copy(), model.predict_proba(X[:20])))
         return results
 

@@ -4,18 +4,17 @@ The oracle is `reference`.  Engines that refuse these leave them out here: see `
 """
 
 import importlib
-import warnings
 from dataclasses import replace
 
+import models
 import numpy as np
 import pytest
 import reference
+from engines import assert_close, parameters_for
+from models import flat
 from problems import CONSTANTS, make_network, make_problem
 from scipy import sparse, stats
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
-from test_engine import assert_close, parameters_for
-from test_threads import no_thresholds  # noqa: F401
 
 from fastmlp import MLPClassifier, MLPRegressor, jit_predictor
 from fastmlp.engine import get_engine
@@ -294,7 +293,7 @@ def test_layer_norm_in_blocks(device, rows, monkeypatch):
 @pytest.mark.parametrize("as_csr", [False, True])
 @pytest.mark.parametrize("batch_size", [70, 300])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_same_bits_for_any_number_of_threads(no_thresholds, layer_norm, batch_size, as_csr):  # noqa: F811
+def test_same_bits_for_any_number_of_threads(no_thresholds, layer_norm, batch_size, as_csr):
     network = replace(
         dropout_network((20, 130, 40, 5), "relu", "log_loss", (0.2, 0.5)), layer_norm=layer_norm
     )
@@ -320,14 +319,7 @@ EACH = [{"dropout": 0.4}, {"max_grad_norm": 0.1}, {"ema_decay": 0.8}, {"layer_no
 
 
 def fit(model, y, data=X):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(data, y)
-
-
-def flat_of(model):
-    pairs = zip(model.coefs_, model.intercepts_, strict=True)
-    return np.concatenate([np.append(W.ravel(), b) for W, b in pairs])
+    return models.fit(model, data, y)
 
 
 def start_of(random_state):
@@ -355,7 +347,7 @@ def test_fit_with_dropout(dropout, rates):
             total += loss / 3
             w = optimizer.step(w, gradient)
         assert model.loss_curve_[epoch] == pytest.approx(total, rel=1e-10)
-    np.testing.assert_allclose(flat_of(model), w, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(flat(model), w, rtol=1e-8, atol=1e-10)
     expected = reference.predict(w, WIDTHS, "tanh", "squared_error", X).ravel()
     np.testing.assert_allclose(model.predict(X), expected, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(model.predict(X[:3]), expected[:3], rtol=1e-8, atol=1e-9)
@@ -366,21 +358,19 @@ def test_fits_repeat_and_partial_fit_goes_on(params):
     """As one fit over the same epochs, without shuffling."""
     options = QUICK | params | {"shuffle": False, "batch_size": 50}
     whole = fit(MLPRegressor(**options), TARGET)
-    assert (flat_of(whole) != flat_of(fit(MLPRegressor(**QUICK), TARGET))).any()
-    np.testing.assert_array_equal(flat_of(fit(clone(whole), TARGET)), flat_of(whole))
+    assert (flat(whole) != flat(fit(MLPRegressor(**QUICK), TARGET))).any()
+    np.testing.assert_array_equal(flat(fit(clone(whole), TARGET)), flat(whole))
     parts = MLPRegressor(**options)
     for _ in range(5):
         parts.partial_fit(X, TARGET)
-    np.testing.assert_array_equal(flat_of(parts), flat_of(whole))
+    np.testing.assert_array_equal(flat(parts), flat(whole))
     np.testing.assert_array_equal(parts.loss_curve_, whole.loss_curve_)
 
 
 @pytest.mark.parametrize("params", EACH, ids=str)
 def test_validation_judges_what_predict_uses(params):
     model = MLPClassifier(**QUICK | params | {"n_restarts": 2})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X, LABELS, X_val=X[:50], y_val=LABELS[:50])
+    models.fit(model, X, LABELS, X_val=X[:50], y_val=LABELS[:50])
     assert model.history_["validation_score"][-1] == model.score(X[:50], LABELS[:50])
     model = fit(MLPClassifier(early_stopping=True, **QUICK | params), LABELS)
     assert model.best_validation_score_ == max(model.validation_scores_)
@@ -397,7 +387,7 @@ def test_fit_with_clipped_gradients():
         )[1]  # fmt: skip
         assert np.linalg.norm(gradient) > 0.05
         w = optimizer.step(w, reference.clip(gradient, 0.05))
-    np.testing.assert_allclose(flat_of(model), w, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(flat(model), w, rtol=1e-9, atol=1e-11)
 
 
 def test_fit_with_averaged_parameters():
@@ -414,7 +404,7 @@ def test_fit_with_averaged_parameters():
             assert model.loss_curve_[epoch - 5] == pytest.approx(value, rel=1e-9)
             w = optimizer.step(w, gradient)
             average = 0.7 * average + 0.3 * w
-        np.testing.assert_allclose(flat_of(model), average, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(flat(model), average, rtol=1e-8, atol=1e-10)
         expected = reference.predict(average, WIDTHS, "tanh", "squared_error", X).ravel()
         np.testing.assert_allclose(model.predict(X), expected, rtol=1e-8, atol=1e-9)
 
@@ -425,7 +415,7 @@ def test_predictions_with_layer_norm(dtype, solver):
     """Many rows, few rows and compiled code; what is fitted goes by the current parameter."""
     data, tolerance = X.astype(dtype), 1e-4 if dtype == np.float32 else 1e-10
     model = fit(MLPRegressor(**QUICK | {"layer_norm": True, "solver": solver}), TARGET, data)
-    described = (flat_of(model), WIDTHS, "tanh", "squared_error", data)
+    described = (flat(model), WIDTHS, "tanh", "squared_error", data)
     expected = reference.predict(*described, layer_norm=True).ravel()
     close = {"rtol": tolerance, "atol": tolerance}
     np.testing.assert_allclose(model.predict(data), expected, **close)

@@ -4,12 +4,11 @@ import os
 import signal
 import threading
 import time
-import warnings
 from functools import partial
 
 import numpy as np
 import pytest
-from sklearn.exceptions import ConvergenceWarning
+from models import fit
 from sklearn.model_selection import train_test_split
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -20,12 +19,6 @@ X = rng.normal(size=(90, 4))
 TARGET = np.sin(3 * X[:, 0]) + X[:, 1] ** 2
 X_VAL, TARGET_VAL = X[:20] + 0.1, TARGET[:20]
 QUICK = {"hidden_layer_sizes": (4,), "max_iter": 15, "learning_rate_init": 0.02}
-
-
-def fit(model, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(*args, **kwargs)
 
 
 def by_hand(n_restarts, **params):

@@ -2,13 +2,14 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import run_command
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
 
 
@@ -31,10 +32,10 @@ def test_scikit_learns_own_test_file(tmp_path):
         sys.executable, "-m", "pytest", "-q", "-rs", "-p", Path(__file__).stem,
         "-p", "no:cacheprovider", "--pyargs", "sklearn.neural_network.tests.test_mlp",
     ]  # fmt: skip
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    last = result.stdout.strip().splitlines()[-1]
+    here = Path(__file__).parent
+    folders = (here, here.parent / "helpers", Path(fastmlp.__file__).parents[1])
+    path = os.pathsep.join(map(str, folders))
+    last = run_command(*command, cwd=tmp_path, PYTHONPATH=path).strip().splitlines()[-1]
     counts = dict(reversed(pair) for pair in re.findall(r"(\d+) (passed|failed|skipped)", last))
     assert set(counts) == {"passed"}, last
     assert int(counts["passed"]) >= 59

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import subprocess
 import sys
 from datetime import date
 from decimal import Decimal
@@ -13,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from processes import run_command
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.exceptions import ConvergenceWarning
@@ -328,11 +328,10 @@ def test_no_word_about_convergence_where_all_epochs_were_asked_for():
 
 def test_benchmark_runs_from_end_to_end(tmp_path):
     out = tmp_path / "tabular.json"
-    command = [sys.executable, str(BENCH / "tabular.py"), "--tiny", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, BENCH / "tabular.py", "--tiny", "--out", out]
+    printed = run_command(*command, timeout=400)
     results = json.loads(out.read_text())["results"]
-    assert "| iris | accuracy |" in done.stdout
+    assert "| iris | accuracy |" in printed
     for models in results.values():
         assert {"tabular_pipeline", "MLP defaults", "gradient boosting"} <= set(models)
 

@@ -1,13 +1,13 @@
 """Targets of every kind, as scikit-learn takes or refuses them; and hooks that are none here."""
 
 import inspect
-import warnings
 from datetime import date
 from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pytest
+from models import quietly
 from scipy import sparse
 from sklearn import neural_network as sk
 from sklearn.metrics import get_scorer
@@ -52,10 +52,8 @@ def outcome(module, calls, **parameters):
     """Probabilities, predictions and loss after some calls; None if one of them raises."""
     model = module.MLPClassifier((5,), max_iter=5, random_state=0, **parameters)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for method, arguments in calls:
-                getattr(model, method)(X, *arguments)
+        for method, arguments in calls:
+            quietly(getattr(model, method), X, *arguments)
         predictions = model.predict(X)
     except (ValueError, TypeError, IndexError):
         return None
@@ -111,9 +109,7 @@ def test_any_number_but_0_is_a_label_for_class_weights_and_scorers_too(factor):
             (5,), max_iter=20, random_state=0, early_stopping=True, scoring="f1_macro",
             class_weight=weights,
         )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return model.fit(X, Y, **given)
+        return quietly(model.fit, X, Y, **given)
 
     for given in ({}, {"X_val": X[::2], "y_val": Y3[::2] * factor}):
         plain = fitted(Y3, **({} if not given else given | {"y_val": Y3[::2]}))
@@ -192,11 +188,8 @@ def test_what_is_not_a_number_is_no_target_of_a_regression(kind, dtype, options)
 def test_every_kind_of_number_is_a_target_as_in_scikit_learn(y, options):
     predictions = []
     for module in (sk, fastmlp):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = module.MLPRegressor(
-                hidden_layer_sizes=(5,), max_iter=5, random_state=0, **options
-            ).fit(X, y)
+        model = module.MLPRegressor(hidden_layer_sizes=(5,), max_iter=5, random_state=0, **options)
+        quietly(model.fit, X, y)
         predictions.append(model.predict(X))
     np.testing.assert_allclose(*predictions, rtol=1e-7, atol=1e-9)
 
@@ -262,7 +255,5 @@ def test_a_subclass_may_override_what_is_public():
         pass
 
     model = Again(hidden_layer_sizes=(5,), max_iter=3, random_state=0, solver="lbfgs")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(X, TARGET)
+    quietly(model.fit, X, TARGET)
     np.testing.assert_array_equal(model.predict(X), fastmlp.MLPRegressor.predict(model, X) + 1)

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from models import fit
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import (
     accuracy_score,
@@ -34,12 +34,6 @@ TARGET_VAL = X_VAL[:, 0]
 WEIGHT_VAL = rng.uniform(0.1, 2, 40)
 QUICK = {"hidden_layer_sizes": (6,), "random_state": 0, "learning_rate_init": 0.02, "max_iter": 12}
 HISTORY = ["epoch", "loss", "validation_loss", "validation_score", "learning_rate", "seconds"]
-
-
-def fit(model, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(*args, **kwargs)
 
 
 def after_each_epoch(make, *args, **kwargs):

@@ -2,12 +2,12 @@
 
 import ctypes
 import shutil
-import subprocess
 
 import exported
 import numpy as np
 import pandas as pd
 import pytest
+from processes import run_command
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
@@ -21,9 +21,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wdouble-promotion", "-Werror", "-p
 def gcc(folder, *arguments):
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
-    command = ["gcc", "-std=c99", *WARNINGS, "-O2", *arguments, "-lm"]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    run_command("gcc", "-std=c99", *WARNINGS, "-O2", *arguments, "-lm", cwd=folder)
 
 
 class Compiled:
@@ -159,9 +157,9 @@ def test_two_models_in_one_program(tmp_path):
     to_c(b, tmp_path / "b.c", prefix="b_")
     (tmp_path / "main.c").write_text(MAIN)
     gcc(tmp_path, "main.c", "b.c", "-o", "main")
-    result = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True)
+    printed = run_command(tmp_path / "main")
     x = np.array([[1, 2, 3, 4, 5, 6]], np.float32)
-    value, label, probability = result.stdout.split()
+    value, label, probability = printed.split()
     assert float(value) == pytest.approx(a.predict(x)[0], rel=1e-6)
     assert label == b.predict(x)[0]
     assert float(probability) == pytest.approx(b.predict_proba(x)[0, 1], abs=1e-6)
@@ -173,9 +171,7 @@ def test_no_state_and_no_other_library(tmp_path):
         pytest.skip("nm is not installed")
     to_c(exported.fit_head("four classes", "float32"), tmp_path / "model.c")
     gcc(tmp_path, "-c", "model.c")
-    symbols = subprocess.run(
-        ["nm", "model.o"], cwd=tmp_path, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    symbols = run_command("nm", "model.o", cwd=tmp_path).splitlines()
     kinds = {line.split()[-1].lstrip("_"): line.split()[-2] for line in symbols}
     assert {name for name, kind in kinds.items() if kind == "U"} - {"stack_chk_fail"} == {"expf"}
     assert not set("BbCDd") & set(kinds.values())

@@ -1,12 +1,12 @@
 """Models in onnxruntime against themselves; pipelines through skl2onnx."""
 
-import subprocess
 import sys
 
 import exported
 import numpy as np
 import pandas as pd
 import pytest
+from processes import run_python
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -182,7 +182,7 @@ for kind in (fastmlp.MLPClassifier, fastmlp.MLPRegressor, fastmlp.RobustScaleSmo
     assert kind in known, kind
 assert type(skl2onnx.__loader__).__module__ == "_frozen_importlib_external"
 """
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+        run_python(code, timeout=120)
 
     @pytest.mark.parametrize("kind", exported.LABELS)
     def test_labels(self, kind):

@@ -1,11 +1,11 @@
 """Checkpoints: a fit that dies and goes on ends with the bits of one that was left alone."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from processes import run_python
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_regression
@@ -361,6 +361,4 @@ while True:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL and no fork")
 def test_twenty_kills_at_random_moments(tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "c"), "0"]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert out.stdout.split() == ["20", "0"], out.stdout
+    assert run_python(KILLED, tmp_path / "c", 0).split() == ["20", "0"]

@@ -3,15 +3,15 @@
 import copy
 import json
 import pickle
-import subprocess
 import sys
-import warnings
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from models import quietly
+from processes import run_python
 from scipy import sparse
 from sklearn import neural_network
 from sklearn.base import clone
@@ -102,12 +102,6 @@ MODELS = {
     "random state": (R(random_state=np.random.RandomState(3)), X, NUMBERS),
     "any random state": (R(random_state=None), X, NUMBERS),
 }  # fmt: skip
-
-
-def quietly(method, *arguments):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return method(*arguments)
 
 
 def fitted(name):
@@ -566,9 +560,7 @@ def test_a_killed_process_leaves_a_file_that_loads(tmp_path):
             fastmlp.io.load(sys.argv[1])
             print("loaded", flush=True)
     """
-    command = [sys.executable, "-c", code, tmp_path / "model"]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert out.stdout.count("loaded") == 15, out.stderr
+    assert run_python(code, tmp_path / "model", timeout=60).count("loaded") == 15
     np.testing.assert_array_equal(load(tmp_path / "model").predict(data), model.predict(data))
 
 

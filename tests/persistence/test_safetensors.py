@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+from processes import run_python
 from safetensors import numpy as library
 from safetensors import safe_open
 
@@ -200,8 +200,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(small):
         "except OSError: print('full')"
     )
     before = small.read_bytes()
-    out = subprocess.run([sys.executable, "-c", code, small], capture_output=True, text=True)
-    assert out.stdout.strip() == "full", out.stderr
+    assert run_python(code, small).strip() == "full"
     assert os.listdir(small.parent) == [small.name]
     assert small.read_bytes() == before
 

@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
+from quick import QUICK
 
 import fastmlp
 
 PACKAGE = Path(fastmlp.__file__).parent
+TESTS = Path(__file__).parents[1]
 ALLOWED = {
     "__init__": {
         "_random",
@@ -243,8 +246,7 @@ def test_import_compiles_nothing_and_loads_no_optional_package():
         "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}"
         "- sys.stdlib_module_names), 'fastmlp.tabular' in sys.modules)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "['fastmlp'] False"
+    assert run_python(code).strip() == "['fastmlp'] False"
 
 
 def test_only_the_cuda_target_imports_numba_cuda():
@@ -252,6 +254,36 @@ def test_only_the_cuda_target_imports_numba_cuda():
         if not module.startswith("engine.cuda"):
             assert "numba_cuda" not in path.read_text()
             assert not any(name.startswith("numba.cuda") for name in imports(path)), module
+
+
+IMPORT_TESTS = """
+    import contextlib, importlib, pathlib, pytest, sys
+    helpers, *folders = sys.path[:0] = sys.argv[1:]
+    for folder in folders:
+        for path in pathlib.Path(folder).glob("test_*.py"):
+            with contextlib.suppress(pytest.skip.Exception):
+                importlib.import_module(path.stem)
+    print(*{"numba.cuda", "greenlet"} & set(sys.modules))
+"""
+
+
+def test_only_tests_of_the_gpu_import_numba_cuda_or_greenlet():
+    """Nor does a helper that the others import; behind the fixture ``device`` the emulator may."""
+    folders = [folder for folder in TESTS.iterdir() if list(folder.glob("test_*.py"))]
+    folders.remove(TESTS / "gpu")
+    assert len(folders) > 4
+    assert run_python(IMPORT_TESTS, TESTS / "helpers", *folders).strip() == ""
+
+
+def test_every_folder_has_quick_tests(request):
+    """Those of `quick.QUICK`, which all exist; this module is one of them."""
+    folders = {path.parent.name for path in TESTS.glob("*/test_*.py")}
+    assert folders == set(QUICK)
+    for folder, modules in QUICK.items():
+        assert modules
+        for module in modules:
+            assert "def test_" in (TESTS / folder / f"test_{module}.py").read_text()
+    assert request.node.get_closest_marker("quick")
 
 
 WARNING_CAUSED_BY = {

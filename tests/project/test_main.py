@@ -1,17 +1,16 @@
 """``python -m fastmlp``: the report and the self-check."""
 
-import subprocess
 import sys
 
 import numpy as np
+from processes import run_command, run_python
 
 import fastmlp
 from fastmlp import __main__ as report
 
 
 def test_it_reports_and_passes():
-    command = [sys.executable, "-m", "fastmlp"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    out = run_command(sys.executable, "-m", "fastmlp")
     for word in ("numba", "scikit-learn", "features", "threads", "GPU", "kernel cache", "passed"):
         assert word in out
     assert "FAILED" not in out
@@ -28,8 +27,7 @@ try:
 except ValueError as error:
     print("refused:", error)
 """
-    command = [sys.executable, "-c", program]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    out = run_python(program)
     assert out.count("device='cuda' needs numba-cuda; install it with: pip install") == 2
     assert "refused:" in out
 

@@ -1,11 +1,9 @@
 """weight_init: distributions, shapes, and what a user's function may return."""
 
-import warnings
-
 import numpy as np
 import pytest
+from models import fit
 from scipy import stats
-from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.network import INITIALISERS, Network
@@ -67,9 +65,7 @@ def test_auto_is_scikit_learns():
 @pytest.mark.parametrize("weight_init", [*INITIALISERS, lambda n, m, state: state.rand(n, m)])
 def test_every_start_trains(estimator, weight_init, solver):
     y = TARGET > 0 if estimator is MLPClassifier else TARGET
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = estimator(weight_init=weight_init, solver=solver, **PARAMS).fit(X, y)
+    model = fit(estimator(weight_init=weight_init, solver=solver, **PARAMS), X, y)
     assert np.isfinite(model.loss_)
 
 

@@ -7,10 +7,10 @@ import sys
 import textwrap
 import threading
 import time
-import warnings
 
 import numpy as np
 import pytest
+from models import fit
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp._interrupts import undisturbed
@@ -65,9 +65,7 @@ def test_all_restarts_end_within_a_second():
         hidden_layer_sizes=(200, 200), n_restarts=5, max_iter=10**5, tol=0, random_state=0,
         n_iter_no_change=10**5,
     )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        MLPRegressor(hidden_layer_sizes=(9,), max_iter=1).fit(X[:99], TARGET[:99])  # compiled
+    fit(MLPRegressor(hidden_layer_sizes=(9,), max_iter=1), X[:99], TARGET[:99])  # compiled
     ctrl_c = CtrlC(1.5)
     with pytest.warns(UserWarning, match=r"Training interrupted by user\.") as caught, ctrl_c:
         model.fit(X, TARGET)

@@ -1,11 +1,10 @@
 """Learning-rate schedules: formulas, PyTorch's, and what reaches the engine."""
 
-import warnings
 from itertools import count
 
 import numpy as np
 import pytest
-from sklearn.exceptions import ConvergenceWarning
+from models import fit
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.engine.cpu import CpuEngine
@@ -41,12 +40,6 @@ def seen(monkeypatch):
 
     monkeypatch.setattr(CpuEngine, "run_epoch", run_epoch)
     return seen
-
-
-def fit(model, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(*args, **kwargs)
 
 
 # --- formulas, step by step

@@ -1,0 +1,24 @@
+"""What ``pytest -m quick`` runs: under a minute on two processors, once kernels are compiled."""
+
+QUICK = {
+    "engine": ("engine", "vector"),
+    "estimators": (
+        "behaviour", "callbacks", "choices", "class_weight", "inspect", "parity", "prediction",
+        "restarts", "validation",
+    ),
+    "export": ("c99", "onnx"),
+    "gpu": ("cuda_device",),
+    "persistence": ("io", "safetensors", "written"),
+    "project": ("architecture", "documentation"),
+    "unit": ("functions", "initialise", "random", "schedules"),
+}  # fmt: skip
+"""Modules by folder, without their ``test_``."""
+
+
+def is_quick(item) -> bool:
+    """Whether a test is of these modules, on the processor; of trajectories, some stand for all."""
+    if item.path.stem.removeprefix("test_") not in QUICK.get(item.path.parent.name, ()):
+        return False
+    if item.name.startswith("test_trajectory"):
+        return "-tanh-" in item.name and "-weights" in item.name
+    return "emulated" not in item.name
