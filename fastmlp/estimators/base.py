@@ -76,6 +76,7 @@ HOOKS = {
     "_fit_lbfgs": "override fit, or set a callback",
     "_fit_stochastic": "override fit and partial_fit, or set a callback",
     "_unpack": "read coefs_ and intercepts_",
+    "_check_solver": "override partial_fit",
     "_validate_input": "override fit and partial_fit, and prepare X and y there",
 }
 _CHECKED_PARAMETERS: set[tuple] = set()

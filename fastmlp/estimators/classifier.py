@@ -245,7 +245,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> model.fit([[0.0], [1.0]], ["no", "yes"]).predict([[0.1], [0.9]]).tolist()
         ['no', 'yes']
         """
-        return where_it_belongs(self._targets.decode(self._outputs(X)), X)
+        outputs = self._outputs(X)
+        return where_it_belongs(self._targets.decode(outputs), X)
 
     def predict_proba(self, X):
         """Predict probabilities.
@@ -274,7 +275,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> model.fit([[0.0], [1.0]], ["no", "yes"]).predict_proba([[1.0]]).round(2).tolist()
         [[0.0, 1.0]]
         """
-        return where_it_belongs(self._targets.probabilities(self._outputs(X)), X)
+        outputs = self._outputs(X)
+        return where_it_belongs(self._targets.probabilities(outputs), X)
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.
@@ -302,7 +304,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> model.fit([[0.0], [1.0]], ["no", "yes"]).predict_log_proba([[1.0]]).shape
         (1, 2)
         """
-        probabilities = self._targets.probabilities(self._outputs(X))
+        outputs = self._outputs(X)
+        probabilities = self._targets.probabilities(outputs)
         return where_it_belongs(np.log(probabilities, out=probabilities), X)
 
     # --- what `BaseMLP` asks

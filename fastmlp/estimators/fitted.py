@@ -5,6 +5,7 @@ it needs to know no estimator.  A user may assign to these attributes and parame
 estimator keeps the `FittedModel` of the last call as long as it is made of the same objects.
 """
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.engine import get_row_predictor
+from fastmlp.engine import Engine, get_row_predictor
 from fastmlp.estimators.prediction import Predictor
 from fastmlp.estimators.targets import Labels, Values
 from fastmlp.network import Network, widths_of
 from fastmlp.optimizers import OptimizerState
+from fastmlp.training.start import Setting
 
 
 class FittedModel:
@@ -45,6 +47,7 @@ class FittedModel:
         self.network, self.targets, self.optimizer_state = network, targets, optimizer_state
         self.coefs, self.intercepts = list(coefs), list(intercepts)
         self._execution, self._made_of = execution, made_of
+        self._spare: tuple | None = None
 
     def is_made_of(self, coefs: Any, intercepts: Any, made_of: tuple) -> bool:
         """Whether these are the objects that it was made of."""
@@ -85,6 +88,20 @@ class FittedModel:
                 "float64; fit the model again."
             )
         return predictor
+
+    @property
+    def spare(self) -> tuple[Setting, Engine] | None:
+        """An engine for the next `partial_fit`, and what it was made for.
+
+        A forked process has none, because an engine's threads are not in it.
+        """
+        if self._spare is None or self._spare[0] != os.getpid():
+            return None
+        return self._spare[1]
+
+    @spare.setter
+    def spare(self, spare: tuple[Setting, Engine] | None) -> None:
+        self._spare = os.getpid(), spare
 
     @property
     def summary(self) -> str:

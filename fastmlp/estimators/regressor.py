@@ -203,7 +203,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         >>> model.fit([[0.0], [1.0]], [1.0, 3.0]).predict([[2.0]]).round(3).tolist()
         [5.0]
         """
-        return where_it_belongs(self._targets.decode(self._outputs(X)), X)
+        outputs = self._outputs(X)
+        return where_it_belongs(self._targets.decode(outputs), X)
 
     def score(self, X, y, sample_weight=None):
         """Score the predictions.

@@ -13,7 +13,7 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
-from fastmlp.prediction import FEW_ROWS
+from fastmlp.estimators.prediction import FEW_ROWS
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(60, 5))

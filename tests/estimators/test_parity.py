@@ -298,7 +298,7 @@ def test_verbose_prints_the_same(params, capsys):
 def test_validation_scores_are_scikit_learns_metrics():
     from sklearn.metrics import r2_score
 
-    from fastmlp.estimators import _r2
+    from fastmlp.estimators.targets import _r2
 
     rng = np.random.RandomState(0)
     for shape in ((20, 1), (20, 3)):

@@ -4,6 +4,7 @@ import concurrent.futures
 import copy
 import os
 import pickle
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from sklearn import neural_network as sk
 from sklearn.base import clone
 
 import fastmlp
-from fastmlp import estimators, prediction
+from fastmlp.estimators import fitted_model, prediction
 
 RNG = np.random.RandomState(0)
 X = RNG.normal(size=(300, 12))
@@ -148,9 +149,9 @@ def test_small_products_need_no_engine(monkeypatch):
     n = 1 + prediction._FEW_PRODUCTS // sum(coef.size + len(coef[0]) for coef in ours.coefs_)
     many = np.resize(X, (n, X.shape[1]))
     np.testing.assert_allclose(ours.predict_proba(many[:-1]), theirs.predict_proba(many[:-1]))
-    assert ours not in prediction._PACKED._idle
+    assert not fitted_model(ours).predict._idle
     np.testing.assert_allclose(ours.predict_proba(many), theirs.predict_proba(many))
-    assert ours in prediction._PACKED._idle
+    assert fitted_model(ours).predict._idle
 
 
 def test_copies_and_pickles_have_nothing_of_it():
@@ -171,11 +172,11 @@ def test_a_dead_model_takes_what_was_kept_along():
     ours, theirs = pair()
     ours.partial_fit(X, Y)
     assert_same_predictions(ours, theirs.partial_fit(X, Y))
-    kept = [prediction._PACKED._idle, estimators._TRAINING._idle]
-    assert all(ours in store for store in kept)
-    sizes = [len(store) for store in kept]
-    del ours
-    assert [len(store) for store in kept] == [size - 1 for size in sizes]
+    model = fitted_model(ours)
+    kept = [weakref.ref(engine) for engine in (model.spare[1], model.predict._idle[X.dtype][0])]
+    assert all(engine() for engine in kept)
+    del ours, model
+    assert not any(engine() for engine in kept)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -224,7 +225,7 @@ def test_partial_fit_goes_on_from_whatever_is_there(solver):
         results = []
         for i, n in enumerate([64, 64, 10, 200, 200, 33, 64]):
             if fresh:
-                estimators._TRAINING._idle.clear()
+                vars(model).pop("_model", None)
             if i == 3:
                 model.coefs_[0][2] = 0.5
             if i == 4:

@@ -12,7 +12,8 @@ from models import fit
 from sklearn.model_selection import train_test_split
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.training import Limit, side_by_side
+from fastmlp.training.hooks import Limit
+from fastmlp.training.restarts import side_by_side
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(90, 4))

@@ -81,7 +81,7 @@ def assert_same(model, expected):
     for name in set(model.history_) - {"seconds"}:
         np.testing.assert_array_equal(model.history_[name], expected.history_[name], name)
     assert all(type(epoch) is int for epoch in model.history_["epoch"])
-    ours, theirs = model._optimizer_state, expected._optimizer_state
+    ours, theirs = vars(model._optimizer), vars(expected._optimizer)
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], name)
     states = [m._random_state.get_state() for m in (model, expected)]

@@ -19,12 +19,12 @@ from sklearn.exceptions import NotFittedError
 
 import fastmlp
 from fastmlp import _safetensors
-from fastmlp.estimators import _REGRESSION_LOSSES
+from fastmlp.estimators.parameters import REGRESSION_LOSSES
 from fastmlp.functions import ACTIVATIONS
+from fastmlp.initialisers import INITIALISERS
 from fastmlp.io import TRUSTED_TYPES, load, save
-from fastmlp.network import INITIALISERS
-from fastmlp.optimizers import OPTIMIZERS
-from fastmlp.schedules import STEP_SCHEDULES
+from fastmlp.optimizers import OPTIMIZERS, Optimizer, OptimizerState
+from fastmlp.schedules import STEP_SCHEDULES, Schedule
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(40, 3))
@@ -51,7 +51,7 @@ def R(**params):
 MODELS = {
     "classifier": (C(), X, THREE),
     **{f"activation={name}": (R(activation=name), X, NUMBERS) for name in ACTIVATIONS},
-    **{f"loss={name}": (R(loss=name), X, POSITIVE) for name in _REGRESSION_LOSSES},
+    **{f"loss={name}": (R(loss=name), X, POSITIVE) for name in REGRESSION_LOSSES},
     **{f"classes, loss={name}": (C(loss=name), X, THREE) for name in ("squared_error", "focal")},
     **{f"solver={name}": (C(solver=name), X, BINARY) for name in SOLVERS},
     **{
@@ -136,7 +136,7 @@ def require_same(a, b, where="model"):
 
 
 def without_seconds(model):
-    attributes = dict(vars(model))
+    attributes = model.__getstate__()
     attributes["history_"] = attributes["history_"] | {"seconds": None}
     return attributes
 
@@ -156,7 +156,7 @@ def test_where_checkpoints_go_is_not_in_the_file(tmp_path):
 def test_everything_comes_back(name, tmp_path):
     model, data, _ = fitted(name)
     again = there_and_back(model, tmp_path, optimizer_state=True)
-    require_same(vars(again), vars(model))
+    require_same(again.__getstate__(), model.__getstate__())
     require_same(again.get_params(), model.get_params())
     rows = data[:2] if sparse.issparse(data) else np.asarray(data)[:2]
     for samples in (data, FRAME[:2] if data is FRAME else rows):
@@ -199,7 +199,7 @@ def test_partial_fit_of_classes_by_name_goes_on(tmp_path):
     y = LABELS
     model = quietly(C(solver="nadam").partial_fit, X, y, None, range(5))  # two will never occur
     again = there_and_back(model, tmp_path, optimizer_state=True)
-    require_same(vars(again), vars(model))
+    require_same(again.__getstate__(), model.__getstate__())
     quietly(model.partial_fit, X, y)
     quietly(again.partial_fit, X, y)
     require_same(without_seconds(again), without_seconds(model))
@@ -208,10 +208,9 @@ def test_partial_fit_of_classes_by_name_goes_on(tmp_path):
 def test_the_optimizer_is_written_on_request_only(tmp_path):
     model, data, y = fitted("classifier")
     again = there_and_back(model, tmp_path)
-    expected = {
-        k: v for k, v in vars(model).items() if k not in ("_optimizer_state", "_random_state")
-    }
-    require_same(vars(again), expected)
+    expected = model.__getstate__()
+    del expected["_optimizer_state"], expected["_random_state"]
+    require_same(again.__getstate__(), expected)
     small = (tmp_path / "model.safetensors").stat().st_size
     quietly(again.partial_fit, data, y)
     save(model, tmp_path / "large", optimizer_state=True)
@@ -381,7 +380,7 @@ def test_numbers_that_are_not_finite_are_kept_where_they_belong(tmp_path):
     again = load(path)
     assert again.n_iter_no_change == again.best_loss_ == np.inf
     assert np.isnan(again.loss_)
-    assert again._optimizer_state["plateau"] == model._optimizer_state["plateau"]
+    assert again._optimizer.plateau == model._optimizer.plateau
 
 
 def test_the_deepest_model_that_loads_shows_itself(tmp_path):
@@ -576,7 +575,7 @@ def test_pickles_come_back_without_a_word(name, tmp_path):
     model, data, _ = fitted(name)
     joblib.dump(model, tmp_path / "model")
     for again in (unpickled(model), joblib.load(tmp_path / "model"), copy.deepcopy(model)):
-        require_same(vars(again), vars(model))
+        require_same(again.__getstate__(), model.__getstate__())
         np.testing.assert_array_equal(again.predict(data), model.predict(data))
     assert unpickled(clone(model)).get_params() == clone(model).get_params()
 
@@ -605,15 +604,19 @@ def test_a_pickle_of_another_version_warns_and_gets_new_parameters(monkeypatch):
 
 def test_a_pickle_without_later_parts_of_the_state_goes_on():
     model, data, y = fitted("classifier")
-    again = copy.deepcopy(model)
+    state = model.__getstate__()
     for name in ("weight_decay", "max_grad_norm", "ema_decay", "plateau", "dropout_seed"):
-        del again._optimizer_state[name]
-    again = unpickled(again)
+        del state["_optimizer_state"][name]
+    again = C.__new__(C)
+    again.__setstate__(state)
     quietly(model.partial_fit, data, y)
     quietly(again.partial_fit, data, y)
     require_same(without_seconds(again), without_seconds(model))
 
 
+STATE = OptimizerState.new(
+    Optimizer.of("adam", [0.9, 0.999, 1e-8]), Schedule("constant", 0.001, 200), np.zeros(30)
+)
 WRONG = {
     "weights": {"coefs_": [np.zeros((3, 4)), np.zeros((5, 3))]},
     "biases": {"intercepts_": [np.zeros(4), np.zeros(2)]},
@@ -622,7 +625,7 @@ WRONG = {
     "empty": {"coefs_": []},
     "features": {"n_features_in_": 4},
     "classes": {"classes_": np.array([2, 0, 1])},
-    "slots": {"_optimizer_state": {"slots": np.zeros((2, 30)), "ema_decay": None}},
+    "slots": {"_optimizer_state": STATE},
 }
 
 
@@ -898,7 +901,7 @@ def test_nothing_is_shared_with_the_original():
     for array in (*theirs.coefs_, *theirs._optimizer.ms):
         array[:] = 0
     np.testing.assert_array_equal(ours.predict(X), expected)
-    assert ours._optimizer_state["slots"].any()
+    assert ours._optimizer.slots.any()
     again = fastmlp.from_sklearn(theirs)
     theirs.coefs_[0][:] = 1
     assert not again.coefs_[0].any()

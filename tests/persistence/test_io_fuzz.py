@@ -27,7 +27,7 @@ import pytest
 import fastmlp
 from fastmlp import _safetensors
 from fastmlp.io import load, save
-from fastmlp.training import DivergedError
+from fastmlp.training.run import DivergedError
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(20, 3))
