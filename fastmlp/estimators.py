@@ -13,7 +13,6 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cache, lru_cache, partial
 from importlib import import_module
 from inspect import signature
@@ -62,17 +61,22 @@ from fastmlp._sklearn import (
     visual_block,
 )
 from fastmlp.checkpoints import Checkpoint, checksum, in_words
+from fastmlp.dropout import Dropout
 from fastmlp.engine import (
     DEVICES,
     MATMUL_PRECISIONS,
     Engine,
+    Samples,
     get_engine,
     get_row_predictor,
+    place,
     to_host,
 )
 from fastmlp.engine.idle import IdleEngines
 from fastmlp.functions import ACTIVATIONS, LOSSES, USER, Activation, Loss
-from fastmlp.network import INITIALISERS, Network, widths_of
+from fastmlp.initialisers import INITIALISERS
+from fastmlp.network import Network, widths_of
+from fastmlp.objective import Objective
 from fastmlp.optimizers import N_SLOTS, Optimizer
 from fastmlp.schedules import STEP_SCHEDULES, Schedule, is_over_all_epochs
 from fastmlp.training import (
@@ -339,7 +343,7 @@ class InconsistentVersionWarning(UserWarning):
 class _Data(NamedTuple):
     """A data set in the form that an engine takes, and as the user gave it.
 
-    ``given`` are X, y and weights; ``rows`` says which rows of ``X`` and of these, None for all.
+    ``given`` are X, y and weights; ``rows`` says which rows of all arrays, None for all.
     """
 
     X: Any
@@ -348,16 +352,24 @@ class _Data(NamedTuple):
     given: tuple
     rows: np.ndarray | None = None
 
-    def part(self, rows: np.ndarray) -> "_Data":
-        """Some rows, the targets and weights of which are set apart; of ``X`` there is no copy."""
-        weight = None if self.sample_weight is None else self.sample_weight[rows]
-        return _Data(self.X, self.y[rows], weight, self.given, rows)
+    def chosen(self, array):
+        """Its rows of an array; None stays None."""
+        return array if array is None or self.rows is None else array[self.rows]
 
     def as_given(self) -> tuple:
         """X, y and weights for scorers and callbacks, which expect the user's containers."""
         if self.rows is None:
             return self.given
         return tuple(_some_rows(array, self.rows) for array in self.given)
+
+
+class _Placed(NamedTuple):
+    """Training and validation samples on a device, and what goes with their weights."""
+
+    samples: Samples
+    alpha: float
+    validation: Samples | None = None
+    validation_weight: np.ndarray | None = None
 
 
 class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
@@ -476,11 +488,15 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _validate_input(self, X, y, incremental, reset):
-        """Checked ``X`` and encoded ``y`` (see `fastmlp.engine.Engine`), and `Network`'s loss."""
+        """Checked ``X`` and encoded ``y`` (see `fastmlp.engine.place`), and `Objective`'s loss."""
+
+    @abstractmethod
+    def _loss(self, multiclass: bool = False) -> str | Loss:
+        """``loss`` as `Objective` takes it."""
 
     @abstractmethod
     def _loss_options(self, n_outputs: int) -> dict:
-        """What `Network` takes beside the loss."""
+        """What `Objective` takes beside the loss."""
 
     @abstractmethod
     def _validate_held_out(self, X, y):
@@ -639,7 +655,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
              resume=False):  # fmt: skip
         hidden = self._hidden_layer_sizes()
         activations = self._activations(len(hidden))
-        dropout = self._dropout(len(hidden))
+        dropout_rates = self._dropout(len(hidden))
         self._check_layer_norm(hidden)
         self._refuse_combinations(incremental, held_out)
         checkpoint = self._open_checkpoint(incremental, resume)
@@ -658,7 +674,8 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         data = _Data(X, y, weight, given)
         validation = self._given_validation(held_out, y, class_weights)
-        network = self._network(hidden, activations, X, y, loss, dropout)
+        objective = self._objective(loss, self._n_outputs(y))
+        network = self._network(hidden, activations, X, objective)
 
         self._random_state = check_random_state(self.random_state)
         if checkpoint:
@@ -671,19 +688,24 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             arguments = self._arguments(data, validation, runs)
             keepers = checkpoint.keepers(arguments, len(runs), self.max_iter)
         task = self._open_task(context, network, data)
-        best = self._train_all(network, runs, states, data, validation, task, keepers, incremental)
+        best = self._train_all(
+            network, objective, dropout_rates, runs, states, data, validation, task, keepers,
+            incremental,
+        )  # fmt: skip
         self._finish(network, best)
         losses = self.history_["validation_loss"]
         self.validation_loss_curve_ = list(losses) if self._asks_for_loss(validation) else None
         task.end(best, lambda: best.parameters)
         return self
 
-    def _network(self, hidden, activations, X, y, loss, dropout=()) -> Network:
-        """The network for checked ``X`` and encoded ``y``."""
-        n_outputs = self._n_outputs(y)
+    def _objective(self, loss: str | Loss, n_outputs: int) -> Objective:
+        return Objective(loss, n_outputs, **self._loss_options(n_outputs))
+
+    def _network(self, hidden, activations, X, objective: Objective) -> Network:
+        """The network for checked ``X``."""
         return Network(
-            (X.shape[1], *hidden, n_outputs), activations, loss, **self._loss_options(n_outputs),
-            dropout=dropout, layer_norm=bool(self.layer_norm),
+            (X.shape[1], *hidden, objective.n_outputs), activations, objective.out_activation,
+            layer_norm=bool(self.layer_norm),
         )  # fmt: skip
 
     def _refuse_combinations(self, incremental, held_out) -> None:
@@ -903,7 +925,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                     f"All samples that early_stopping {what} have a sample_weight of zero (times "
                     f"class_weight); {change} 'validation_fraction' or drop such samples."
                 )
-        return data._replace(rows=samples), data.part(held_out)
+        return data._replace(rows=samples), data._replace(rows=held_out)
 
     def _open_task(self, context, network: Network, data: _Data) -> Task:
         if context is None:
@@ -917,18 +939,21 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return Task(context, self, arguments, partial(self._fitted_attributes, network))
 
     def _train_all(
-        self, network, runs, states, data, validation, task, keepers, incremental
-    ) -> Progress:
+        self, network, objective, dropout_rates, runs, states, data, validation, task, keepers,
+        incremental,
+    ) -> Progress:  # fmt: skip
         """Train every restart; the best one's optimizer becomes the estimator's."""
         limit = Limit(self.max_time)
+        placed = self._place(objective, runs[0].parameters.dtype, data, validation)
 
         def train_one(i):
             part = task
             if len(runs) > 1:
                 part = task.subtask("restart", task_id=i, max_subtasks=self._max_epoch_tasks())
             optimizer = self._train(
-                network, runs[i], states[i], data, validation, limit, part, keepers[i], incremental
-            )
+                network, objective, dropout_rates, runs[i], states[i], data, validation, placed,
+                limit, part, keepers[i], incremental,
+            )  # fmt: skip
             if part is not task:
                 part.end(runs[i], lambda: runs[i].parameters)
             return optimizer
@@ -996,17 +1021,32 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return weight, alpha
 
+    def _place(self, objective: Objective, dtype, data: _Data, held_out: _Data | None) -> _Placed:
+        """All samples, for the engines of every restart."""
+        dtype = np.dtype(np.float64) if self.solver == "lbfgs" else dtype
+        weight, alpha = self._weight_and_alpha(data, dtype)
+        options = {"dtype": dtype, "objective": objective}
+        samples = place(self.device, data.X, data.y, weight, **options)
+        if held_out is None:
+            return _Placed(samples, alpha)
+        weight = _in_range(held_out.sample_weight, dtype, held_out.rows)[0]
+        validation = place(
+            self.device, held_out.X, held_out.y, weight, rows=held_out.rows, **options
+        )
+        return _Placed(samples, alpha, validation, held_out.chosen(weight))
+
     def _validation(
-        self, network, engine, progress, held_out: _Data | None, dtype
+        self, network, engine, progress, held_out: _Data | None, placed: _Placed
     ) -> Validation | None:
         if held_out is None:
             return None
-        X = engine.place(held_out.X, held_out.rows)
-        encoded = X, held_out.y, _in_range(held_out.sample_weight, dtype)[0]
-        loss = partial(engine.evaluate, *encoded) if self._asks_for_loss(held_out) else None
+        loss = None
+        if self._asks_for_loss(held_out):
+            loss = partial(engine.evaluate, placed.validation)
         score = None
         if self.scoring is None:
-            score = self._scorer(engine, *encoded)
+            y = held_out.chosen(held_out.y)
+            score = self._scorer(engine, placed.validation, y, placed.validation_weight)
         elif self.scoring != "loss":
             score = self._user_scorer(network, engine, progress, held_out)
         return Validation(score, loss, self._stops_early())
@@ -1015,7 +1055,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """A function that calls ``scoring`` on a copy with the engine's current parameters."""
         scorer = check_scoring(self, scoring=self.scoring)
         X, y, _ = held_out.as_given()
-        weight = held_out.sample_weight
+        weight = held_out.chosen(held_out.sample_weight)
         metadata = {} if weight is None else {"sample_weight": weight}
 
         def score():
@@ -1027,21 +1067,23 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return score
 
     def _train(
-        self, network, progress, random_state, data, held_out, limit, task, keeper, incremental
-    ) -> dict | None:
+        self, network, objective, dropout_rates, progress, random_state, data, held_out, placed,
+        limit, task, keeper, incremental,
+    ) -> dict | None:  # fmt: skip
         """One training run; returns the state of the optimizer, if there is one."""
         if self.solver == "lbfgs":
-            self._train_lbfgs(network, progress, data, held_out, limit, task)
+            self._train_lbfgs(network, objective, progress, data, held_out, placed, limit, task)
             return None
         samples = np.arange(data.X.shape[0]) if data.rows is None else data.rows
         state = getattr(self, "_optimizer_state", None) if incremental else None
         if state is None:
             state = self._new_optimizer_state(progress.parameters)
         _check_slots(state, network.n_parameters)
-        if network.dropout:
+        dropout = None
+        if dropout_rates:
             if state["dropout_seed"] is None:
                 state = state | {"dropout_seed": random_state.randint(np.iinfo(np.int32).max)}
-            network = replace(network, dropout_seed=state["dropout_seed"])
+            dropout = Dropout(dropout_rates, state["dropout_seed"])
         progress.learning_rate = state["learning_rate"]
         progress.n_steps = state["step"]
         progress.plateau = state["plateau"]
@@ -1054,18 +1096,17 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             state["ema_decay"],
         )
         dtype = progress.parameters.dtype
-        weight, alpha = self._weight_and_alpha(data, dtype)
         made_for = (
-            self.device, network, dtype, alpha, optimizer, settings.batch_size,
-            self.n_threads, self.matmul_precision,
+            self.device, network, objective, dropout, dtype, placed.alpha, optimizer,
+            settings.batch_size, self.n_threads, self.matmul_precision,
         )  # fmt: skip
         engine = _TRAINING.take(self, made_for) if incremental else None
         if engine is None:
             engine = self._engine(
-                network, dtype, alpha=alpha, optimizer=optimizer,
-                batch_size=settings.batch_size,
+                network, dtype, objective=objective, dropout=dropout, alpha=placed.alpha,
+                optimizer=optimizer, batch_size=settings.batch_size,
             )  # fmt: skip
-        engine.load(data.X, data.y, weight)
+        engine.load(placed.samples)
         engine.set_parameters(progress.parameters)
         engine.set_state(state["slots"], state["step"])
         progress.engine_info = engine.info()
@@ -1076,7 +1117,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             samples,
             random_state,
             limit,
-            validation=self._validation(network, engine, progress, held_out, dtype),
+            validation=self._validation(network, engine, progress, held_out, placed),
             task=task,
             keeper=keeper,
             single_epoch=incremental,
@@ -1089,7 +1130,7 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             if self._stops_early():
                 engine.set_parameters(progress.parameters)
             progress.finite_outputs = _has_finite_outputs(
-                engine, network, data.X, progress.parameters
+                engine, network, data.X, placed.samples, progress.parameters
             )
         return state | {
             "learning_rate": progress.learning_rate,
@@ -1098,10 +1139,11 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "step": step,
         }
 
-    def _train_lbfgs(self, network, progress, data: _Data, held_out, limit, task) -> None:
-        weight, alpha = self._weight_and_alpha(data, np.float64)
-        engine = self._engine(network, np.float64, alpha=alpha)
-        engine.load(data.X, data.y, weight)
+    def _train_lbfgs(
+        self, network, objective, progress, data: _Data, held_out, placed, limit, task
+    ) -> None:
+        engine = self._engine(network, np.float64, objective=objective, alpha=placed.alpha)
+        engine.load(placed.samples)
         minimise(
             engine,
             progress,
@@ -1109,11 +1151,13 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             max_iter=self.max_iter,
             max_fun=self.max_fun,
             tol=self.tol,
-            validation=self._validation(network, engine, progress, held_out, np.float64),
+            validation=self._validation(network, engine, progress, held_out, placed),
             task=task,
         )
         engine.set_parameters(progress.parameters)
-        progress.finite_outputs = _has_finite_outputs(engine, network, data.X, progress.parameters)
+        progress.finite_outputs = _has_finite_outputs(
+            engine, network, data.X, placed.samples, progress.parameters
+        )
         progress.engine_info = engine.info()
 
     def _settings(self, n_samples: int, schedule: Schedule) -> Settings:
@@ -1227,10 +1271,13 @@ class _BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         sizes = [array.size for array in (*self.coefs_, *self.intercepts_)]
         parts = np.split(packed, np.cumsum(sizes)[:-1])
         coefs = [part.reshape(coef.shape) for part, coef in zip(parts, self.coefs_, strict=False)]
-        if network.loss_row.per_row:
+        multiclass = self.out_activation_ == "softmax"
+        objective = self._objective(self._loss(multiclass), network.n_outputs)
+        if objective.row.per_row:
             y = np.argmax(y, axis=1)
-        engine = get_engine("cpu", network, dtype=np.float64, alpha=self.alpha)
-        engine.load(X, y, sample_weight)
+        options: dict[str, Any] = {"dtype": np.float64, "objective": objective}
+        engine = get_engine("cpu", network, alpha=self.alpha, **options)
+        engine.load(place("cpu", X, y, sample_weight, **options))
         engine.set_parameters(network.flatten(coefs, parts[len(coefs) :], np.float64))
         loss, gradient = engine.loss_and_gradient()
         coef_grads, intercept_grads = network.unflatten(gradient)
@@ -1416,8 +1463,7 @@ def _try_out(parameter: str, pair, *arguments: float) -> None:
 
 @lru_cache(maxsize=256)
 def _network_of(widths, activations, out_activation: str, layer_norm: bool) -> Network:
-    loss = next(name for name, row in LOSSES.items() if row.out_activation == out_activation)
-    return Network(widths, activations, loss, layer_norm=layer_norm)
+    return Network(widths, activations, out_activation, layer_norm)
 
 
 _CHECKED_PARAMETERS: set[tuple] = set()
@@ -1459,15 +1505,17 @@ def _row_access(X):
     return X.tocsr() if sparse.issparse(X) else X
 
 
-def _has_finite_outputs(engine: Engine, network: Network, X, parameters: np.ndarray) -> bool:
-    """Whether the engine's parameters give finite outputs for ``X``.
+def _has_finite_outputs(
+    engine: Engine, network: Network, X, samples, parameters: np.ndarray
+) -> bool:
+    """Whether the engine's parameters give finite outputs for ``X``, placed as ``samples``.
 
     A batch's loss is that before its step, so the last loss does not show what became of them; nor
     does that of an exponential, which is finite where the output is not.
     """
     if not _may_overflow(network, X, parameters):
         return True
-    return bool(np.isfinite(engine.predict(X)).all())
+    return bool(np.isfinite(engine.predict(samples)).all())
 
 
 def _may_overflow(network: Network, X, parameters: np.ndarray) -> bool:
@@ -1859,8 +1907,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
         self.focal_gamma = focal_gamma
         self.label_smoothing = label_smoothing
 
-    def _loss(self, multiclass: bool) -> str | Loss:
-        """``loss`` as `Network` takes it."""
+    def _loss(self, multiclass=False):
         if self.label_smoothing and self.loss == "focal":
             raise ValueError(
                 "label_smoothing does not work with loss='focal'; use loss='log_loss' or "
@@ -1875,7 +1922,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
 
     def _loss_options(self, n_outputs):
         constants = (float(self.focal_gamma),) * n_outputs if self.loss == "focal" else ()
-        return {"loss_constants": constants, "label_smoothing": float(self.label_smoothing)}
+        return {"constants": constants, "label_smoothing": float(self.label_smoothing)}
 
     def _check_solver(self):
         if self.solver not in _STOCHASTIC_SOLVERS:
@@ -2345,8 +2392,11 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def _validate_input(self, X, y, incremental, reset):
-        own = None if isinstance(self.loss, str) else _user_loss(self.loss, "identity")
-        return *self._check_data(X, y, reset), own or self.loss
+        loss = self._loss()
+        return *self._check_data(X, y, reset), loss
+
+    def _loss(self, multiclass=False):
+        return self.loss if isinstance(self.loss, str) else _user_loss(self.loss, "identity")
 
     def _validate_held_out(self, X, y):
         return self._check_data(X, y, reset=False)
@@ -2358,20 +2408,9 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         _check_numbers(y, X.dtype)
-        self._check_range(y)
+        if isinstance(self.loss, str):
+            Objective(self.loss, 1).check_range(y)
         return _row_access(X), self._spread(y.reshape(len(y), -1))
-
-    def _check_range(self, y: np.ndarray) -> None:
-        if self.loss == "poisson" and np.any(y < 0):
-            condition = ">= 0"
-        elif self.loss == "gamma" and np.any(y <= 0):
-            condition = "> 0"
-        else:
-            return
-        raise ValueError(
-            f"Some value(s) of y are out of the valid range of the loss '{self.loss}': "
-            f"y must be {condition}."
-        )
 
     def _levels(self) -> list[float] | None:
         """The levels, if ``quantile`` lists them and is in use."""
@@ -2400,7 +2439,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
             constants = (float(self.huber_delta),) * n_outputs
         if self.loss == "quantile":
             constants = tuple(self._levels() or (float(self.quantile),) * n_outputs)
-        return {"loss_constants": constants}
+        return {"constants": constants}
 
     def _scorer(self, engine, X, y, sample_weight):
         if self.loss == "quantile":

@@ -20,9 +20,6 @@ parameter sets (`huber`'s delta), so that nothing is compiled anew when it chang
 ``[tiny, 1 - tiny]`` before taking their logarithm; clamping the fused loss to the image of that
 interval reports the same number without the clipping.
 
-Dropout masks are a function of (seed, step, layer, row in the batch, unit), in integer arithmetic
-on 32-bit numbers, so that every engine draws the same mask whichever thread asks.
-
 The tables at the end list them, with an integer code for engines that dispatch by number.  Engines
 build their kernels from the tables, and the tests enumerate them: adding a row adds its kernels
 and its tests.
@@ -340,34 +337,6 @@ def log_loss(normaliser, score, tiny):
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's
 
 
-def row_key(seed, step, layer, row):
-    """A 32-bit number for one row of a batch, from four integers, each folded in by a finaliser.
-
-    The finaliser is that of MurmurHash3 (Appleby): every bit that goes in flips every bit that
-    comes out about half the time.
-    """
-    key = 0
-    for part in (seed, step, layer, row):
-        key = (key + part + 0x9E3779B9) & 0xFFFFFFFF
-        key = ((key ^ (key >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-        key = ((key ^ (key >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-        key ^= key >> 16
-    return key
-
-
-def random_bits(key, unit):
-    """32 random bits for one unit of a row: SplitMix's generator at a place of its own."""
-    bits = (key + unit * 0x9E3779B9) & 0xFFFFFFFF
-    bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-    bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-    return bits ^ (bits >> 16)
-
-
-def dropout_threshold(rate):
-    """A unit is dropped if its random bits are below this number."""
-    return min(round(rate * 2**32), 2**32 - 1)
-
-
 USER = -1  # the code of rows that are in no table
 
 
@@ -394,7 +363,8 @@ class Loss(NamedTuple):
     ``of_probability`` losses are written in terms of a class's probability (see above), a user's
     own (`USER`) of ``(p, y)`` and with ``d value / d p``; a user's other losses are of ``(z, y)``.
     ``mean_over_outputs`` reports the mean over outputs while the gradient sums over them, as
-    scikit-learn does for the squared error (its issue 8349).
+    scikit-learn does for the squared error (its issue 8349).  Targets must be at least ``least``,
+    or larger than ``above``, if these are given.
     """
 
     code: int
@@ -404,6 +374,8 @@ class Loss(NamedTuple):
     per_row: bool = False
     mean_over_outputs: bool = False
     of_probability: bool = False
+    least: float | None = None
+    above: float | None = None
 
 
 ACTIVATIONS = {
@@ -430,12 +402,12 @@ LOSSES = {
         0, squared_error, squared_error_gradient, "identity", mean_over_outputs=True
     ),
     "binary_log_loss": Loss(1, binary_log_loss, binary_log_loss_gradient, "logistic"),
-    "poisson": Loss(2, poisson, poisson_gradient, "exp"),
+    "poisson": Loss(2, poisson, poisson_gradient, "exp", least=0),
     "log_loss": Loss(3, log_loss, None, "softmax", per_row=True),
     "absolute_error": Loss(4, absolute_error, absolute_error_gradient, "identity"),
     "huber": Loss(5, huber, huber_gradient, "identity"),
     "quantile": Loss(6, quantile, quantile_gradient, "identity"),
-    "gamma": Loss(7, gamma, gamma_gradient, "exp"),
+    "gamma": Loss(7, gamma, gamma_gradient, "exp", above=0),
     "log_cosh": Loss(8, log_cosh, log_cosh_gradient, "identity"),
     "cross_entropy": Loss(
         9, cross_entropy, cross_entropy_gradient, "softmax", per_row=True, of_probability=True

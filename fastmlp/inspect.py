@@ -22,10 +22,19 @@ from scipy.special import log_expit, log_softmax, logsumexp, softmax
 from sklearn.base import clone
 
 from fastmlp._sklearn import check_is_fitted, check_random_state, check_sample_weight
-from fastmlp.engine import Engine, get_engine
+from fastmlp.engine import Engine, get_engine, place
 from fastmlp.estimators import MLPClassifier, MLPRegressor, _host, _weigh
-from fastmlp.functions import LAYER_NORM_EPSILON, USER, Activation, exponential, identity, logistic
+from fastmlp.functions import (
+    LAYER_NORM_EPSILON,
+    USER,
+    Activation,
+    Loss,
+    exponential,
+    identity,
+    logistic,
+)
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 
 __all__ = ["backward", "check_gradients", "forward", "initialise", "slopes", "step"]
 
@@ -176,9 +185,12 @@ class GradientCheck(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """A model's network and a batch, encoded; ``weight`` includes the weights of classes."""
+    """A model's network and objective, and a batch, encoded; ``weight`` includes the weights of
+    classes.
+    """
 
     network: Network
+    objective: Objective
     X: Any
     y: np.ndarray
     weight: np.ndarray | None
@@ -221,7 +233,8 @@ def initialise(model, X, y):
     X, y, loss = start._validate_input(_host(X), y, incremental=False, reset=True)
     hidden = start._hidden_layer_sizes()
     start._check_layer_norm(hidden)
-    network = start._network(hidden, start._activations(len(hidden)), X, y, loss)
+    objective = start._objective(loss, start._n_outputs(y))
+    network = start._network(hidden, start._activations(len(hidden)), X, objective)
     start._random_state = check_random_state(start.random_state)
     progress = start._start(network, X.dtype, True, start._restart_states()[0])
     start.__dict__.update(start._fitted_attributes(network, progress, progress.parameters))
@@ -392,12 +405,12 @@ def check_gradients(
     intercepts_[1]  1 of 1    ...
     """
     problem = _problem(model, X, y, sample_weight)
-    flat = problem.network.flatten(model.coefs_, model.intercepts_, np.float64)
-    engine = _engine(model, problem, problem.network)
+    network = problem.network
+    flat = network.flatten(model.coefs_, model.intercepts_, np.float64)
+    engine = _engine(model, problem, problem.objective)
     engine.set_parameters(flat)
     _, gradient = engine.loss_and_gradient()
-    network = _differentiable(problem.network)
-    loss = _LossOf(_engine(model, problem, network), flat)
+    loss = _LossOf(_engine(model, problem, _differentiable(problem.objective)), flat)
     rng = check_random_state(random_state)
     checks = []
     layers = zip(*network.unflatten(np.arange(flat.size)), strict=True)
@@ -497,11 +510,11 @@ def _problem(model, X, y, sample_weight) -> _Problem:
     model = copy.copy(model)
     model.warm_start = False  # else every class must occur
     X, y, loss = model._validate_input(_host(X), y, incremental=True, reset=False)
-    network = replace(model._fitted_network(), loss=loss)
-    network = replace(network, **model._loss_options(network.n_outputs))
+    network = model._fitted_network()
+    objective = model._objective(loss, network.n_outputs)
     if sample_weight is not None:
         sample_weight = check_sample_weight(_host(sample_weight), y)
-    return _Problem(network, X, y, _weigh(y, sample_weight, model._class_weights(y)))
+    return _Problem(network, objective, X, y, _weigh(y, sample_weight, model._class_weights(y)))
 
 
 def _trained(model, network: Network):
@@ -565,11 +578,11 @@ def _slope(row: Activation, z, a) -> np.ndarray:
 
 
 def _backward(model, problem: _Problem) -> Backward:
-    network, X, y, weight = problem
+    network, objective, X, y, weight = problem
     dtype = np.result_type(model.coefs_[0].dtype, np.float32)
     z, normalised, a = passed = _forward(network, model, X, dtype)
     share = (1.0 if weight is None else weight[:, None]) / problem.total
-    values, gradient = _loss(network, z[-1], y)
+    values, gradient = _loss(objective, z[-1], y)
     data_loss = float((values[:, None] * share).sum())
     delta = (gradient * share).astype(dtype, copy=False)
     alpha = model.alpha / problem.total
@@ -590,13 +603,13 @@ def _backward(model, problem: _Problem) -> Backward:
     return Backward(loss, data_loss, penalty, passed, deltas, coef_grads, intercept_grads)
 
 
-def _loss(network: Network, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _loss(objective: Objective, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Losses of the samples, (n_samples,), and their derivatives by the last scores."""
-    row, tiny = network.loss_row, np.finfo(z.dtype).eps
-    constants = np.array(network.loss_constants or (0.0,) * network.n_outputs)
-    target = _target(network, y)
+    row, tiny = objective.row, np.finfo(z.dtype).eps
+    constants = np.array(objective.constant_per_output)
+    target = objective.soft_targets(y)
     if row.of_probability:
-        return _loss_of_classes(network, z, target, constants)
+        return _loss_of_classes(row, z, target, constants)
     if row.per_row:
         values = _apply(row.value, logsumexp(z, axis=1), z[np.arange(len(y)), y], tiny)
         return values, softmax(z, axis=1) - target
@@ -608,17 +621,9 @@ def _loss(network: Network, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
     return summed, _apply(row.gradient, z, target, constants)
 
 
-def _target(network: Network, y: np.ndarray) -> np.ndarray:
-    """Targets of shape (n_samples, n_outputs), those of classes smoothed."""
-    n_classes = network.n_outputs if network.loss_row.per_row else 2
-    target = np.eye(n_classes)[y] if network.loss_row.per_row else y
-    return (1 - network.label_smoothing) * target + network.label_smoothing / n_classes
-
-
-def _loss_of_classes(network: Network, z, target, constants) -> tuple[np.ndarray, np.ndarray]:
+def _loss_of_classes(row: Loss, z, target, constants) -> tuple[np.ndarray, np.ndarray]:
     """`_loss` in terms of probabilities; a logistic output has two classes, on the last axis."""
-    row, is_softmax = network.loss_row, network.loss_row.per_row
-    if is_softmax:
+    if row.per_row:
         log_p = log_softmax(z, axis=1)
     else:
         log_p = np.stack([log_expit(-z), log_expit(z)], axis=-1)
@@ -631,23 +636,24 @@ def _loss_of_classes(network: Network, z, target, constants) -> tuple[np.ndarray
         values = _apply(row.value, p, log_p, target, constants)
         by_log_p = _apply(row.gradient, p, log_p, target, constants)
     by_z = by_log_p - p * by_log_p.sum(axis=-1, keepdims=True)
-    return values.reshape(len(z), -1).sum(axis=1), by_z if is_softmax else by_z[..., 1]
+    return values.reshape(len(z), -1).sum(axis=1), by_z if row.per_row else by_z[..., 1]
 
 
-def _differentiable(network: Network) -> Network:
-    """The network with a loss that its gradient belongs to: see `check_gradients`."""
-    name = _UNLIMITED.get(network.loss) if isinstance(network.loss, str) else None
+def _differentiable(objective: Objective) -> Objective:
+    """The objective with a loss that its gradient belongs to: see `check_gradients`."""
+    name = _UNLIMITED.get(objective.loss) if isinstance(objective.loss, str) else None
     if name is not None:
-        return replace(network, loss=name, loss_constants=(0.0,) * network.n_outputs)
-    return replace(network, loss=network.loss_row._replace(mean_over_outputs=False))
+        return replace(objective, loss=name, constants=())
+    return replace(objective, loss=objective.row._replace(mean_over_outputs=False))
 
 
-def _engine(model, problem: _Problem, network: Network) -> Engine:
+def _engine(model, problem: _Problem, objective: Objective) -> Engine:
     """A float64 engine with the batch."""
+    options: dict[str, Any] = {"dtype": np.float64, "objective": objective}
     engine = get_engine(
-        "cpu", network, dtype=np.float64, alpha=model.alpha, n_threads=model.n_threads
+        "cpu", problem.network, alpha=model.alpha, n_threads=model.n_threads, **options
     )
-    engine.load(problem.X, problem.y, problem.weight)
+    engine.load(place("cpu", problem.X, problem.y, problem.weight, **options))
     return engine
 
 

@@ -1,9 +1,8 @@
 """Network: the immutable description of one multilayer perceptron.
 
-Everything an engine needs to know about the architecture is integers: layer widths, one
-activation code per hidden layer, a loss code, and the place of each layer in the flat parameter
-vector.  That vector is the only form in which parameters cross an interface: layer by layer
-``W`` of shape (fan_in, fan_out) in row-major order, then ``b`` of shape (fan_out,).
+It is the architecture only: layer widths, activations, and the place of each layer in the flat
+parameter vector.  That vector is the only form in which parameters cross an interface: layer by
+layer ``W`` of shape (fan_in, fan_out) in row-major order, then ``b`` of shape (fan_out,).
 """
 
 from collections.abc import Callable
@@ -13,61 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.functions import ACTIVATIONS, LOSSES, Activation, Loss
-
-
-def _uniform(bound: float, fan_in: int, fan_out: int, random_state) -> np.ndarray:
-    return random_state.uniform(-bound, bound, (fan_in, fan_out))
-
-
-def _normal(scale: float, fan_in: int, fan_out: int, random_state) -> np.ndarray:
-    return random_state.normal(0.0, scale, (fan_in, fan_out))
-
-
-def glorot_uniform(fan_in, fan_out, random_state):
-    """Uniform with variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
-    return _uniform(np.sqrt(6 / (fan_in + fan_out)), fan_in, fan_out, random_state)
-
-
-def glorot_normal(fan_in, fan_out, random_state):
-    """Normal with variance ``2 / (fan_in + fan_out)``."""
-    return _normal(np.sqrt(2 / (fan_in + fan_out)), fan_in, fan_out, random_state)
-
-
-def he_uniform(fan_in, fan_out, random_state):
-    """Uniform with variance ``2 / fan_in`` (He et al., 2015), for relu."""
-    return _uniform(np.sqrt(6 / fan_in), fan_in, fan_out, random_state)
-
-
-def he_normal(fan_in, fan_out, random_state):
-    """Normal with variance ``2 / fan_in``."""
-    return _normal(np.sqrt(2 / fan_in), fan_in, fan_out, random_state)
-
-
-def lecun_normal(fan_in, fan_out, random_state):
-    """Normal with variance ``1 / fan_in`` (LeCun et al., 1998)."""
-    return _normal(np.sqrt(1 / fan_in), fan_in, fan_out, random_state)
-
-
-def orthogonal(fan_in, fan_out, random_state):
-    """Orthonormal columns, or rows if there are more columns (Saxe et al., 2014)."""
-    normal = random_state.normal(size=(max(fan_in, fan_out), min(fan_in, fan_out)))
-    q, r = np.linalg.qr(normal)
-    q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # otherwise not every rotation is equally likely
-    return q if fan_in >= fan_out else q.T
-
-
-def zeros(fan_in, fan_out, random_state):
-    """Zeros: a start for networks without hidden layer, a dead end for others."""
-    return np.zeros((fan_in, fan_out))
-
-
-INITIALISERS: dict[str, Callable] = {
-    function.__name__: function
-    for function in (
-        glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_normal, orthogonal, zeros
-    )
-}  # fmt: skip
+from fastmlp.functions import ACTIVATIONS, Activation
+from fastmlp.initialisers import INITIALISERS
 
 
 def widths_of(coefs, intercepts) -> tuple[int, ...]:
@@ -103,28 +49,15 @@ class Network:
     activations : str or tuple of str or Activation
         Activation of every hidden layer, or one per hidden layer: keys of
         `fastmlp.functions.ACTIVATIONS`, or rows like its own.
-    loss : str or Loss
-        A key of `fastmlp.functions.LOSSES`, or a row like its own; it implies the output
-        activation.
-    loss_constants : tuple of float
-        The loss's constant for each output, if it has one.
-    label_smoothing : float
-        Share of a class's target that is spread over all classes, for losses of classes.
-    dropout : tuple of float
-        Share of units that a training step drops in each hidden layer; empty for none.
-    dropout_seed : int
-        What its masks are drawn from, beside the step.
+    out_activation : str
+        A key of `fastmlp.functions.OUT_ACTIVATIONS`.
     layer_norm : bool
         Whether each hidden layer's scores are normalised over its units.
     """
 
     widths: tuple[int, ...]
     activations: str | tuple[str | Activation, ...]
-    loss: str | Loss
-    loss_constants: tuple[float, ...] = ()
-    label_smoothing: float = 0.0
-    dropout: tuple[float, ...] = ()
-    dropout_seed: int = 0
+    out_activation: str = "identity"
     layer_norm: bool = False
 
     @cached_property
@@ -141,11 +74,6 @@ class Network:
         )
         return [one if isinstance(one, str) else one.value.__name__ for one in names]
 
-    @cached_property
-    def dropout_rates(self) -> tuple[float, ...]:
-        """The share of units to drop in each hidden layer."""
-        return self.dropout or (0.0,) * len(self.hidden)
-
     @property
     def _rows(self) -> tuple[Activation, ...]:
         """`hidden`, or without hidden layers the activation that would be theirs."""
@@ -154,17 +82,9 @@ class Network:
             chosen = (chosen,) * max(1, len(self.widths) - 2)
         return tuple(ACTIVATIONS[one] if isinstance(one, str) else one for one in chosen)
 
-    @cached_property
-    def loss_row(self) -> Loss:
-        return LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
-
     @property
     def n_outputs(self) -> int:
         return self.widths[-1]
-
-    @property
-    def out_activation(self) -> str:
-        return self.loss_row.out_activation
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -186,8 +106,9 @@ class Network:
         random_state : RandomState
         dtype : numpy dtype
         weight_init : str or callable
-            'auto' draws Glorot-uniform weights and biases in scikit-learn's order.  A key of
-            `INITIALISERS`, or a user's function of the same kind: biases are 0.
+            'auto' draws Glorot-uniform weights and biases in scikit-learn's order.  With a key of
+            `fastmlp.initialisers.INITIALISERS`, or a user's function of the same kind, biases are
+            0.
 
         Raises
         ------

@@ -3,7 +3,7 @@
 An engine owns parameters, optimizer state and workspace of one training run, in whatever layout
 its kernels want, and answers a few verbs.  Its unit of work is an epoch: between epochs Python is
 in charge.  Engines hold no module-level state, so any number of them may run at once on different
-threads.
+threads.  Samples are placed on a device once, apart from engines, which share them.
 """
 
 from collections.abc import Callable
@@ -14,32 +14,40 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastmlp._interrupts import undisturbed
+from fastmlp.dropout import Dropout
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 
 DEVICES = ("cpu", "cuda")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
+class Samples(Protocol):
+    """Samples on a device, with targets and weights if `place` was given them.
+
+    They are in the form of the device's engines, any number of which may use them at once, on any
+    threads.
+    """
+
+    @property
+    def n_samples(self) -> int: ...
+
+    @property
+    def n_features(self) -> int: ...
+
+
 class Engine(Protocol):
     """What `fastmlp.training` and the estimators ask of a target.
 
-    ``X`` is a C-ordered float array (its rows may be strided; it may be read-only or
-    memory-mapped) or a CSR matrix, of shape (n_samples, n_features) and the engine's dtype.
-    ``y`` holds class numbers of shape (n_samples,), int64, for losses over whole rows (of classes
-    that exclude each other), else targets of shape (n_samples, n_outputs) and the engine's dtype.
+    Samples are those that `place` made for the engine's device, type and objective.
     """
 
-    def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
-        """Place the training data; dense rows are not copied."""
+    def load(self, samples: Any) -> None:
+        """Take samples to train on."""
 
     def unload(self) -> None:
-        """Let go of the training data."""
-
-    def place(self, X, rows: np.ndarray | None = None) -> Any:
-        """``X``, or some of its rows, in the engine's own form, which `predict` and `evaluate` take
-        instead.
-        """
+        """Let go of them."""
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         """One pass over the samples in ``order``, one learning rate per step.
@@ -56,11 +64,18 @@ class Engine(Protocol):
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
         """Loss over all loaded samples, penalty included, and its gradient (flat)."""
 
-    def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-        """Mean loss of ``X``, ``y`` without penalty."""
+    def evaluate(self, samples: Any) -> float:
+        """Mean loss without penalty.
 
-    def predict(self, X) -> np.ndarray:
-        """Outputs of shape (n_samples, n_outputs), output activation applied."""
+        After the first call with the same samples, nothing is allocated and nothing copied to the
+        device.
+        """
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Outputs of shape (n_samples, n_outputs), output activation applied.
+
+        ``X`` is what `place` takes, or samples.
+        """
 
     def info(self) -> dict[str, Any]:
         """Where and how the engine runs, for people."""
@@ -97,6 +112,8 @@ def get_engine(
     network: Network,
     *,
     dtype,
+    objective: Objective | None = None,
+    dropout: Dropout | None = None,
     alpha: float = 0.0,
     optimizer: Optimizer | None = None,
     batch_size: int = 1,
@@ -111,6 +128,10 @@ def get_engine(
     network : Network
     dtype : numpy dtype
         float32 or float64.
+    objective : Objective, optional
+        What to minimise; an engine without predicts only.
+    dropout : Dropout, optional
+        What training steps drop.
     alpha : float
         Strength of the L2 penalty on the weights.
     optimizer : Optimizer, optional
@@ -128,10 +149,10 @@ def get_engine(
     ValueError
         If the device is unknown, or is not there: the message says what to install.
     """
-    if device not in DEVICES:
-        raise ValueError(f"device={device!r} is not supported; use one of {DEVICES}.")
+    _check_device(device)
     options = {
-        "dtype": dtype, "alpha": alpha, "optimizer": optimizer, "batch_size": batch_size
+        "dtype": dtype, "objective": objective, "dropout": dropout, "alpha": alpha,
+        "optimizer": optimizer, "batch_size": batch_size,
     }  # fmt: skip
     if device == "cuda":
         return _target("cuda").CudaEngine(network, matmul_precision=matmul_precision, **options)
@@ -141,6 +162,51 @@ def get_engine(
             "or device='cuda'."
         )
     return _target("cpu").CpuEngine(network, n_threads=n_threads, **options)
+
+
+def place(
+    device: str,
+    X,
+    y: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
+    *,
+    dtype,
+    objective: Objective | None = None,
+    rows: np.ndarray | None = None,
+) -> Samples:
+    """Bring samples to ``device``, or get ready to; dense rows in main memory are not copied.
+
+    Parameters
+    ----------
+    device : {'cpu', 'cuda'}
+    X : ndarray, CSR matrix or GpuArray of shape (n_samples, n_features)
+        An ndarray's rows may be strided; it may be read-only or memory-mapped.
+    y : ndarray, optional
+        Class numbers of shape (n_samples,) for losses over whole rows (of classes that exclude each
+        other), else targets of shape (n_samples, n_outputs).
+    sample_weight : ndarray of shape (n_samples,), optional
+    dtype : numpy dtype
+        That of the engines: float32 or float64.
+    objective : Objective, optional
+        That of the engines; needed with ``y``.
+    rows : ndarray of int, optional
+        Take these rows of ``X``, ``y`` and ``sample_weight``.
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown or not there, or if a `GpuArray` holds a NaN or an infinity.
+    """
+    _check_device(device)
+    options = {"dtype": dtype, "objective": objective, "rows": rows}
+    if device == "cuda":
+        return _target("cuda").place(X, y, sample_weight, **options)
+    return _target("cpu").Samples(X, y, sample_weight, **options)
+
+
+def _check_device(device: str) -> None:
+    if device not in DEVICES:
+        raise ValueError(f"device={device!r} is not supported; use one of {DEVICES}.")
 
 
 @cache

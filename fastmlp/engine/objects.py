@@ -47,6 +47,7 @@ _DIGEST = hashlib.sha256().digest_size
 def _stamp() -> str:
     cpu = PACKAGE / "engine" / "cpu"
     sources = [
+        PACKAGE / "dropout.py",
         PACKAGE / "functions.py",
         PACKAGE / "optimizers.py",
         PACKAGE / "engine" / "processor.py",

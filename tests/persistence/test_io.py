@@ -21,8 +21,8 @@ import fastmlp
 from fastmlp import _safetensors
 from fastmlp.estimators import _REGRESSION_LOSSES
 from fastmlp.functions import ACTIVATIONS
+from fastmlp.initialisers import INITIALISERS
 from fastmlp.io import TRUSTED_TYPES, load, save
-from fastmlp.network import INITIALISERS
 from fastmlp.optimizers import OPTIMIZERS
 from fastmlp.schedules import STEP_SCHEDULES
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.dropout import Dropout, threshold
 from fastmlp.engine import objects, processor
 from fastmlp.engine.cpu import pieces
 from fastmlp.engine.cpu.blocks import Layer, Packing, Task
@@ -34,11 +35,13 @@ from fastmlp.engine.cpu.layout import (
     Layout,
     aligned,
 )
-from fastmlp.engine.cpu.source import Source, address
+from fastmlp.engine.cpu.samples import Samples, is_fused
+from fastmlp.engine.cpu.source import address
 from fastmlp.engine.cpu.stations import Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
-from fastmlp.functions import ACTIVATIONS, USER, Loss, dropout_threshold
+from fastmlp.functions import ACTIVATIONS, USER
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
 _SHORT_CALL = 5e8  # operations; about 0.1 s where the kernels are slowest
@@ -56,43 +59,6 @@ _NO_CLASS = -1e30  # a score that softmax turns into exactly 0
 _ROOM_FOR_BARRIER = 64  # int64s: its own cache lines
 
 
-def _is_fused(loss: Loss) -> bool:
-    """Whether the kernel works out this loss while it works out softmax."""
-    return loss.per_row and not loss.of_probability
-
-
-class Targets:
-    """Targets, classes and weights in the kernels' types."""
-
-    def __init__(self, network: Network, dtype: np.dtype, y, sample_weight):
-        self.values = self.classes = self.weights = None
-        if y is not None and _is_fused(network.loss_row):
-            self.classes = np.ascontiguousarray(y, np.int64)
-        elif y is not None:
-            self.values = np.ascontiguousarray(_soften(network, y), dtype)
-        if sample_weight is not None:
-            self.weights = np.ascontiguousarray(sample_weight, dtype)
-
-    @property
-    def fields(self) -> dict[str, int]:
-        """Addresses for a `Task`."""
-        return {
-            "targets": address(self.values),
-            "classes": address(self.classes),
-            "weights": address(self.weights),
-        }
-
-
-def _soften(network: Network, y: np.ndarray) -> np.ndarray:
-    """Targets of shape (n_samples, n_outputs), those of classes smoothed."""
-    kept = 1.0 - network.label_smoothing
-    if network.loss_row.per_row:
-        spread = np.full((len(y), network.n_outputs), network.label_smoothing / network.n_outputs)
-        spread[np.arange(len(y)), y] += kept
-        return spread
-    return kept * y + network.label_smoothing / 2 if network.label_smoothing else y
-
-
 class CpuEngine:
     """See `fastmlp.engine.Engine`.
 
@@ -107,12 +73,16 @@ class CpuEngine:
         network: Network,
         *,
         dtype,
+        objective: Objective | None = None,
+        dropout: Dropout | None = None,
         alpha: float = 0.0,
         optimizer: Optimizer | None = None,
         batch_size: int = 1,
         n_threads: int | None = None,
     ):
         self._network = network
+        self._objective = objective
+        self._dropout = dropout or Dropout((0.0,) * len(network.hidden), 0)
         self._dtype = np.dtype(dtype)
         self._type = str(self._dtype.name)  # which NumPy works out anew each time
         self._alpha = float(alpha)
@@ -135,7 +105,8 @@ class CpuEngine:
         self._barrier = aligned(_ROOM_FOR_BARRIER, np.int64)
         self._room: _Room | None = None
         self._numbers = np.empty((0, N_NUMBERS))
-        self._natural_order = np.empty(0, np.int64)
+        self._samples: Samples | None = None
+        self._slab_losses = np.empty(0)
         self._forward_tasks: dict[tuple[int, bool, bool], Task] = {}
         self._calls: dict[int, _Call] = {}  # by the number of threads
         self._transposed_is_stale = True
@@ -204,19 +175,22 @@ class CpuEngine:
 
     # --- data and verbs
 
-    def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
-        self._source = Source(X, self._dtype)
-        self._targets = Targets(self._network, self._dtype, y, sample_weight)
+    def load(self, samples: Samples) -> None:
+        self._require_objective(samples)
+        self._samples = samples
         self._calls.clear()
-        if self._room is not None and self._room.sparse != self._source.sparse:
+        if self._room is not None and self._room.sparse != samples.sparse:
             self._room = None
 
     def unload(self) -> None:
-        del self._source, self._targets
+        self._samples = None
         self._calls.clear()
 
-    def place(self, X, rows: np.ndarray | None = None):
-        return X if rows is None else X[rows]
+    def _require_objective(self, samples: Samples) -> None:
+        if self._objective is None:
+            raise ValueError("This needs an engine that was made with an objective.")
+        if (samples.dtype, samples.objective) != (self._dtype, self._objective):
+            raise ValueError("These samples were placed for another dtype or objective.")
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
@@ -267,35 +241,34 @@ class CpuEngine:
         return loss
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
-        n_samples = self._source.n_samples
+        assert self._samples is not None
+        n_samples = self._samples.n_samples
         worth = self._operations(n_samples) >= _WORTH_THREADS
         n_threads = self._threads if worth else 1
         steps = self._progress[STEPS]
-        if self._natural_order.size != n_samples:
-            self._natural_order = np.arange(n_samples)
         share = CROWD.enter(self, n_threads)
         try:
             numbers = np.zeros((1, N_NUMBERS))
-            loss = self._train(self._natural_order, n_samples, numbers, None, share)
+            loss = self._train(self._samples.natural_order, n_samples, numbers, None, share)
         finally:
             CROWD.leave(self)
         self._progress[STEPS] = steps
         return loss / n_samples, self._unpack(self._gradient)
 
-    def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-        targets = Targets(self._network, self._dtype, y, sample_weight)
-        source = Source(X, self._dtype)
-        losses = np.zeros(-(-source.n_samples // SLAB))
-        self._run_rows(source, targets, None, losses)
-        weights = targets.weights
-        total = source.n_samples if weights is None else weights.sum(dtype=np.float64)
+    def evaluate(self, samples: Samples) -> float:
+        self._require_objective(samples)
+        n_slabs = -(-samples.n_samples // SLAB)
+        if self._slab_losses.size < n_slabs:
+            self._slab_losses = np.empty(n_slabs)
+        losses = self._slab_losses[:n_slabs]
+        self._run_rows(samples, None, losses)
         with np.errstate(over="ignore", invalid="ignore"):  # parameters that have diverged
-            return float(losses.sum() / total)
+            return float(losses.sum() / samples.total_weight)
 
     def predict(self, X) -> np.ndarray:
-        source = Source(X, self._dtype)
-        out = np.empty((source.n_samples, self._network.n_outputs), self._dtype)
-        self._run_rows(source, Targets(self._network, self._dtype, None, None), out, None)
+        samples = X if isinstance(X, Samples) else Samples(X, dtype=self._dtype)
+        out = np.empty((samples.n_samples, self._network.n_outputs), self._dtype)
+        self._run_rows(samples, out, None)
         return out
 
     # --- inside
@@ -306,8 +279,9 @@ class CpuEngine:
 
     def _pieces(self, *, sparse: bool, train: bool, loss: bool) -> dict[str, str | None]:
         """Names of pieces by the fields of a `Task` that is for this use of the network."""
-        network = self._network
-        softmax, fused = network.out_activation == "softmax", _is_fused(network.loss_row)
+        network, objective = self._network, self._objective if loss else None
+        softmax = network.out_activation == "softmax"
+        fused = objective is not None and is_fused(objective.row)
         names: dict[str, str | None] = {
             "tiles": "tiles",
             "forward": "forward",
@@ -316,10 +290,10 @@ class CpuEngine:
             "softmax_rows": "softmax_rows" if softmax and (fused or not loss) else None,
             "normalise": "normalise" if network.layer_norm else None,
         }
-        if loss:
+        if objective is not None:
             names["head"] = "head_softmax" if fused else "head_elementwise"
-            if network.loss_row.code != USER:
-                names["loss"] = pieces.loss(network.loss_row)
+            if objective.row.code != USER:
+                names["loss"] = pieces.loss(objective.row)
         else:
             names["link"] = pieces.link(network.out_activation)
         if len(network.widths) > 2:
@@ -359,7 +333,7 @@ class CpuEngine:
         """
         network = self._network
         loops: list[dict[str, str | int | None]] = []
-        rates, slopes = network.dropout_rates, self._keeps_slopes(train)
+        rates, slopes = self._dropout.rates, self._keeps_slopes(train)
         for row, keeps, rate in zip(network.hidden, slopes, rates, strict=True):
             drops = train and rate > 0
             fused = row == ACTIVATIONS["relu"] and not drops and not network.layer_norm
@@ -397,14 +371,14 @@ class CpuEngine:
 
         ``places`` are those of activations, slopes, normalised scores and deltas.
         """
-        layout, network = self._layout, self._network
+        layout = self._layout
         columns = {
             "width": layout.widths, "stride": layout.strides, "rows": layout.rows,
             "rows_transposed": layout.rows_transposed, "weights": layout.weights,
             "transposed": layout.transposed, "activations": places[0], "slopes": places[1],
             "normalised": places[2], "deltas": places[3],
-            "threshold": [dropout_threshold(rate) for rate in network.dropout_rates],
-            "dropout_scale": [1 / (1 - rate) for rate in network.dropout_rates],
+            "threshold": [threshold(rate) for rate in self._dropout.rates],
+            "dropout_scale": [1 / (1 - rate) for rate in self._dropout.rates],
         }  # fmt: skip
         layers = (Layer * len(layout.widths))()
         for name, values in columns.items():
@@ -416,18 +390,16 @@ class CpuEngine:
 
     def _keeps_slopes(self, train: bool) -> list[bool]:
         """Which hidden layers keep their derivative from the forward pass."""
-        layers = zip(self._network.hidden, self._network.dropout_rates, strict=True)
+        layers = zip(self._network.hidden, self._dropout.rates, strict=True)
         return [train and (row.of_score or rate > 0) for row, rate in layers]
 
-    def _make_task(
-        self, rows: int, threads: int, source: Source, *, train: bool, loss: bool
-    ) -> Task:
+    def _make_task(self, rows: int, threads: int, sparse: bool, *, train: bool, loss: bool) -> Task:
         """A task with workspace for ``rows`` rows."""
-        names = self._pieces(sparse=source.sparse, train=train, loss=loss)
+        names = self._pieces(sparse=sparse, train=train, loss=loss)
         self._ready(["outputs" if not train else "epoch", *names.values()])
         layout = self._layout
         sizes = layout.strides * rows
-        if source.sparse:
+        if sparse:
             sizes = sizes * ([0] + [1] * (len(sizes) - 1))
         keeps_slopes = np.array(self._keeps_slopes(train), dtype=bool)
         hidden = sizes[1:-1] * train
@@ -438,9 +410,10 @@ class CpuEngine:
         places_d[1:-1], of_slopes, places_n[1:-1] = np.split(ends[len(sizes) : -1], 3)
         places_s[1:-1] = np.where(keeps_slopes, of_slopes, places_a[1:-1])
         cut = train and rows >= CUT_ROWS and layout.widths[1:].max() >= CUT_PANELS * layout.panel
-        network = self._network
+        network, objective = self._network, self._objective if loss else None
         softmax = network.out_activation == "softmax"
-        n_elementwise = rows * network.n_outputs * (loss and not _is_fused(network.loss_row))
+        elementwise = objective is not None and not is_fused(objective.row)
+        n_elementwise = rows * network.n_outputs * elementwise
         arrays = {
             "work": aligned(int(ends[-1]) + layout.vector, self._dtype),
             "zeros": aligned(layout.panel, self._dtype),
@@ -456,16 +429,16 @@ class CpuEngine:
             "squares": aligned(len(layout.units(False)), self._dtype),
             "norms": aligned(len(layout.units(False)), self._dtype),
         }
-        arrays["constants"][:] = np.resize(network.loss_constants or 0.0, n_elementwise)
+        if objective is not None:
+            constants = objective.constant_per_output
+            arrays["constants"][:] = np.resize(constants, n_elementwise)
         shows_average = self._averages and not train
-        layers = self._layers(
-            (places_a, places_s, places_n, places_d), sparse=source.sparse, train=train
-        )
-        units = layout.units(source.sparse)
+        layers = self._layers((places_a, places_s, places_n, places_d), sparse=sparse, train=train)
+        units = layout.units(sparse)
         task = Task(
             units=address(units), n_units=len(units), n_layers=len(layout.widths) - 1,
-            layers=address(layers), dropout_seed=network.dropout_seed, softmax=softmax,
-            loss_divisor=network.n_outputs if network.loss_row.mean_over_outputs else 1,
+            layers=address(layers), dropout_seed=self._dropout.seed, softmax=softmax,
+            loss_divisor=1 if objective is None else objective.divisor,
             slab=SLAB if self._parameters.nbytes <= _L2_BYTES else LARGE_SLAB,
             parameters=address(self._average if shows_average else self._parameters),
             transposed=address(self._average_transposed if shows_average else self._transposed),
@@ -475,8 +448,8 @@ class CpuEngine:
             **{name: address(array) if array.size else 0 for name, array in arrays.items()},
             **{name: self._address(piece) for name, piece in names.items()},
         )  # fmt: skip
-        if loss and network.loss_row.code == USER:
-            task.loss = pieces.user_loss(network.loss_row, self._type)
+        if objective is not None and objective.row.code == USER:
+            task.loss = pieces.user_loss(objective.row, self._type)
         task.keep = layers, units, arrays  # and not the engine, which keeps the task
         return task
 
@@ -514,15 +487,16 @@ class CpuEngine:
             self._transposed_is_stale = False
 
     def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
-        room = self._room
+        samples, room = self._samples, self._room
+        assert samples is not None
         if room is None or (room.batch_size, room.optimizer) != (batch_size, optimizer):
-            room = self._room = self._make_room(batch_size, optimizer)
+            room = self._room = self._make_room(batch_size, optimizer, samples.sparse)
         stations = None
         if n_threads > 1 and not self._needs_supervision(self._operations(order.size)):
             stations = Stations(n_threads)
-        bounds = self._layout.bounds(self._source.sparse, n_threads)
+        bounds = self._layout.bounds(samples.sparse, n_threads)
         task = Task.from_buffer_copy(room.task)  # helpers may still look at the last call's
-        task.update(self._source.fields | self._targets.fields)
+        task.update(samples.fields)
         task.update({
             "n_threads": n_threads, "n_samples": order.size, "batch_size": batch_size,
             "block": room.block, "numbers": address(self._numbers),
@@ -530,41 +504,40 @@ class CpuEngine:
             "prefetch": n_threads > 1 and 3 * self._parameters.nbytes > _PREFETCH_BYTES,
             "stations": stations.address if stations else 0,
         })  # fmt: skip
-        task.keep = room, bounds, stations, order, self._numbers, self._source, self._targets
+        task.keep = room, bounds, stations, order, self._numbers, samples
         return _Call(task, stations, order, room)
 
-    def _make_room(self, batch_size: int, optimizer: Optimizer | None) -> "_Room":
+    def _make_room(self, batch_size: int, optimizer: Optimizer | None, sparse: bool) -> "_Room":
         block = self._block_rows(batch_size)
         names, numbers = self._update(optimizer)
         self._ready(names.values())
-        in_memory = not numbers["training"] or self._source.sparse or block < batch_size
+        in_memory = not numbers["training"] or sparse or block < batch_size
         if in_memory and not self._gradient.size:
             self._gradient = aligned(self._parameters.size, self._dtype)
-        task = self._make_task(block, self._threads, self._source, train=True, loss=True)
+        task = self._make_task(block, self._threads, sparse, train=True, loss=True)
         task.update({name: self._address(piece) for name, piece in names.items()} | numbers)
-        return _Room(batch_size, optimizer, self._source.sparse, block, task)
+        return _Room(batch_size, optimizer, sparse, block, task)
 
-    def _run_rows(self, source: Source, targets: Targets, out, losses) -> None:
+    def _run_rows(self, samples: Samples, out, losses) -> None:
         """Run the forward kernel."""
-        operations = self._operations(source.n_samples) / 3
-        n_slabs = -(-source.n_samples // SLAB)
+        operations = self._operations(samples.n_samples) / 3
+        n_slabs = -(-samples.n_samples // SLAB)
         n_threads = min(self._threads, n_slabs) if operations >= _WORTH_THREADS else 1
-        kind = n_threads, source.sparse, out is None
+        kind = n_threads, samples.sparse, out is None
         task = self._forward_tasks.get(kind)
         if task is None:
             task = self._forward_tasks[kind] = self._make_task(
-                SLAB * n_threads, n_threads, source, train=False, loss=out is None
+                SLAB * n_threads, n_threads, samples.sparse, train=False, loss=out is None
             )
         if self._averages:
             objects.entry("refresh_transposed", self._type)(0, task.address)
         else:
             self._refresh_transposed(task)
-        order = np.arange(source.n_samples)
-        task.update(source.fields)
-        task.update(targets.fields)
-        task.n_threads, task.n_samples, task.order = n_threads, source.n_samples, address(order)
+        order = samples.natural_order
+        task.update(samples.fields)
+        task.n_threads, task.n_samples, task.order = n_threads, samples.n_samples, address(order)
         task.out, task.slab_losses = address(out), address(losses)
-        self._run("outputs", task, operations, None, source, targets, order, out, losses)
+        self._run("outputs", task, operations, None, samples, order, out, losses)
 
     def _needs_supervision(self, operations: float) -> bool:
         return operations >= _SHORT_CALL and (threading.current_thread() is threading.main_thread())

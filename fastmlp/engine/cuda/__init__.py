@@ -10,15 +10,17 @@ rows.  `CudaEngine.path` says which it is.  The parameters stay in the flat vect
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numba import float32, float64
 from scipy import sparse
 
 from fastmlp._arrays import GpuArray
+from fastmlp.dropout import Dropout, threshold
 from fastmlp.engine.cuda import kernels, resident
 from fastmlp.engine.cuda.device import Launch, Sequence, UserFormula, open_device
-from fastmlp.engine.cuda.samples import Data, InMemory, Slab, Streamed, upload
+from fastmlp.engine.cuda.samples import Data, InMemory, Slab, Stream, Streamed, Whole, upload
 from fastmlp.engine.cuda.tiles import SIZES, Sizes
 from fastmlp.functions import (
     ACTIVATIONS,
@@ -26,12 +28,12 @@ from fastmlp.functions import (
     USER,
     Activation,
     Loss,
-    dropout_threshold,
     exponential,
     identity,
     logistic,
 )
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import (
     N_NUMBERS,
     N_SLOTS,
@@ -52,8 +54,70 @@ _SHARED_BYTES = 48 * 1024
 _SHARED_STEP = 1024  # elements: few sizes of shared memory, so few compilations
 _MOST_CHUNK_ROWS = 16
 _FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
+_WHOLE = "all samples in one batch, as they come"
 _REAL = {"float32": float32, "float64": float64}
 _LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
+
+
+def place(
+    X, y=None, sample_weight=None, *, dtype, objective: Objective | None = None,
+    rows: np.ndarray | None = None, device=None, sizes: Sizes | None = None,
+) -> InMemory | Streamed:  # fmt: skip
+    """See `fastmlp.engine.place`; a `GpuArray` must be contiguous in C order.
+
+    Parameters
+    ----------
+    device, sizes
+        See `CudaEngine`.
+    """
+    device, dtype = open_device() if device is None else device, np.dtype(dtype)
+    if rows is not None:
+        y, sample_weight = (None if array is None else array[rows] for array in (y, sample_weight))
+    if y is not None:
+        assert objective is not None
+        y = np.asarray(y, np.int64 if objective.row.per_row else dtype)
+    if sample_weight is not None:
+        sample_weight = np.asarray(sample_weight, dtype)
+    options = {"dtype": dtype, "objective": objective}
+    if isinstance(X, GpuArray):
+        sizes = SIZES[dtype.name] if sizes is None else sizes
+        buffer, shape = _adopt(device, sizes, X, dtype, rows)
+        return InMemory(device, shape, [buffer], y, sample_weight, **options)
+    X = X if rows is None else X[rows]
+    too_large = X.shape[0] * X.shape[1] * dtype.itemsize > _FREE_SHARE * device.free_bytes()
+    if too_large and not sparse.issparse(X):
+        return Streamed(X, y, sample_weight, **options)
+    fields = upload(device, dtype, X)
+    return InMemory(device, X.shape, fields, y, sample_weight, **options)
+
+
+def _adopt(device, sizes: Sizes, X: GpuArray, dtype: np.dtype, rows: np.ndarray | None):
+    """(buffer, shape) of samples that are on the device already; copied if some rows are wanted, or
+    another type.
+
+    Raises
+    ------
+    ValueError
+        If there is a NaN or an infinity among them.
+    """
+    buffer, (n, n_features) = device.adopt(X.array)
+    names = {"REAL": _REAL[dtype.name], "OPERAND": _REAL[dtype.name], "THREADS": sizes.threads}
+    if rows is not None or buffer.dtype != dtype:
+        order = np.arange(n) if rows is None else np.asarray(rows, np.int64)
+        n, given = order.size, buffer
+        buffer = device.empty(n * n_features, dtype)
+        progress = device.upload(np.array([0, n, n, 0], np.int64))
+        blocks = (-(-n * n_features // sizes.threads), 1, 1)
+        device.launch(Launch(
+            device.kernel(kernels.gather, **names), blocks, sizes.threads,
+            (progress, 0, n, device.upload(order), given, n_features, buffer, n_features),
+        ))  # fmt: skip
+    found, blocks = device.zeros(1, np.int64), (4 * device.n_multiprocessors, 1, 1)
+    find = device.kernel(kernels.find_nonfinite, **names)
+    device.launch(Launch(find, blocks, sizes.threads, (n * n_features, buffer, found)))
+    if device.read(found)[0]:
+        raise ValueError("Input X contains NaN or infinity; impute or drop such samples.")
+    return buffer, (n, n_features)
 
 
 class Rows(NamedTuple):
@@ -66,11 +130,9 @@ class Rows(NamedTuple):
 class CudaEngine:
     """See `fastmlp.engine.Engine`.
 
-    ``X`` may also be a `GpuArray`, contiguous in C order.
-
     Parameters
     ----------
-    network, dtype, alpha, optimizer, batch_size, matmul_precision
+    network, dtype, objective, dropout, alpha, optimizer, batch_size, matmul_precision
         See `fastmlp.engine.get_engine`.
     device : Device, optional
         Where to run; the current GPU by default.
@@ -79,12 +141,15 @@ class CudaEngine:
     """
 
     def __init__(
-        self, network: Network, *, dtype, alpha: float = 0.0, optimizer: Optimizer | None = None,
+        self, network: Network, *, dtype, objective: Objective | None = None,
+        dropout: Dropout | None = None, alpha: float = 0.0, optimizer: Optimizer | None = None,
         batch_size: int = 1, matmul_precision: str = "highest", device=None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
         self._device = open_device() if device is None else device
         self._network, self._alpha, self._optimizer = network, alpha, optimizer
+        self._objective = objective
+        self._dropout = dropout or Dropout((0.0,) * len(network.hidden), 0)
         self._dtype, self._batch_size = np.dtype(dtype), batch_size
         self._sizes = SIZES[self._dtype.name] if sizes is None else sizes
         self._precision = matmul_precision if self._dtype == np.float32 else "highest"
@@ -106,9 +171,10 @@ class CudaEngine:
         self._transposed_is_stale = True
         self._widths = self._device.upload(np.array(network.widths, np.int64))
         self._barrier = self._device.zeros(1, np.uint32)
-        constants = network.loss_constants or (0.0,) * network.n_outputs
+        constants = () if objective is None else objective.constant_per_output
         self._constants = self._device.upload(np.array(constants, self._dtype))
-        self._source: InMemory | Streamed | None = None
+        self._samples: InMemory | Streamed | None = None
+        self._feeds: WeakKeyDictionary[Any, Whole | Stream] = WeakKeyDictionary()
         self._workspaces: dict[int, _Workspace] = {}
         self._recorded: list[Launch] | None = None
 
@@ -146,12 +212,12 @@ class CudaEngine:
         optimizer = self._optimizer
         network = self._network
         if (
-            network.dropout
+            any(self._dropout.rates)
             or network.layer_norm
             or (optimizer and optimizer.max_grad_norm is not None)
         ):
             return "tiled"
-        dense = self._source is None or not self._source.sparse
+        dense = self._samples is None or not self._samples.sparse
         small = self._network.n_parameters <= _RESIDENT_PARAMETERS and self._chunk_rows() >= 4
         small = small and len(set(self._network.hidden)) <= 1
         return "resident" if dense and small and self._precision == "highest" else "tiled"
@@ -160,21 +226,21 @@ class CudaEngine:
         return {
             "device": "cuda", "name": self._device.name, "dtype": self._dtype.name,
             "path": self.path, "matmul_precision": self._precision,
-            "streamed": isinstance(self._source, Streamed),
+            "streamed": self._samples is not None and self._samples.streamed,
         }  # fmt: skip
 
     # --- the verbs
 
-    def load(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
-        self._source = self._open(X, y, sample_weight)
+    def load(self, samples: InMemory | Streamed) -> None:
+        self._require_objective(samples)
+        if samples is not self._samples:
+            self.unload()
+        self._samples = samples
 
     def unload(self) -> None:
-        self._source = None
-
-    def place(self, X, rows: np.ndarray | None = None):
-        if isinstance(X, GpuArray):
-            return self._adopt(X, rows)
-        return self._open(X if rows is None else X[rows])
+        if self._samples is not None:
+            self._feeds.pop(self._samples, None)
+        self._samples = None
 
     def stop(self) -> None:
         self._stopping = True
@@ -182,10 +248,11 @@ class CudaEngine:
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
-        assert self._source is not None
+        assert self._samples is not None
+        feed = self._feed(self._samples)
         numbers = self._optimizer.step_numbers(learning_rates, self._steps, self._dtype)
         batch_size = min(self._batch_size, order.size)
-        call = self._begin(self._source, order, batch_size, numbers)
+        call = self._begin(feed, order, batch_size, numbers)
         resident = self.path == "resident"
         if resident:
             self._refresh_transposed()
@@ -193,7 +260,7 @@ class CudaEngine:
         self._transposed_is_stale = not resident
         self._stopping = False
         try:
-            for slab in self._source.slabs(order, batch_size, call.workspace.most):
+            for slab in feed.slabs(order, batch_size, call.workspace.most):
                 if self._stopping:
                     raise KeyboardInterrupt
                 if not slab.steps:
@@ -207,96 +274,90 @@ class CudaEngine:
         return call.total_loss(self._alpha)
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
-        assert self._source is not None
-        order = np.arange(self._source.n_samples)
-        call = self._begin(self._source, order, order.size, np.zeros((1, N_NUMBERS)))
-        for slab in self._source.slabs(order, order.size, call.workspace.most):
+        assert self._samples is not None
+        feed = self._feed(self._samples)
+        call = self._begin_whole(feed)
+        for slab in self._whole(feed, call):
             self._step(call, slab, None)
         gradient = self._device.read(call.workspace.partial)[: self._network.n_parameters]
-        return call.total_loss(self._alpha) / order.size, gradient.copy()
+        return call.total_loss(self._alpha) / feed.n_samples, gradient.copy()
 
-    def evaluate(self, X, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
-        source = X if isinstance(X, InMemory | Streamed) else self.place(X)
-        source = source.with_targets(y, sample_weight)
-        n = source.n_samples
-        call = self._begin(source, np.arange(n), n, np.zeros((1, N_NUMBERS)))
-        for slab in source.slabs(np.arange(n), n, call.workspace.most):
+    def evaluate(self, samples: InMemory | Streamed) -> float:
+        self._require_objective(samples)
+        feed = self._feed(samples)
+        call = self._begin_whole(feed)
+        for slab in self._whole(feed, call):
             for rows in call.blocks(slab):
                 self._forward(call, slab.data, rows)
                 self._head(call, slab.data, rows)
         self._finish_step(call, 0)
-        return call.total_loss(0.0) / n
+        return call.total_loss(0.0) / feed.n_samples
 
     def predict(self, X) -> np.ndarray:
-        source = X if isinstance(X, InMemory | Streamed) else self.place(X)
-        n, n_outputs = source.n_samples, self._network.n_outputs
-        call = self._begin(source, np.arange(n), n, np.zeros((1, N_NUMBERS)))
-        out, work = self._device.empty(n * n_outputs, self._dtype), call.workspace
+        if not isinstance(X, InMemory | Streamed):
+            X = place(X, dtype=self._dtype, device=self._device, sizes=self._sizes)
+        feed, n_outputs = self._feed(X), self._network.n_outputs
+        call = self._begin_whole(feed)
+        out, work = call.room_for_outputs(feed.n_samples * n_outputs), call.workspace
         if self._network.out_activation == "softmax":
             link = self._kernel(kernels.softmax_link)
         else:
             link = self._kernel(kernels.link, FORMULA=_LINKS[self._network.out_activation])
-        for slab in source.slabs(np.arange(n), n, work.most):
+        for slab in self._whole(feed, call):
             for rows in call.blocks(slab):
                 self._forward(call, slab.data, rows)
                 self._by_warps(link, rows, work.activations, work.places[-1], work.strides[-1],
                                n_outputs, out)  # fmt: skip
-        return self._device.read(out)[: n * n_outputs].reshape(n, n_outputs)
+        return self._device.read(out)[: feed.n_samples * n_outputs].reshape(-1, n_outputs)
 
     # --- inside
 
-    def _open(self, X, y=None, sample_weight=None) -> "InMemory | Streamed":
-        """Bring samples to the device, or get ready to."""
-        if isinstance(X, GpuArray):
-            return self._adopt(X).with_targets(y, sample_weight)
-        dense = not sparse.issparse(X)
-        if dense and X.size * self._dtype.itemsize > _FREE_SHARE * self._device.free_bytes():
-            return Streamed(self._device, self._dtype, X, y, sample_weight)
-        source = InMemory(
-            self._device, self._dtype, X.shape[0], upload(self._device, self._dtype, X)
-        )
-        return source.with_targets(y, sample_weight)
+    def _require_objective(self, samples: InMemory | Streamed) -> None:
+        if self._objective is None:
+            raise ValueError("This needs an engine that was made with an objective.")
+        if (samples.dtype, samples.objective) != (self._dtype, self._objective):
+            raise ValueError("These samples were placed for another dtype or objective.")
 
-    def _adopt(self, X, rows: np.ndarray | None = None) -> "InMemory":
-        """Samples that are on the device already; copied if some rows are wanted, or another type.
+    def _feed(self, samples: InMemory | Streamed) -> Whole | Stream:
+        """This engine's feed from samples, as long as they live."""
+        if samples not in self._feeds:
+            self._feeds[samples] = samples.feed(self._device)
+        return self._feeds[samples]
 
-        Raises
-        ------
-        ValueError
-            If there is a NaN or an infinity among them.
-        """
-        buffer, (n, n_features) = self._device.adopt(X.array)
-        found = self._device.zeros(1, np.int64)
-        find = self._kernel(kernels.find_nonfinite)
-        blocks = (4 * self._device.n_multiprocessors, 1, 1)
-        self._launch(find, blocks, self._sizes.threads, n * n_features, buffer, found)
-        if self._device.read(found)[0]:
-            raise ValueError("Input X contains NaN or infinity; impute or drop such samples.")
-        if rows is not None or buffer.dtype != self._dtype:
-            order = np.arange(n) if rows is None else np.asarray(rows, np.int64)
-            n = order.size
-            self._device.write(self._progress, np.array([0, n, n, 0], np.int64))
-            copied = self._device.empty(n * n_features, self._dtype)
-            self._by_threads(self._kernel(kernels.gather), n * n_features, 0, n,
-                             self._device.upload(order), buffer, n_features, copied,
-                             n_features)  # fmt: skip
-            buffer = copied
-        return InMemory(self._device, self._dtype, n, [buffer])
-
-    def _begin(self, source, order: np.ndarray, batch_size: int, numbers) -> "_Pass":
+    def _begin(self, feed: Whole | Stream, order: np.ndarray, batch_size: int, numbers) -> "_Pass":
         """Place what a pass over ``order`` needs; steps are counted from 0."""
+        key = order.size, batch_size
+        if key not in feed.passes:
+            feed.passes[key] = self._make_pass(*key)
+        call = feed.passes[key]
+        positions = feed.positions(order, batch_size, call.workspace.most)
+        call.start(positions, numbers, feed.batch_weights(order))
+        self._rewind(*key)
+        return call
+
+    def _begin_whole(self, feed: Whole | Stream) -> "_Pass":
+        """What a pass over all samples needs as they come, in one batch; it is placed once."""
+        n, order = feed.n_samples, feed.natural_order
+        if _WHOLE not in feed.passes:
+            call = feed.passes[_WHOLE] = self._make_pass(n, n)
+            positions = feed.positions(order, n, call.workspace.most)
+            call.start(positions, np.zeros((1, N_NUMBERS)), feed.batch_weights(order))
+        self._rewind(n, n)
+        return feed.passes[_WHOLE]
+
+    @staticmethod
+    def _whole(feed: Whole | Stream, call: "_Pass") -> Iterator[Slab]:
+        """The slabs of such a pass."""
+        return feed.slabs(feed.natural_order, feed.n_samples, call.workspace.most)
+
+    def _make_pass(self, n: int, batch_size: int) -> "_Pass":
         most = self._block_rows(batch_size)
         if most not in self._workspaces:
             self._workspaces[most] = self._make_workspace(most)
-        n = order.size
-        if (n, batch_size) not in source.passes:
-            source.passes[n, batch_size] = _Pass(
-                self._device, self._dtype, n, batch_size, self._workspaces[most]
-            )
-        call = source.passes[n, batch_size]
-        call.start(source.positions(order, batch_size, most), numbers, source.batch_weights(order))
-        self._device.write(self._progress, np.array([0, n, batch_size, self._steps], np.int64))
-        return call
+        return _Pass(self._device, self._dtype, n, batch_size, self._workspaces[most])
+
+    def _rewind(self, n: int, batch_size: int) -> None:
+        self._by_threads(self._kernel(kernels.rewind), 1, n, batch_size, self._steps)
 
     def _make_workspace(self, most: int) -> "_Workspace":
         work = _Workspace(self._device, self._network, self._dtype, most)
@@ -334,7 +395,9 @@ class CudaEngine:
         n_blocks = min(multiprocessors, -(-call.batch_size // rows))
         columns = 2 * sum(network.widths)
         shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
-        loss = network.loss_row
+        objective = self._objective
+        assert objective is not None
+        loss = objective.row
         activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
         kernel = self._kernel(
             resident.resident_epoch, R=rows, SHARED=shared, **self._rule(optimizer),
@@ -351,8 +414,8 @@ class CudaEngine:
             slab.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
             call.scales, call.numbers, self._parameters, self._transposed, partial, self._slots, n,
             self._layers, self._widths, len(network.widths) - 1, kind(self._alpha),
-            kind(network.n_outputs if loss.mean_over_outputs else 1),
-            np.finfo(kind).eps, self._constants, kind(network.label_smoothing), self._average,
+            kind(objective.divisor),
+            np.finfo(kind).eps, self._constants, kind(objective.label_smoothing), self._average,
             self._average_rate, sums, call.results,
         )  # fmt: skip
 
@@ -405,7 +468,7 @@ class CudaEngine:
             )  # fmt: skip
             if normalised:
                 self._normalise(layer, work, rows, **names)
-            if train and hidden and self._network.dropout_rates[layer]:
+            if train and hidden and self._dropout.rates[layer]:
                 self._drop(layer, work, rows)
 
     def _normalise(self, layer: int, work: "_Workspace", rows: Rows, *, aux=None, **names) -> None:
@@ -419,17 +482,17 @@ class CudaEngine:
 
     def _drop(self, layer: int, work: "_Workspace", rows: Rows) -> None:
         """Dropout of a hidden layer."""
-        rate, width = self._network.dropout_rates[layer], self._network.widths[layer + 1]
+        rate, width = self._dropout.rates[layer], self._network.widths[layer + 1]
         self._by_threads(
             self._kernel(kernels.drop), rows.most * width, *rows, work.activations, work.deltas,
-            work.places[layer + 1], work.strides[layer + 1], width, self._network.dropout_seed,
-            layer, dropout_threshold(rate), self._dtype.type(1 / (1 - rate)),
+            work.places[layer + 1], work.strides[layer + 1], width, self._dropout.seed,
+            layer, threshold(rate), self._dtype.type(1 / (1 - rate)),
         )  # fmt: skip
 
     def _activation(self, layer: int, work: "_Workspace", train: bool) -> dict[str, Any]:
         """What ends the product of a hidden layer."""
         row = self._network.hidden[layer]
-        if not (train and (row.of_score or self._network.dropout_rates[layer])):
+        if not (train and (row.of_score or self._dropout.rates[layer])):
             return {"FINISH": kernels.activate, "FORMULA": _formula(row, row.value)}
         return {
             "FINISH": kernels.activate_and_keep_slope if row.of_score
@@ -439,13 +502,14 @@ class CudaEngine:
 
     def _head(self, call: "_Pass", data: Data, rows: Rows) -> None:
         """Scores become gradients; losses are kept."""
-        row, work, kind = self._network.loss_row, call.workspace, self._dtype.type
+        objective, work, kind = self._objective, call.workspace, self._dtype.type
+        assert objective is not None
+        row = objective.row
         head = self._kernel(_head(row, kernels), **_loss(row))
-        divisor = self._network.n_outputs if row.mean_over_outputs else 1
         self._by_warps(head, rows, call.order, work.activations, work.places[-1], work.strides[-1],
                        self._network.n_outputs, data.targets, data.weights, data.weighted,
-                       call.scales, call.losses, kind(divisor), np.finfo(kind).eps,
-                       self._constants, kind(self._network.label_smoothing))  # fmt: skip
+                       call.scales, call.losses, kind(objective.divisor), np.finfo(kind).eps,
+                       self._constants, kind(objective.label_smoothing))  # fmt: skip
 
     def _backward(self, call: "_Pass", rows: Rows) -> None:
         """Gradients of all layers, into the workspace's splits."""
@@ -479,7 +543,7 @@ class CudaEngine:
     def _slope(self, layer: int) -> dict[str, Any]:
         """What ends the product that makes the gradient of a hidden layer's outputs."""
         row = self._network.hidden[layer]
-        if row.of_score or self._network.dropout_rates[layer]:
+        if row.of_score or self._dropout.rates[layer]:
             return {"STORE": kernels.multiply_by}
         return {"FINISH": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
 
@@ -654,6 +718,7 @@ class _Pass:
         self._partial: Any = None
         self._sums: Any = None
         self._norms: Any = None
+        self._outputs: Any = None
 
     def start(self, order: np.ndarray, numbers: np.ndarray, weights: np.ndarray | None) -> None:
         """Write what the next pass reads; ``weights`` are in the samples' order."""
@@ -677,6 +742,11 @@ class _Pass:
         if self._norms is None:
             self._norms = self._device.empty(n_blocks + 1, np.float64)
         return self._norms
+
+    def room_for_outputs(self, n: int) -> Any:
+        if self._outputs is None:
+            self._outputs = self._device.empty(n, self._dtype)
+        return self._outputs
 
     def blocks(self, slab: Slab) -> Iterator[Rows]:
         """The blocks of rows that a slab's part of a batch is taken in."""

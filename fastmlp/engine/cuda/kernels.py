@@ -23,6 +23,7 @@ from typing import Any
 
 from numba import cuda, float64
 
+from fastmlp.dropout import random_bits, row_key
 from fastmlp.engine.cuda.ptx import (
     commit_copies,
     copy_async,
@@ -31,7 +32,6 @@ from fastmlp.engine.cuda.ptx import (
     wait_for_all_but_one,
     wait_for_all_copies,
 )
-from fastmlp.functions import random_bits, row_key
 
 
 def unbound(*args):
@@ -608,6 +608,15 @@ def clipped_update(progress, parameters, gradient, slots, n, layers, n_layers, s
             progress[0],
         )  # fmt: skip
         AVERAGE(average, i, parameters[i], average_rate)
+
+
+def rewind(progress, n, batch_size, steps):
+    """Stand before a pass over ``n`` samples, after so many steps; one block."""
+    if cuda.threadIdx.x == 0:
+        progress[0] = 0
+        progress[1] = n
+        progress[2] = batch_size
+        progress[3] = steps
 
 
 def finish_step(progress, losses, squares, n_squares, results):

@@ -1,14 +1,18 @@
 """Samples for the kernels: on the device for good, or brought there slab by slab.
 
-Both kinds answer the same few questions of the engine, which never asks which one it has: the data
-of each slab in turn, and where in its slab each sample is.
+Engines share samples, and each has a feed of its own from them.  The feeds of both kinds answer the
+same few questions of the engine, which never asks which one it has: the data of each slab in turn,
+and where in its slab each sample is.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
+
+from fastmlp.objective import Objective
 
 _SLAB_BYTES = 2**27
 
@@ -47,52 +51,101 @@ def upload(device, dtype: np.dtype, X) -> list[Any]:
     return [device.upload(array) for array in arrays]
 
 
-class InMemory:
-    """Samples that are on the device for good."""
+class _Samples:
+    """See `fastmlp.engine.place`.  Nothing of it changes once it is made.
 
-    def __init__(self, device, dtype: np.dtype, n_samples: int, fields: list[Any]):
-        self._device, self._dtype = device, dtype
-        self.n_samples, self.sparse = n_samples, len(fields) > 1
+    Attributes
+    ----------
+    n_samples, n_features : int
+    dtype : numpy dtype
+    objective : Objective or None
+    """
+
+    sparse = streamed = False
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype, objective: Objective | None):
+        self.n_samples, self.n_features = shape
+        self.dtype, self.objective = dtype, objective
+
+
+class InMemory(_Samples):
+    """Samples that are on the device for good; ``fields`` are those of `Data`."""
+
+    def __init__(self, device, shape, fields: list[Any], y, sample_weight, *, dtype, objective):
+        super().__init__(shape, dtype, objective)
+        self.sparse = len(fields) > 1
         nothing = device.zeros(1, dtype)
         self._data = Data(fields, nothing, nothing, False, self.sparse)
-        self._weights: np.ndarray | None = None
-        self.passes: dict[tuple[int, int], Any] = {}
-
-    def with_targets(self, y, sample_weight) -> "InMemory":
-        """The same samples with these targets and weights."""
-        new = InMemory(self._device, self._dtype, self.n_samples, self._data.fields)
+        self._weights = sample_weight
         if y is not None:
-            new._data = new._data._replace(targets=self._device.upload(y))
+            self._data = self._data._replace(targets=device.upload(y))
         if sample_weight is not None:
-            new._weights = np.asarray(sample_weight, self._dtype)
-            weights = self._device.upload(new._weights)
-            new._data = new._data._replace(weights=weights, weighted=True)
-        return new
+            weights = device.upload(sample_weight)
+            self._data = self._data._replace(weights=weights, weighted=True)
+
+    def feed(self, device) -> "Whole":
+        """For one engine."""
+        return Whole(self.n_samples, self._weights, self._data)
+
+
+class Streamed(_Samples):
+    """Samples that stay in the host's memory; each engine brings them to the device for itself."""
+
+    streamed = True
+
+    def __init__(self, X: np.ndarray, y, sample_weight, *, dtype, objective):
+        super().__init__(X.shape, dtype, objective)
+        self._arrays = X, y, sample_weight
+
+    def feed(self, device) -> "Stream":
+        """For one engine."""
+        return Stream(device, self.dtype, *self._arrays)
+
+
+class Feed:
+    """How one engine gets at samples, and what its passes over them have prepared.
+
+    It keeps no reference to the samples themselves, with which engines let go of it.
+    """
+
+    def __init__(self, n_samples: int, weights: np.ndarray | None):
+        self.n_samples, self._weights = n_samples, weights
+        self.passes: dict[Any, Any] = {}
+
+    @cached_property
+    def natural_order(self) -> np.ndarray:
+        """All samples, as they come."""
+        return np.arange(self.n_samples)
+
+    def batch_weights(self, order: np.ndarray) -> np.ndarray | None:
+        return None if self._weights is None else self._weights[order]
+
+
+class Whole(Feed):
+    """Of samples that are on the device."""
+
+    def __init__(self, n_samples: int, weights: np.ndarray | None, data: Data):
+        super().__init__(n_samples, weights)
+        self._data = data
 
     def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
         """Where the kernels find the samples of ``order``."""
         return order
 
-    def batch_weights(self, order: np.ndarray) -> np.ndarray | None:
-        return None if self._weights is None else self._weights[order]
-
     def slabs(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Slab]:
         yield Slab(self._data, 0, -(-order.size // batch_size), 0, batch_size)
 
 
-class Streamed:
-    """Samples that are brought to the device in pieces: while one is worked on, the next comes.
+class Stream(Feed):
+    """Of samples that are brought to the device in pieces: while one is worked on, the next comes.
 
     A piece, at most `_SLAB_BYTES` unless a block of rows is larger, is as many whole batches as it
     holds, or a part of one batch.
     """
 
-    sparse = False
-
     def __init__(self, device, dtype: np.dtype, X: np.ndarray, y, sample_weight):
-        self._device, self._dtype, self._X = device, dtype, X
-        self.n_samples = X.shape[0]
-        self._y, self._weights = y, sample_weight
+        super().__init__(X.shape[0], sample_weight)
+        self._device, self._dtype, self._X, self._y = device, dtype, X, y
         self._arrays = [array for array in (X, y, sample_weight) if array is not None]
         self._types = [dtype if array.dtype.kind == "f" else array.dtype for array in self._arrays]
         self._room = 0
@@ -100,14 +153,6 @@ class Streamed:
         self._buffers: list[list[Any]] = []
         self._copies: list[Any] = [None, None]
         self._marks: list[Any] = [None, None]
-        self.passes: dict[tuple[int, int], Any] = {}
-
-    def with_targets(self, y, sample_weight) -> "Streamed":
-        """The same samples with these targets and weights."""
-        return Streamed(self._device, self._dtype, self._X, y, sample_weight)
-
-    def batch_weights(self, order: np.ndarray) -> np.ndarray | None:
-        return None if self._weights is None else self._weights[order]
 
     def _slab_rows(self, batch_size: int, most: int) -> int:
         row_bytes = max(1, self._X.shape[1]) * self._dtype.itemsize
@@ -153,7 +198,8 @@ class Streamed:
         if rows <= self._room:
             return
         self._room = rows
-        self.passes.clear()  # the launches that they repeat hold the smaller buffers
+        for each in self.passes.values():
+            each.sequences.clear()  # their launches hold the smaller buffers
         shapes = [(rows, *array.shape[1:]) for array in self._arrays]
         layout = list(zip(shapes, self._types, strict=True))
         self._hosts = [[self._device.pinned(*each) for each in layout] for _ in range(2)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy import sqrt as _sqrt
 
+from fastmlp.dropout import random_bits, row_key
 from fastmlp.engine.cpu.kernels import jit as _jit
 from fastmlp.engine.cpu.kernels.jit import Piece
 from fastmlp.engine.cpu.kernels.vector import PRIMITIVES, load, size_of, store
@@ -28,8 +29,6 @@ from fastmlp.functions import (
     exponential,
     identity,
     logistic,
-    random_bits,
-    row_key,
 )
 from fastmlp.optimizers import OPTIMIZERS, decay_weight, keep_weight
 

@@ -1,0 +1,66 @@
+"""Samples, targets and weights in the form that the kernels follow."""
+
+from functools import cached_property
+
+import numpy as np
+
+from fastmlp.engine.cpu.source import Source, address
+from fastmlp.functions import Loss
+from fastmlp.objective import Objective
+
+
+def is_fused(loss: Loss) -> bool:
+    """Whether the kernel works out this loss while it works out softmax."""
+    return loss.per_row and not loss.of_probability
+
+
+class Samples:
+    """See `fastmlp.engine.place`.  Nothing of it changes once it is made.
+
+    Attributes
+    ----------
+    n_samples, n_features : int
+    dtype : numpy dtype
+    objective : Objective or None
+    sparse : bool
+        Whether the samples are a CSR matrix.
+    fields : dict
+        For a `fastmlp.engine.cpu.blocks.Task`.
+    """
+
+    def __init__(
+        self, X, y=None, sample_weight=None, *, dtype, objective: Objective | None = None, rows=None
+    ):
+        if rows is not None:
+            X, y, sample_weight = (
+                None if array is None else array[rows] for array in (X, y, sample_weight)
+            )
+        self.n_samples, self.n_features = X.shape
+        self.dtype, self.objective = np.dtype(dtype), objective
+        self._source = Source(X, self.dtype)
+        self.sparse = self._source.sparse
+        classes = targets = self._weights = None
+        if y is not None:
+            assert objective is not None
+            if is_fused(objective.row):
+                classes = np.ascontiguousarray(y, np.int64)
+            else:
+                targets = np.ascontiguousarray(objective.soft_targets(y), self.dtype)
+        if sample_weight is not None:
+            self._weights = np.ascontiguousarray(sample_weight, self.dtype)
+        self._keep = classes, targets
+        self.fields = self._source.fields | {
+            "targets": address(targets), "classes": address(classes),
+            "weights": address(self._weights),
+        }  # fmt: skip
+
+    @cached_property
+    def natural_order(self) -> np.ndarray:
+        """All rows, as they come."""
+        return np.arange(self.n_samples)
+
+    @cached_property
+    def total_weight(self) -> float:
+        if self._weights is None:
+            return self.n_samples
+        return self._weights.sum(dtype=np.float64)
