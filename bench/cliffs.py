@@ -14,8 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.engine import get_engine
+from fastmlp.engine import get_engine, place
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 
 
@@ -26,12 +27,13 @@ def epoch_seconds(widths, batch, activation="relu", loss="log_loss", n=4096, dty
     y = rng.randint(0, widths[-1], n)
     if loss != "log_loss":
         y = rng.normal(size=(n, widths[-1])).astype(dtype)
-    network = Network(widths, activation, loss)
+    objective = Objective(loss, widths[-1])
+    network = Network(widths, activation, objective.out_activation)
     engine = get_engine(
-        "cpu", network, dtype=dtype, alpha=1e-4, batch_size=batch, n_threads=1,
-        optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
+        "cpu", network, dtype=dtype, objective=objective, alpha=1e-4, batch_size=batch,
+        n_threads=1, optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
     )  # fmt: skip
-    engine.load(X, y)
+    engine.load(place("cpu", X, y, dtype=dtype, objective=objective))
     engine.set_parameters(network.initialise(np.random.RandomState(0), dtype))
     order, rates = np.arange(n), np.full(-(-n // batch), 1e-3)
     engine.run_epoch(order, rates)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import reference
 from numba import float32, float64
+from problems import place_for
 from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -34,6 +35,7 @@ from fastmlp.engine.cuda import CudaEngine, kernels
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 REAL = {"float32": float32, "float64": float64}
@@ -221,58 +223,59 @@ def network_for(loss: str, activation: str = "tanh", hidden: tuple[int, ...] = (
     constant = reference.CONSTANT.get(loss)
     constants = () if constant is None else (constant,) * n_outputs
     smoothing = reference.SMOOTHING.get(loss, 0.0)
-    return Network((*hidden, n_outputs), activation, loss, constants, smoothing)
+    objective = Objective(loss, n_outputs, constants, smoothing)
+    return Network((*hidden, n_outputs), activation, objective.out_activation), objective
 
 
 def parameters_for(network: Network, scale: float = 0.5) -> np.ndarray:
     return np.random.default_rng(1).normal(scale=scale, size=network.n_parameters)
 
 
-def loaded(network, X, y, weight=None, flat=None, **options):
-    """An engine with data and parameters."""
-    engine = CudaEngine(network, dtype=X.dtype, **options)
-    engine.load(X, y, weight)
+def loaded(network, objective, X, y, weight=None, flat=None, **options):
+    """An engine with samples and parameters."""
+    engine = CudaEngine(network, dtype=X.dtype, objective=objective, **options)
+    engine.load(place_for(engine, X, y, weight))
     engine.set_parameters(parameters_for(network) if flat is None else flat)
     return engine
 
 
-def expected_gradient(network, flat, X, y, alpha=0.0, weight=None):
+def expected_gradient(network, objective, flat, X, y, alpha=0.0, weight=None):
     """(loss, gradient) by the oracle, from parameters as they are stored."""
     return reference.objective(
-        np.asarray(flat, X.dtype).astype(float), network.widths, network.activations, network.loss,
-        np.asarray(X, float), y, alpha, weight, np.finfo(X.dtype).eps,
+        np.asarray(flat, X.dtype).astype(float), network.widths, network.activations,
+        objective.loss, np.asarray(X, float), y, alpha, weight, np.finfo(X.dtype).eps,
     )  # fmt: skip
 
 
 def gradient(job, path: str, dtype: str, loss: str, activation: str) -> Outcome:
     """Every element, from one step of gradient descent at rate 1, and the loss."""
-    network = network_for(loss, activation, (7, 11, 5))
+    network, objective = network_for(loss, activation, (7, 11, 5))
     X, y, weight = problem(loss, 61, 7, network.n_outputs, dtype)
     options = {"alpha": 0.3, "batch_size": 61, "optimizer": Optimizer("sgd", (0.0, 0.0, 0.0))}
     with only(path):
-        engine = loaded(network, X, y, weight, device=job.device, **options)
+        engine = loaded(network, objective, X, y, weight, device=job.device, **options)
         if engine.path != path:
             raise AssertionError(f"path is {engine.path!r}")
         before = engine.get_parameters()
         total = engine.run_epoch(np.arange(61), np.ones(1))
         steps = before.astype(float) - engine.get_parameters()
-    value, expected = expected_gradient(network, before, X, y, 0.3, weight)
+    value, expected = expected_gradient(network, objective, before, X, y, 0.3, weight)
     error = max(abs(total / 61 / value - 1), np.abs(steps - expected).max() / abs(expected).max())
     return error, GRADIENT_TOLERANCE[dtype]
 
 
 def outputs(job, dtype: str, loss: str) -> Outcome:
     """`predict`, `evaluate` and `loss_and_gradient`."""
-    network = network_for(loss)
+    network, objective = network_for(loss)
     X, y, weight = problem(loss, 61, 6, network.n_outputs, dtype)
-    engine = loaded(network, X, y, weight, device=job.device, alpha=0.3)
+    engine = loaded(network, objective, X, y, weight, device=job.device, alpha=0.3)
     flat = engine.get_parameters()
-    value, expected = expected_gradient(network, flat, X, y, 0.3, weight)
-    plain, _ = expected_gradient(network, flat, X, y, 0.0, weight)
+    value, expected = expected_gradient(network, objective, flat, X, y, 0.3, weight)
+    plain, _ = expected_gradient(network, objective, flat, X, y, 0.0, weight)
     predicted = reference.predict(flat, network.widths, network.activations, loss, X)
     found, gradient = engine.loss_and_gradient()
     pairs = [(found, value), (gradient, expected), (engine.predict(X), predicted),
-             (engine.evaluate(X, y, weight), plain)]  # fmt: skip
+             (engine.evaluate(place_for(engine, X, y, weight)), plain)]  # fmt: skip
     return max(distance(*pair) for pair in pairs), GRADIENT_TOLERANCE[dtype]
 
 
@@ -281,7 +284,9 @@ def oracle_for(rule: str, n: int):
     return reference.OPTIMIZERS[rule](n, 0.01, *CONSTANTS[rule])
 
 
-def expected_training(network, flat, X, y, weight, rule: str, orders, alpha: float, batch: int):
+def expected_training(
+    network, objective, flat, X, y, weight, rule: str, orders, alpha: float, batch: int
+):
     """(losses of the epochs, parameters after them) by the oracle, in float64."""
     optimizer, losses = oracle_for(rule, flat.size), []
     for order in orders:
@@ -292,7 +297,7 @@ def expected_training(network, flat, X, y, weight, rule: str, orders, alpha: flo
                 optimizer.t = getattr(optimizer, "t", 0) + 1
                 continue
             value, slope = expected_gradient(
-                network, flat, X[rows].astype(float), y[rows], alpha, weight[rows]
+                network, objective, flat, X[rows].astype(float), y[rows], alpha, weight[rows]
             )
             losses[-1] += value * len(rows)
             flat = optimizer.step(flat, slope)
@@ -302,7 +307,7 @@ def expected_training(network, flat, X, y, weight, rule: str, orders, alpha: flo
 def training(job, path: str, dtype: str, loss: str, rule: str) -> Outcome:
     """Ten epochs (float32: twelve steps): losses and parameters."""
     n_epochs = 1 if job.emulated else 10 if dtype == "float64" else 3
-    network = network_for(loss)
+    network, objective = network_for(loss)
     X, y, weight = problem(loss, 50, 6, network.n_outputs, dtype)
     if rule != "nadam":  # whose oracle keeps a product over steps
         weight[16:32] = 0  # at first a batch that carries no information
@@ -310,10 +315,10 @@ def training(job, path: str, dtype: str, loss: str, rule: str) -> Outcome:
     orders = [np.arange(50), *(rng.permutation(50) for _ in range(n_epochs - 1))]
     options = {"alpha": 0.1, "batch_size": 16, "optimizer": Optimizer(rule, CONSTANTS[rule])}
     with only(path):
-        engine = loaded(network, X, y, weight, device=job.device, **options)
+        engine = loaded(network, objective, X, y, weight, device=job.device, **options)
         flat = engine.get_parameters().astype(float)
         losses = [engine.run_epoch(order, np.full(4, 0.01)) for order in orders]
-    expected = expected_training(network, flat, X, y, weight, rule, orders, 0.1, 16)
+    expected = expected_training(network, objective, flat, X, y, weight, rule, orders, 0.1, 16)
     error = max(distance(losses, expected[0]), distance(engine.get_parameters(), expected[1]))
     return error, TRAINING_TOLERANCE[dtype]
 
@@ -321,13 +326,13 @@ def training(job, path: str, dtype: str, loss: str, rule: str) -> Outcome:
 def same_bits_twice(job, path: str) -> Outcome:
     """Elements that differ between two fits with the same seed; batches over all blocks."""
     n_samples, batch = (64, 32) if job.emulated else (8192, 2048)
-    network = network_for("log_loss", hidden=(7, 9))
+    network, objective = network_for("log_loss", hidden=(7, 9))
     X, y, _ = problem("log_loss", n_samples, 7, 3, "float32")
     optimizer = Optimizer("adam", CONSTANTS["adam"])
     results = []
     for _ in range(2):
         with only(path):
-            engine = loaded(network, X, y, device=job.device, batch_size=batch,
+            engine = loaded(network, objective, X, y, device=job.device, batch_size=batch,
                             optimizer=optimizer)  # fmt: skip
             engine.run_epoch(np.arange(n_samples), np.full(n_samples // batch, 0.01))
             results.append(engine.get_parameters())
@@ -336,42 +341,45 @@ def same_bits_twice(job, path: str) -> Outcome:
 
 def paths_in_turn(job) -> Outcome:
     """Whichever path ran before, an epoch starts from the current parameters."""
-    network, order = network_for("squared_error"), np.arange(50)
+    network, objective = network_for("squared_error")
+    order = np.arange(50)
     X, y, weight = problem("squared_error", 50, 6, 2, "float64")
-    engine = loaded(network, X, y, weight, device=job.device, batch_size=16,
+    engine = loaded(network, objective, X, y, weight, device=job.device, batch_size=16,
                     optimizer=Optimizer("sgd", CONSTANTS["sgd"]))  # fmt: skip
     flat, paths = engine.get_parameters(), ("resident", "tiled", "resident", "resident")
     for path in paths:
         with only(path):
             engine.run_epoch(order, np.full(4, 0.01))
-    expected = expected_training(network, flat, X, y, weight, "sgd", [order] * len(paths), 0.0, 16)
+    expected = expected_training(
+        network, objective, flat, X, y, weight, "sgd", [order] * len(paths), 0.0, 16
+    )
     return distance(engine.get_parameters(), expected[1]), TRAINING_TOLERANCE["float64"]
 
 
 def large_gradient(job, dtype: str, precision: str) -> Outcome:
     """Large tiles, several blocks of rows and splits of sums."""
     n, widths, rows = (40, (5, 7), 17) if job.emulated else (1500, (300, 270, 150), 640)
-    network = network_for("log_loss", "relu", widths)
+    network, objective = network_for("log_loss", "relu", widths)
     X, y, weight = problem("log_loss", n, widths[0], 3, dtype)
     flat = parameters_for(network, 0.1)
     with replaced(_BLOCK_ROWS=rows):
-        engine = loaded(network, X, y, weight, flat, device=job.device, alpha=0.3,
+        engine = loaded(network, objective, X, y, weight, flat, device=job.device, alpha=0.3,
                         matmul_precision=precision)  # fmt: skip
         _, gradient = engine.loss_and_gradient()
-    _, expected = expected_gradient(network, flat, X, y, 0.3, weight)
+    _, expected = expected_gradient(network, objective, flat, X, y, 0.3, weight)
     tolerance = 1e-11 if dtype == "float64" else PRECISION_TOLERANCE[precision]
     return distance(gradient, expected), tolerance
 
 
 def sparse_samples(job, dtype: str) -> Outcome:
     """CSR and dense samples give the same training and outputs."""
-    network = network_for("log_loss", "relu", (30, 7))
+    network, objective = network_for("log_loss", "relu", (30, 7))
     X, y, weight = problem("log_loss", 60, 30, 3, dtype)
     X[np.abs(X) < 1] = 0
     results = []
     for data in (sparse.csr_matrix(X), X):
         with only("tiled"):
-            engine = loaded(network, data, y, weight, device=job.device, batch_size=20,
+            engine = loaded(network, objective, data, y, weight, device=job.device, batch_size=20,
                             optimizer=Optimizer("sgd", CONSTANTS["sgd"]))  # fmt: skip
             engine.run_epoch(np.arange(60), np.full(3, 0.01))
             results.append([engine.get_parameters(), engine.predict(data)])

@@ -26,9 +26,10 @@ import numpy as np
 from numba import float32
 
 from fastmlp.engine import cuda as target
-from fastmlp.engine.cuda import CudaEngine, resident
+from fastmlp.engine.cuda import CudaEngine, place, resident
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 
 torch: Any = None  # until `import_torch`
@@ -302,7 +303,7 @@ class Work:
 
     def __init__(self, name: str, widths: tuple[int, ...], batch: int, plan):
         self.name, self.widths, self.batch, self.plan = name, widths, batch, plan
-        self.network = Network(widths, "relu", "log_loss")
+        self.network = Network(widths, "relu", "softmax")
         self.flat = self.network.initialise(np.random.RandomState(0), np.float32)
         self.n_rows = max(batch, plan.min_rows)
         self.rate = min(MAX_RATE, RATE_TIMES_WIDTH / max(widths))
@@ -340,17 +341,19 @@ class Ours:
 
     def __init__(self, job, work: Work, precision: str):
         self.work, self._device = work, job.device
+        objective = Objective("log_loss", work.widths[-1])
         self.engine = CudaEngine(
-            work.network, dtype="float32", batch_size=work.batch, matmul_precision=precision,
-            optimizer=Optimizer("adam", ADAM), device=job.device,
+            work.network, dtype="float32", objective=objective, batch_size=work.batch,
+            matmul_precision=precision, optimizer=Optimizer("adam", ADAM), device=job.device,
         )  # fmt: skip
         X, y = work.samples
-        self.engine.load(X, y)
+        self.engine.load(place(X, y, dtype="float32", objective=objective, device=job.device))
         self.reset()
 
     @cached_property
     def _placed(self):
-        return self.engine.place(self.work.samples[0][: self.work.batch])
+        X = self.work.samples[0][: self.work.batch]
+        return place(X, dtype="float32", device=self._device)
 
     def reset(self) -> None:
         slots, _ = self.engine.get_state()

@@ -10,8 +10,9 @@ class Epoch:
     param_names = ("workload", "dtype")
 
     def setup(self, workload, dtype):
-        from fastmlp.engine import get_engine
+        from fastmlp.engine import get_engine, place
         from fastmlp.network import Network
+        from fastmlp.objective import Objective
         from fastmlp.optimizers import Optimizer
 
         n, widths, batch = WORKLOADS[workload]
@@ -19,12 +20,14 @@ class Epoch:
         loss = "binary_log_loss" if widths[-1] == 1 else "log_loss"
         if widths[-1] == 1:
             y = y[:, None].astype(dtype)
-        network = Network(widths, "relu", loss)
+        objective = Objective(loss, widths[-1])
+        network = Network(widths, "relu", objective.out_activation)
         optimizer = Optimizer("adam", (0.9, 0.999, 1e-8))
         self.engine = get_engine(
-            "cpu", network, dtype=dtype, optimizer=optimizer, batch_size=batch, n_threads=1
-        )
-        self.engine.load(X, y)
+            "cpu", network, dtype=dtype, objective=objective, optimizer=optimizer,
+            batch_size=batch, n_threads=1,
+        )  # fmt: skip
+        self.engine.load(place("cpu", X, y, dtype=dtype, objective=objective))
         self.engine.set_parameters(network.initialise(np.random.RandomState(0), dtype))
         self.order, self.rates = np.arange(n), np.full(-(-n // batch), 1e-3)
         self.engine.run_epoch(self.order, self.rates)

@@ -16,19 +16,18 @@ from fastmlp._sklearn import (
 )
 from fastmlp.estimators.base import BaseMLP
 from fastmlp.estimators.data import checked, on_host, where_it_belongs
-from fastmlp.estimators.parameters import ATTRIBUTES, CLASSIFIER, constraints, documentation
+from fastmlp.estimators.parameters import (
+    ATTRIBUTES,
+    CLASS_LOSSES,
+    CLASSIFIER,
+    constraints,
+    documentation,
+)
 from fastmlp.estimators.targets import Labels, are_plain_labels, check_sorted, labels_of
 from fastmlp.estimators.weights import class_weights, weigh
 from fastmlp.formulas import loss_of
+from fastmlp.functions import LOSSES
 from fastmlp.objective import Objective
-
-# the parameter ``loss``: losses of several classes, and of two or of labels
-_LOSSES = {
-    "log_loss": ("log_loss", "binary_log_loss"),
-    "squared_error": ("brier", "binary_brier"),
-    "focal": ("focal", "binary_focal"),
-}
-
 
 def _is_stochastic(estimator: Any) -> bool:
     """Whether there is a `partial_fit`."""
@@ -211,6 +210,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> model.t_
         4
         """
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not supported by partial_fit, which does "
+                "not see all data; use sklearn.utils.class_weight.compute_class_weight on a large "
+                "enough sample, and pass its weights as a dict."
+            )
         with self._all_or_nothing():
             if check_partial_fit_first_call(self, classes):
                 labels = on_host(y)
@@ -325,20 +330,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 "label_smoothing does not work with loss='focal'; use loss='log_loss' or "
                 "'squared_error'."
             )
-        of_classes, of_labels = _LOSSES[self.loss]
-        name = of_classes if labels.is_multiclass else of_labels
-        if name == "log_loss" and smoothing:
+        name = CLASS_LOSSES[self.loss]
+        if not labels.is_multiclass:
+            name = f"binary_{name}"
+        elif name == "log_loss" and smoothing:
             name = "cross_entropy"
-        constants = (float(self.focal_gamma),) * n_outputs if self.loss == "focal" else ()
+        constant = LOSSES[name].constant
+        constants = () if constant is None else (float(getattr(self, constant)),) * n_outputs
         return Objective(name, n_outputs, constants, smoothing)
 
     def _read(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
-        if incremental and isinstance(self.class_weight, str):
-            raise ValueError(
-                f"class_weight={self.class_weight!r} is not supported by partial_fit, which does "
-                "not see all data; use sklearn.utils.class_weight.compute_class_weight on a large "
-                "enough sample, and pass its weights as a dict."
-            )
         X, y = self._check(X, y, reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = labels_of(y).binarizer

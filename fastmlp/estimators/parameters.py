@@ -25,6 +25,15 @@ REGRESSION_LOSSES = tuple(
     name for name, row in LOSSES.items() if row.out_activation in ("identity", "exp")
 )
 
+CLASS_LOSSES = {
+    "squared_error" if name == "brier" else name: name
+    for name, row in LOSSES.items()
+    if row.out_activation == "softmax" and name != "cross_entropy"
+}
+"""The classifier's losses, and their rows of several classes; for two they are ``binary_...``.
+
+'cross_entropy' is 'log_loss' of smoothed targets.
+"""
 
 ATTRIBUTES = """\
 coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -468,7 +477,7 @@ _CLASSIFIER: dict[str, Parameter] = {
         2017).  A pair of functions of one class's probability ``p`` and its target ``y`` gives a
         value and its derivative with respect to ``p``; a sample's loss is the sum over the classes,
         which for two classes and for each label are ``p`` and ``1 - p``.  Not in scikit-learn.""",
-        [StrOptions({"log_loss", "squared_error", "focal"}), "array-like"],
+        [StrOptions(set(CLASS_LOSSES)), "array-like"],
     ),
     "focal_gamma": Parameter(
         2.0, "float", "Exponent of ``loss='focal'``; not in scikit-learn.", _at_least(Real, 0)

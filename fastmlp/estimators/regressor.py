@@ -11,6 +11,7 @@ from fastmlp.estimators.data import checked, where_it_belongs
 from fastmlp.estimators.parameters import ATTRIBUTES, REGRESSOR, constraints, documentation
 from fastmlp.estimators.targets import Values, check_numbers
 from fastmlp.formulas import loss_of
+from fastmlp.functions import LOSSES
 from fastmlp.objective import Objective
 
 
@@ -262,12 +263,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _objective(self, n_outputs: int) -> Objective:
         if not isinstance(self.loss, str):
             return Objective(loss_of(self.loss, "identity"), n_outputs)
-        constants: tuple[float, ...] = ()
-        if self.loss == "huber":
-            constants = (float(self.huber_delta),) * n_outputs
-        if self.loss == "quantile":
-            targets = self._targets
-            constants = targets.levels or (targets.level,) * n_outputs
+        levels, constant = self._targets.levels, LOSSES[self.loss].constant
+        if levels is not None:
+            return Objective(self.loss, n_outputs, levels)
+        constants = () if constant is None else (float(getattr(self, constant)),) * n_outputs
         return Objective(self.loss, n_outputs, constants)
 
     def _read(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:

@@ -11,12 +11,11 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CONSTANTS, ENGINES, make_network, make_problem
+from problems import CONSTANTS, ENGINES, make_network, make_problem, place_for
 from scipy import sparse
 
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES
-from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 ALL_SHAPES = [(5,), (5, 1), (3, 8), (17, 37, 53), (4, 6, 5, 3)]
@@ -52,11 +51,9 @@ def assert_close(actual, expected, dtype):
     assert np.abs(actual - expected).max() <= TOLERANCE[np.dtype(dtype).name] * scale
 
 
-def loaded_engine(device, network, X, y, dtype, weight=None, **options):
-    engine = get_engine(device, network, dtype=dtype, **options)
-    if not LOSSES[network.loss].per_row:
-        y = y.astype(dtype)
-    engine.load(X.astype(dtype), y, None if weight is None else weight.astype(dtype))
+def loaded_engine(device, network, objective, X, y, dtype, weight=None, **options):
+    engine = get_engine(device, network, dtype=dtype, objective=objective, **options)
+    engine.load(place_for(engine, X.astype(dtype), y, weight))
     return engine
 
 
@@ -64,11 +61,11 @@ def loaded_engine(device, network, X, y, dtype, weight=None, **options):
 @pytest.mark.parametrize(("loss", "activation"), PAIRS)
 @pytest.mark.parametrize(("device", "shape"), LADDER, indirect=["device"], ids=str)
 def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss, dtype):
-    network = network_for(shape, activation, loss)
+    network, objective = network_for(shape, activation, loss)
     X, y = make_problem(loss, 23, network.widths[0], network.n_outputs)
     weight = np.random.default_rng(2).uniform(0.5, 2.0, len(X))
     flat = parameters_for(network).astype(dtype)
-    engine = loaded_engine(device, network, X, y, dtype, weight, alpha=0.3)
+    engine = loaded_engine(device, network, objective, X, y, dtype, weight, alpha=0.3)
     engine.set_parameters(flat)
     described = (network.widths, activation, loss)
     X = X.astype(dtype)
@@ -79,9 +76,8 @@ def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss
     )
     assert_close(value, expected, dtype)
     assert_close(gradient, expected_gradient, dtype)
-    y_typed = y if LOSSES[loss].per_row else y.astype(dtype)
     plain, _ = reference.objective(flat, *described, X, y, 0.0, weight, np.finfo(dtype).eps)
-    assert_close(engine.evaluate(X, y_typed, weight.astype(dtype)), plain, dtype)
+    assert_close(engine.evaluate(place_for(engine, X, y, weight)), plain, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -90,10 +86,10 @@ def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss
 @pytest.mark.parametrize("device", ["cpu"], indirect=True)
 def test_gradients_of_larger_networks_and_batches(device, shape, loss, dtype):
     """Sizes at which kernels take other ways: many panels, long sums, full tiles."""
-    network = network_for(shape, "relu", loss)
+    network, objective = network_for(shape, "relu", loss)
     X, y = make_problem(loss, 600, network.widths[0], network.n_outputs)
     flat = (0.1 * parameters_for(network)).astype(dtype)
-    engine = loaded_engine(device, network, X, y, dtype, alpha=0.3)
+    engine = loaded_engine(device, network, objective, X, y, dtype, alpha=0.3)
     engine.set_parameters(flat)
     value, gradient = engine.loss_and_gradient()
     expected, expected_gradient = reference.objective(
@@ -115,13 +111,13 @@ MIXED = [
 @pytest.mark.parametrize("activation", MIXED, ids=str)
 @pytest.mark.parametrize("as_csr", [False, True])
 def test_an_activation_for_each_layer(device, activation, as_csr, dtype):
-    network = Network((4, 6, 5, 7, 2), activation, "squared_error")
+    network, objective = make_network((4, 6, 5, 7, 2), activation, "squared_error")
     X, y = make_problem("squared_error", 23, 4, 2)
     X = X.astype(dtype)
     flat = parameters_for(network).astype(dtype)
-    engine = get_engine(device, network, dtype=dtype, alpha=0.3, batch_size=23,
+    engine = get_engine(device, network, dtype=dtype, objective=objective, alpha=0.3, batch_size=23,
                         optimizer=Optimizer("sgd", CONSTANTS["sgd"]))  # fmt: skip
-    engine.load(sparse.csr_matrix(X) if as_csr else X, y.astype(dtype))
+    engine.load(place_for(engine, sparse.csr_matrix(X) if as_csr else X, y))
     engine.set_parameters(flat)
     value, gradient = engine.loss_and_gradient()
     described = (network.widths, activation, "squared_error", X)
@@ -146,12 +142,12 @@ TRAININGS = [
     ("device", "loss", "rule", "weighted"), TRAININGS, indirect=["device"], ids=str
 )
 def test_ten_epochs_of_training(device, loss, rule, weighted):
-    network = network_for((6, 9, 4), "tanh", loss)
+    network, objective = network_for((6, 9, 4), "tanh", loss)
     X, y = make_problem(loss, 50, 6, network.n_outputs)
     weight = np.random.default_rng(2).uniform(0.5, 2.0, len(X)) if weighted else None
     flat = parameters_for(network)
     engine = loaded_engine(
-        device, network, X, y, "float64", weight,
+        device, network, objective, X, y, "float64", weight,
         alpha=0.1, optimizer=Optimizer(rule, CONSTANTS[rule]), batch_size=16,
     )  # fmt: skip
     engine.set_parameters(flat)
@@ -189,15 +185,16 @@ EXTREME = [
 @pytest.mark.parametrize(("rule", "constants"), EXTREME)
 def test_constants_that_float32_cannot_tell_from_one_or_zero(device, rule, constants):
     """No gradient reaches the last unit, so that its means are 0 and are divided by epsilon."""
-    network = network_for((6, 9, 4), "relu", "squared_error")
+    network, objective = network_for((6, 9, 4), "relu", "squared_error")
     X, y = make_problem("squared_error", 40, 6, 2)
     flat = parameters_for(network)
     (_, b1), *_ = reference.split(np.arange(flat.size), network.widths)
     flat[b1[-1]] = -100.0
     start = flat = flat.astype(np.float32).astype(float)
     engine = loaded_engine(
-        device, network, X, y, "float32", optimizer=Optimizer(rule, constants), batch_size=20
-    )
+        device, network, objective, X, y, "float32",
+        optimizer=Optimizer(rule, constants), batch_size=20,
+    )  # fmt: skip
     engine.set_parameters(flat)
     optimizer = reference.OPTIMIZERS[rule](flat.size, 1e-5, *constants)
     for _ in range(5):
@@ -216,14 +213,14 @@ def test_constants_that_float32_cannot_tell_from_one_or_zero(device, rule, const
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_decoupled_weight_decay(device, rule, as_csr):
     """Of weights only, with the schedule's rate, beside the penalty of alpha."""
-    network = network_for((6, 9, 4), "tanh", "squared_error")
+    network, objective = network_for((6, 9, 4), "tanh", "squared_error")
     X, y = make_problem("squared_error", 50, 6, 2)
     flat = parameters_for(network)
     engine = get_engine(
-        device, network, dtype="float64", alpha=0.1, batch_size=25,
+        device, network, dtype="float64", objective=objective, alpha=0.1, batch_size=25,
         optimizer=Optimizer(rule, CONSTANTS[rule], weight_decay=0.5),
     )  # fmt: skip
-    engine.load(sparse.csr_matrix(X) if as_csr else X, y)
+    engine.load(place_for(engine, sparse.csr_matrix(X) if as_csr else X, y))
     engine.set_parameters(flat)
     optimizer = reference.OPTIMIZERS[rule](flat.size, 0.0, *CONSTANTS[rule])
     weights = reference.is_weight(network.widths)
@@ -243,18 +240,18 @@ def test_decoupled_weight_decay(device, rule, as_csr):
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_state_can_be_moved_to_another_engine(device, rule):
-    network = network_for((4, 5), "relu", "squared_error")
+    network, objective = network_for((4, 5), "relu", "squared_error")
     X, y = make_problem("squared_error", 20, 4, 2)
     options = {"optimizer": Optimizer(rule, CONSTANTS[rule]), "batch_size": 6}
     order, rates = np.arange(20), np.full(4, 0.01)
-    whole = loaded_engine(device, network, X, y, "float64", **options)
+    whole = loaded_engine(device, network, objective, X, y, "float64", **options)
     whole.set_parameters(parameters_for(network))
-    first = loaded_engine(device, network, X, y, "float64", **options)
+    first = loaded_engine(device, network, objective, X, y, "float64", **options)
     first.set_parameters(parameters_for(network))
     for _ in range(2):
         whole.run_epoch(order, rates)
     first.run_epoch(order, rates)
-    second = loaded_engine(device, network, X, y, "float64", **options)
+    second = loaded_engine(device, network, objective, X, y, "float64", **options)
     second.set_parameters(first.get_parameters())
     second.set_state(*first.get_state())
     second.run_epoch(order, rates)
@@ -265,16 +262,16 @@ def test_state_can_be_moved_to_another_engine(device, rule):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
 def test_sparse_equals_dense(device, dtype, density):
-    network = network_for((30, 7), "relu", "log_loss")
+    network, objective = network_for((30, 7), "relu", "log_loss")
     X = sparse.random(40, 30, density, "csr", rng=np.random.default_rng(0), dtype=dtype)
     y = np.random.default_rng(1).integers(0, 3, 40)
     results = []
     for data in (X, X.toarray()):
         engine = get_engine(
-            device, network, dtype=dtype, alpha=0.1,
+            device, network, dtype=dtype, objective=objective, alpha=0.1,
             optimizer=Optimizer("adam", CONSTANTS["adam"]), batch_size=15,
         )  # fmt: skip
-        engine.load(data, y)
+        engine.load(place_for(engine, data, y))
         engine.set_parameters(parameters_for(network))
         losses = [engine.run_epoch(np.arange(40), np.full(3, 0.01)) for _ in range(3)]
         results.append((losses, engine.get_parameters(), engine.predict(data)))
@@ -286,7 +283,7 @@ def test_large_batches_are_worked_through_in_blocks(device, monkeypatch):
     """Block boundaries change nothing but rounding, for dense and sparse input."""
     target = importlib.import_module(f"fastmlp.engine.{device}")
     n_samples, sizes = (100, (1, 7, 33, 100)) if device == "cpu" else (20, (7, 20))
-    network = network_for((6, 9), "tanh", "log_loss")
+    network, objective = network_for((6, 9), "tanh", "log_loss")
     X, y = make_problem("log_loss", n_samples, 6, 3)
     flat = parameters_for(network)
     expected, expected_gradient = reference.objective(
@@ -295,8 +292,8 @@ def test_large_batches_are_worked_through_in_blocks(device, monkeypatch):
     for rows in sizes:
         monkeypatch.setattr(target, "_BLOCK_ROWS", rows)
         for data in (X, sparse.csr_matrix(X)):
-            engine = get_engine(device, network, dtype="float64", alpha=0.2)
-            engine.load(data, y)
+            engine = get_engine(device, network, dtype="float64", objective=objective, alpha=0.2)
+            engine.load(place_for(engine, data, y))
             engine.set_parameters(flat)
             value, gradient = engine.loss_and_gradient()
             np.testing.assert_allclose(value, expected, rtol=1e-12)
@@ -336,17 +333,16 @@ def _layouts(X):
     loss=st.sampled_from(sorted(LOSSES)),
 )
 def test_any_shape_and_memory_layout(n_samples, widths, batch_size, dtype, activation, loss):
-    network = network_for(tuple(widths), activation, loss)
+    network, objective = network_for(tuple(widths), activation, loss)
     X, y = make_problem(loss, n_samples, widths[0], network.n_outputs)
-    y = y if LOSSES[loss].per_row else y.astype(dtype)
     flat = parameters_for(network)
     expected = None
     for name, data in _layouts(X).items():
         engine = get_engine(
-            "cpu", network, dtype=dtype, alpha=0.1,
+            "cpu", network, dtype=dtype, objective=objective, alpha=0.1,
             optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=batch_size,
         )  # fmt: skip
-        engine.load(data.astype(dtype, copy=False), y)
+        engine.load(place_for(engine, data.astype(dtype, copy=False), y))
         engine.set_parameters(flat)
         steps = -(-n_samples // min(batch_size, n_samples))
         loss = engine.run_epoch(np.arange(n_samples), np.full(steps, 1e-4))
@@ -356,12 +352,12 @@ def test_any_shape_and_memory_layout(n_samples, widths, batch_size, dtype, activ
 
 
 def test_a_batch_without_weight_is_passed_over(device):
-    network = network_for((4, 5), "relu", "squared_error")
+    network, objective = network_for((4, 5), "relu", "squared_error")
     X, y = make_problem("squared_error", 20, 4, 2)
     weight = np.ones(20)
     weight[:10] = 0
     engine = loaded_engine(
-        device, network, X, y, "float64", weight,
+        device, network, objective, X, y, "float64", weight,
         alpha=0.1, optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=10,
     )  # fmt: skip
     flat = parameters_for(network)
@@ -375,6 +371,6 @@ def test_a_batch_without_weight_is_passed_over(device):
 
 
 def test_unknown_device_is_refused():
-    network = network_for((4,), "relu", "log_loss")
+    network, _ = network_for((4,), "relu", "log_loss")
     with pytest.raises(ValueError, match=r"device='tpu' is not supported; use one of"):
         get_engine("tpu", network, dtype="float64")

@@ -20,7 +20,7 @@ PREDICTION = """
     import numpy as np
     from fastmlp.engine import get_engine, objects
     from fastmlp.network import Network
-    engine = get_engine("cpu", Network((1, 1), "relu", "poisson"), dtype="float64")
+    engine = get_engine("cpu", Network((1, 1), "relu", "exp"), dtype="float64")
     engine.set_parameters(np.array([1.0, -1.0]))
     print(engine.predict(np.array([[1.0]]))[0, 0], objects.origins()["compiled"])
 """

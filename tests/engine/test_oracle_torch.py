@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from problems import make_network, make_problem
+from problems import make_network, make_problem, place_for
 
+from fastmlp.dropout import Dropout
 from fastmlp.engine import get_engine
 from fastmlp.functions import ACTIVATIONS, LOSSES
-from fastmlp.network import INITIALISERS, Network
+from fastmlp.initialisers import INITIALISERS
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the bench extra")
@@ -171,15 +172,16 @@ def test_twenty_steps(device, loss, activation, rule):
     Adam's step is g / |g| at first, which magnifies the rounding of small gradients.
     """
     assert set(ACTIVATIONS) == set(HIDDEN)
-    network = make_network((6, 8, 3), activation, loss)
+    network, objective = make_network((6, 8, 3), activation, loss)
     X, y = make_problem(loss, 60, 6, 3)
     flat = np.random.default_rng(1).normal(scale=0.5, size=network.n_parameters)
     model = torch_model(network, activation, flat)
     theirs = torch_optimizer(rule, model.parameters())
     engine = get_engine(
-        device, network, dtype="float64", optimizer=Optimizer(rule, CONSTANTS[rule]), batch_size=15
-    )
-    engine.load(X, y)
+        device, network, dtype="float64", objective=objective, batch_size=15,
+        optimizer=Optimizer(rule, CONSTANTS[rule]),
+    )  # fmt: skip
+    engine.load(place_for(engine, X, y))
     engine.set_parameters(flat)
     for _ in range(5):
         engine.run_epoch(np.arange(60), np.full(4, 0.01))
@@ -279,22 +281,19 @@ def regular_model(network, flat):
 
 
 REGULAR = {
-    "dropout": ({"dropout": (0.3, 0.5), "dropout_seed": 11}, {}),
-    "max_grad_norm": ({}, {"max_grad_norm": 0.3}),
-    "ema_decay": ({}, {"ema_decay": 0.9}),
-    "layer_norm": ({"layer_norm": True}, {}),
-    "all": (
-        {"dropout": (0.3, 0.5), "dropout_seed": 11, "layer_norm": True},
-        {"max_grad_norm": 0.3, "ema_decay": 0.9},
-    ),
+    "dropout": ((0.3, 0.5), False, {}),
+    "max_grad_norm": ((0.0, 0.0), False, {"max_grad_norm": 0.3}),
+    "ema_decay": ((0.0, 0.0), False, {"ema_decay": 0.9}),
+    "layer_norm": ((0.0, 0.0), True, {}),
+    "all": ((0.3, 0.5), True, {"max_grad_norm": 0.3, "ema_decay": 0.9}),
 }
 
 
 @pytest.mark.parametrize("device", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", REGULAR)
 def test_twenty_steps_of_a_regularised_network(device, name):
-    of_network, of_optimizer = REGULAR[name]
-    network = Network((6, 8, 7, 3), "gelu", "log_loss", **of_network)
+    rates, layer_norm, of_optimizer = REGULAR[name]
+    network, objective = make_network((6, 8, 7, 3), "gelu", "log_loss", layer_norm=layer_norm)
     X, y = make_problem("log_loss", 60, 6, 3)
     flat = np.random.default_rng(1).normal(scale=0.5, size=network.n_parameters)
     model, masks = regular_model(network, flat)
@@ -303,12 +302,15 @@ def test_twenty_steps_of_a_regularised_network(device, name):
     averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average_of)
     averaged.update_parameters(model)  # the first call copies
     optimizer = Optimizer("nesterov", CONSTANTS["nesterov"], **of_optimizer)
-    engine = get_engine(device, network, dtype="float64", optimizer=optimizer, batch_size=15)
-    engine.load(X, y)
+    engine = get_engine(
+        device, network, dtype="float64", objective=objective, dropout=Dropout(rates, 11),
+        optimizer=optimizer, batch_size=15,
+    )  # fmt: skip
+    engine.load(place_for(engine, X, y))
     engine.set_parameters(flat)
     for step in range(20):
         rows = slice(step % 4 * 15, step % 4 * 15 + 15)
-        drawn = reference.dropout_masks(11, step, 15, network.widths, network.dropout_rates)
+        drawn = reference.dropout_masks(11, step, 15, network.widths, rates)
         for module, mask in zip(masks, drawn, strict=True):
             module.mask = torch.tensor(mask)
         theirs.zero_grad()

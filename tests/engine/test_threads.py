@@ -13,13 +13,13 @@ import weakref
 
 import numpy as np
 import pytest
-from problems import CONSTANTS, make_network, make_problem
+from problems import CONSTANTS, make_network, make_problem, place_for
 from scipy import sparse
 
 from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.dropout import Dropout
 from fastmlp.engine.cpu import CpuEngine, threads
 from fastmlp.functions import ACTIVATIONS, LOSSES
-from fastmlp.network import Network
 from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer
 
 
@@ -75,17 +75,17 @@ def no_thresholds(monkeypatch):
     return target
 
 
-def train(network, X, y, dtype, n_threads, batch_size, rule, weight=None):
+def train(network, objective, X, y, dtype, n_threads, batch_size, rule, weight=None):
     engine = CpuEngine(
-        network, dtype=dtype, alpha=0.1, optimizer=Optimizer(rule, CONSTANTS[rule]),
-        batch_size=batch_size, n_threads=n_threads,
+        network, dtype=dtype, objective=objective, alpha=0.1,
+        optimizer=Optimizer(rule, CONSTANTS[rule]), batch_size=batch_size, n_threads=n_threads,
     )  # fmt: skip
-    engine.load(X, y, weight)
+    engine.load(place_for(engine, X, y, weight))
     engine.set_parameters(np.random.default_rng(1).normal(size=network.n_parameters) * 0.3)
     n_samples = X.shape[0]
     rates = np.full(-(-n_samples // batch_size), 1e-3)
     losses = [engine.run_epoch(np.arange(n_samples), rates) for _ in range(3)]
-    losses += [engine.loss_and_gradient()[0], engine.evaluate(X, y, weight)]
+    losses += [engine.loss_and_gradient()[0], engine.evaluate(place_for(engine, X, y, weight))]
     return losses, engine.get_parameters(), engine.loss_and_gradient()[1], engine.predict(X)
 
 
@@ -97,23 +97,23 @@ def train(network, X, y, dtype, n_threads, batch_size, rule, weight=None):
 def test_same_bits_for_every_number_of_threads(no_thresholds, widths, loss, rule, dtype):
     activation = sorted(ACTIVATIONS)[len(widths) % len(ACTIVATIONS)]
     n_outputs = 3 if LOSSES[loss].per_row else 2
-    network = make_network((*widths, n_outputs), activation, loss)
+    network, objective = make_network((*widths, n_outputs), activation, loss)
     X, y = make_problem(loss, 150, widths[0], n_outputs)
     X = X.astype(dtype)
     y = y if LOSSES[loss].per_row else y.astype(dtype)
     weight = np.random.default_rng(2).uniform(0.5, 2, 150).astype(dtype)
     for batch_size in (1, 40, 150):
         for data in (X, sparse.csr_matrix(X)):
-            expected = train(network, data, y, dtype, 1, batch_size, rule, weight)
+            expected = train(network, objective, data, y, dtype, 1, batch_size, rule, weight)
             for n_threads in (2, 3, 5):
-                got = train(network, data, y, dtype, n_threads, batch_size, rule, weight)
+                got = train(network, objective, data, y, dtype, n_threads, batch_size, rule, weight)
                 for mine, other in zip(got, expected, strict=True):
                     np.testing.assert_array_equal(mine, other)
 
 
 def test_helpers_between_epochs(no_thresholds, monkeypatch):
     """Whatever happens between epochs, and however long it takes, bits are those of one thread."""
-    network = Network((12, 24, 3), "relu", "log_loss")
+    network, objective = make_network((12, 24, 3), "relu", "log_loss")
     X, y = make_problem("log_loss", 300, 12, 3)
     sent = []
     put = threads._Helper.send
@@ -123,10 +123,10 @@ def test_helpers_between_epochs(no_thresholds, monkeypatch):
 
     def make_engine(n_threads):
         engine = CpuEngine(
-            network, dtype="float64", optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
-            batch_size=50, n_threads=n_threads,
+            network, dtype="float64", objective=objective, batch_size=50,
+            optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)), n_threads=n_threads,
         )  # fmt: skip
-        engine.load(X, y)
+        engine.load(place_for(engine, X, y))
         engine.set_parameters(np.random.default_rng(1).normal(size=network.n_parameters) * 0.3)
         return engine
 
@@ -135,10 +135,10 @@ def test_helpers_between_epochs(no_thresholds, monkeypatch):
     order, rates = np.arange(300), np.full(6, 1e-3)
     actions = [
         lambda engine: engine.predict(X),
-        lambda engine: engine.evaluate(X, y),
+        lambda engine: engine.evaluate(place_for(engine, X, y)),
         lambda engine: engine.loss_and_gradient()[1],
         lambda engine: engine.run_epoch(order[::-1].copy(), 2 * rates),
-        lambda engine: engine.load(X, y),
+        lambda engine: engine.load(place_for(engine, X, y)),
         lambda engine: None,
     ]
     for action in rng.integers(0, len(actions), 200):
@@ -175,7 +175,7 @@ def test_batches_of_no_weight_keep_nobody_waiting(
 ):
     """Wherever they are, in epochs the order of which changes in place."""
     monkeypatch.setattr(threads, "_LONGEST_WAIT", 30.0)
-    network = Network((5, 9, 1), "relu", "squared_error")
+    network, objective = make_network((5, 9, 1), "relu", "squared_error")
     rng = np.random.default_rng(0)
     # 20 rows in steps of 3, the last of 2: every second of them has no weight more often than not
     X, y, weight = rng.normal(size=(20, 5)), rng.normal(size=(20, 1)), rng.integers(0, 4, 20) // 3
@@ -183,10 +183,10 @@ def test_batches_of_no_weight_keep_nobody_waiting(
     engines = []
     for n_threads in (1, 2):
         engine = CpuEngine(
-            network, dtype="float64", optimizer=Optimizer(rule, CONSTANTS[rule], 0, max_grad_norm),
-            batch_size=3, n_threads=n_threads,
+            network, dtype="float64", objective=objective, batch_size=3, n_threads=n_threads,
+            optimizer=Optimizer(rule, CONSTANTS[rule], 0, max_grad_norm),
         )  # fmt: skip
-        engine.load(X, y, weight.astype(float))
+        engine.load(place_for(engine, X, y, weight.astype(float)))
         engine.set_parameters(np.random.default_rng(1).normal(size=network.n_parameters) * 0.3)
         engines.append(engine)
     for _ in range(100):
@@ -200,13 +200,13 @@ def test_a_helper_does_not_read_the_next_order(no_thresholds, busy_processors, m
     """The batch passed over is so long that a helper is still at it when the next epoch begins."""
     monkeypatch.setattr(threads, "_LONGEST_WAIT", 10.0)
     n = 200_000
-    network = Network((1, 1), "relu", "squared_error")
+    network, objective = make_network((1, 1), "relu", "squared_error")
     engine = CpuEngine(
-        network, dtype="float64", optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=n // 2,
-        n_threads=2,
+        network, dtype="float64", objective=objective, batch_size=n // 2, n_threads=2,
+        optimizer=Optimizer("sgd", CONSTANTS["sgd"]),
     )  # fmt: skip
     weight = np.repeat([1.0, 0.0], n // 2)
-    engine.load(np.ones((n, 1)), np.ones((n, 1)), weight)
+    engine.load(place_for(engine, np.ones((n, 1)), np.ones((n, 1)), weight))
     order, rates = np.arange(n), np.full(2, 1e-3)
     for _ in range(30):
         engine.run_epoch(order, rates)
@@ -216,12 +216,12 @@ def test_a_helper_does_not_read_the_next_order(no_thresholds, busy_processors, m
 def test_a_wait_without_end_is_reported(no_thresholds, monkeypatch):
     """A helper that never comes to its station, and one that never answers."""
     monkeypatch.setattr(threads, "_LONGEST_WAIT", 0.5)
-    network = Network((5, 9, 1), "relu", "squared_error")
+    network, objective = make_network((5, 9, 1), "relu", "squared_error")
     engine = CpuEngine(
-        network, dtype="float64", optimizer=Optimizer("sgd", CONSTANTS["sgd"]), batch_size=10,
-        n_threads=2,
+        network, dtype="float64", objective=objective, batch_size=10, n_threads=2,
+        optimizer=Optimizer("sgd", CONSTANTS["sgd"]),
     )  # fmt: skip
-    engine.load(np.ones((20, 5)), np.ones((20, 1)))
+    engine.load(place_for(engine, np.ones((20, 5)), np.ones((20, 1))))
     order, rates = np.arange(20), np.full(2, 1e-3)
     expected = engine.run_epoch(order, rates)
     monkeypatch.setattr(threads.Stations, "settle", lambda stations, limit: False)
@@ -245,11 +245,11 @@ def test_a_wait_without_end_is_reported(no_thresholds, monkeypatch):
 
 def test_blocks_and_threads_together(no_thresholds, monkeypatch):
     monkeypatch.setattr(no_thresholds, "_BLOCK_ROWS", 64)
-    network = Network((9, 20, 3), "tanh", "log_loss")
+    network, objective = make_network((9, 20, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 500, 9, 3)
-    expected = train(network, X, y, "float64", 1, 300, "adam")
+    expected = train(network, objective, X, y, "float64", 1, 300, "adam")
     for n_threads in (2, 4):
-        got = train(network, X, y, "float64", n_threads, 300, "adam")
+        got = train(network, objective, X, y, "float64", n_threads, 300, "adam")
         for mine, other in zip(got, expected, strict=True):
             np.testing.assert_array_equal(mine, other)
 
@@ -317,17 +317,17 @@ def test_tuner_tries_others_as_soon_as_epochs_take_longer():
 @pytest.mark.parametrize("grace", [0.0, 1e9])
 def test_an_epoch_on_trial_ends_with_the_usual_number(no_thresholds, monkeypatch, grace):
     """Whatever takes which of its steps, the bits are those of an epoch in one piece."""
-    network = Network((7, 9, 3), "tanh", "log_loss", dropout=(0.2,), dropout_seed=1)
+    network, objective = make_network((7, 9, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 110, 7, 3)
     results = []
     for tuner in (FixedCount, SlowOnTrial):
         monkeypatch.setattr(no_thresholds, "Tuner", tuner)
         monkeypatch.setattr(no_thresholds, "_GRACE", grace)
         engine = CpuEngine(
-            network, dtype="float64", alpha=0.1, batch_size=10, n_threads=2,
-            optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
+            network, dtype="float64", objective=objective, alpha=0.1, batch_size=10, n_threads=2,
+            dropout=Dropout((0.2,), 1), optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
         )  # fmt: skip
-        engine.load(X, y)
+        engine.load(place_for(engine, X, y))
         engine.set_parameters(network.initialise(np.random.RandomState(0), np.dtype(float)))
         losses = [engine.run_epoch(np.arange(110), np.full(11, 1e-2)) for _ in range(4)]
         results.append((losses, engine.get_parameters().tobytes(), engine.n_steps))
@@ -338,16 +338,16 @@ def test_an_epoch_on_trial_ends_with_the_usual_number(no_thresholds, monkeypatch
 
 def test_an_engine_ends_with_its_last_reference(no_thresholds):
     """Not when garbage is collected at some time: it holds threads and memory."""
-    network = Network((7, 9, 3), "relu", "log_loss")
+    network, objective = make_network((7, 9, 3), "relu", "log_loss")
     X, y = make_problem("log_loss", 110, 7, 3)
     engine = CpuEngine(
-        network, dtype="float64", batch_size=10, n_threads=2,
+        network, dtype="float64", objective=objective, batch_size=10, n_threads=2,
         optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
     )  # fmt: skip
-    engine.load(X, y)
+    engine.load(place_for(engine, X, y))
     engine.set_parameters(network.initialise(np.random.RandomState(0), np.dtype(float)))
     engine.run_epoch(np.arange(110), np.full(11, 1e-2))
-    engine.evaluate(X, y)
+    engine.evaluate(place_for(engine, X, y))
     engine.predict(X)
     engine._team.settle(str, str)
     engine._team._recall()
@@ -365,13 +365,13 @@ def test_an_engine_ends_with_its_last_reference(no_thresholds):
 
 def test_an_epoch_allocates_nothing():
     """Neither Python objects that grow with the batches, nor array memory."""
-    network = Network((20, 50, 3), "relu", "log_loss")
+    network, objective = make_network((20, 50, 3), "relu", "log_loss")
     X, y = make_problem("log_loss", 20000, 20, 3)
     engine = CpuEngine(
-        network, dtype="float64", optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)), batch_size=10,
-        n_threads=1,
+        network, dtype="float64", objective=objective, batch_size=10, n_threads=1,
+        optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
     )  # fmt: skip
-    engine.load(X, y)
+    engine.load(place_for(engine, X, y))
     order, rates = np.arange(20000), np.full(2000, 1e-3)
     engine.run_epoch(order, rates)
     tracemalloc.start()

@@ -144,7 +144,7 @@ def test_parameters_of_a_solver_reach_its_rule(solver):
     )  # fmt: skip
     constants = (0.7, 1e-5, 0.0) if solver == "rmsprop" else (0.8, 0.95, 1e-5)
     widths = (5, 8, 6, 1)
-    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    w = Network(widths, "tanh").initialise(np.random.RandomState(0), float)
     optimizer = reference.OPTIMIZERS[solver](w.size, 0.01, *constants)
     for _ in range(5):
         for start in range(0, 120, 40):
@@ -173,7 +173,7 @@ def test_full_batch_gradient_descent():
         **QUICK,
     )  # fmt: skip
     widths = (5, 8, 6, 1)
-    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    w = Network(widths, "tanh").initialise(np.random.RandomState(0), float)
     for _ in range(5):
         described = (widths, "tanh", "squared_error", X, TARGET[:, None], 1e-4)
         w = w - 0.1 * reference.objective(w, *described)[1]
@@ -208,7 +208,7 @@ REGRESSION = {
 
 def gradient_descent(model, widths, loss, y):
     """Three full batches from the model's own start."""
-    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    w = Network(widths, "tanh").initialise(np.random.RandomState(0), float)
     losses = []
     for _ in range(model.max_iter):
         value, gradient = reference.objective(w, widths, "tanh", loss, X, y, 1e-4)
@@ -269,7 +269,7 @@ def test_label_smoothing_of_the_log_loss(task):
     y, widths, _ = CLASSES[task]
     model = fit(full_batch(MLPClassifier, label_smoothing=0.1), y)
     soft = 0.9 * y.reshape(120, -1) + 0.05
-    w = Network(widths, "tanh", "squared_error").initialise(np.random.RandomState(0), float)
+    w = Network(widths, "tanh").initialise(np.random.RandomState(0), float)
     for epoch in range(5):
         zs, _ = reference.forward(w, widths, "tanh", X)
         value = (np.logaddexp(0, zs[-1]) - soft * zs[-1]).sum() / 120

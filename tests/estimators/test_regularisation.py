@@ -4,7 +4,6 @@ The oracle is `reference`.  Engines that refuse these leave them out here: see `
 """
 
 import importlib
-from dataclasses import replace
 
 import models
 import numpy as np
@@ -12,13 +11,14 @@ import pytest
 import reference
 from engines import assert_close, parameters_for
 from models import flat
-from problems import CONSTANTS, make_network, make_problem
+from problems import CONSTANTS, make_network, make_problem, place_for
 from scipy import sparse, stats
 from sklearn.base import clone
 
 from fastmlp import MLPClassifier, MLPRegressor, jit_predictor
+from fastmlp.dropout import Dropout, random_bits, row_key, threshold
 from fastmlp.engine import get_engine
-from fastmlp.functions import ACTIVATIONS, LOSSES, dropout_threshold, random_bits, row_key
+from fastmlp.functions import ACTIVATIONS
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
@@ -65,21 +65,19 @@ def test_masks_of_the_oracle():
     masks = reference.dropout_masks(7, 3, 50, (2, 6, 4, 1), (0.3, 0.5))
     for layer, (mask, rate) in enumerate(zip(masks, (0.3, 0.5), strict=True)):
         bits = np.array([bits_of(7, 3, layer, row, mask.shape[1]) for row in range(50)])
-        np.testing.assert_array_equal(mask == 0, bits < dropout_threshold(rate))
+        np.testing.assert_array_equal(mask == 0, bits < threshold(rate))
         np.testing.assert_allclose(mask[mask != 0], 1 / (1 - rate))
-    assert 0 < dropout_threshold(1 - 1e-16) < 2**32
+    assert 0 < threshold(1 - 1e-16) < 2**32
 
 
-def dropout_network(widths, activation, loss, rates):
-    return replace(make_network(widths, activation, loss), dropout=rates, dropout_seed=5)
-
-
-def engine_for(device, network, X, y, dtype, weight=None, optimizer=None, **options):
+def engine_for(device, described, X, y, dtype, weight=None, optimizer=None, **options):
     """An engine loaded with data, its parameters, and those in float64."""
+    network, objective = described
     optimizer = optimizer or Optimizer("sgd", CONSTANTS["sgd"])
-    engine = get_engine(device, network, dtype=dtype, optimizer=optimizer, **options)
-    row = LOSSES[network.loss]
-    engine.load(X.astype(dtype), y if row.per_row else y.astype(dtype), weight)
+    engine = get_engine(
+        device, network, dtype=dtype, objective=objective, optimizer=optimizer, **options
+    )
+    engine.load(place_for(engine, X.astype(dtype), y, weight))
     flat = parameters_for(network).astype(dtype)
     engine.set_parameters(flat)
     return engine, flat
@@ -92,12 +90,13 @@ def engine_for(device, network, X, y, dtype, weight=None, optimizer=None, **opti
 def test_every_gradient_element_with_dropout(device, activation, as_csr, dtype):
     """The masks are those of the step that the engine has come to; evaluating has none."""
     widths, rates = (4, 6, 19, 7, 2), (0.3, 0.0, 0.5)
-    network = dropout_network(widths, activation, "squared_error", rates)
+    network = make_network(widths, activation, "squared_error")
     X, y = make_problem("squared_error", 23, 4, 2)
     X = X.astype(dtype)
     weight = np.random.default_rng(2).uniform(0.5, 2.0, 23).astype(dtype)
     data = sparse.csr_matrix(X) if as_csr else X
-    engine, flat = engine_for(device, network, data, y, dtype, weight, alpha=0.3, batch_size=23)
+    engine, flat = engine_for(device, network, data, y, dtype, weight, alpha=0.3, batch_size=23,
+                              dropout=Dropout(rates, 5))  # fmt: skip
     engine.set_state(engine.get_state()[0], 4)
     described = (widths, activation, "squared_error", X, y, 0.3, weight)
     masks = reference.dropout_masks(5, 4, 23, widths, rates)
@@ -107,7 +106,7 @@ def test_every_gradient_element_with_dropout(device, activation, as_csr, dtype):
     assert_close(gradient, expected_gradient, dtype)
     assert_close(engine.predict(data), reference.predict(flat, *described[:4]), dtype)
     plain, _ = reference.objective(flat, *described[:5], 0.0, weight)
-    assert_close(engine.evaluate(data, y.astype(dtype), weight), plain, dtype)
+    assert_close(engine.evaluate(place_for(engine, data, y.astype(dtype), weight)), plain, dtype)
     engine.run_epoch(np.arange(23), np.full(1, 0.01))
     assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
 
@@ -119,11 +118,11 @@ def test_epochs_with_dropout(device, loss, block, monkeypatch):
     """Rows are counted in the batch, whatever the order of the samples and the blocks."""
     monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
     widths, rates = (6, 9, 4, 3), (0.25, 0.5)
-    network = dropout_network(widths, "tanh", loss, rates)
+    network = make_network(widths, "tanh", loss)
     X, y = make_problem(loss, 50, 6, 3)
     optimizer = Optimizer("adam", CONSTANTS["adam"])
     engine, flat = engine_for(device, network, X, y, "float64", optimizer=optimizer, alpha=0.1,
-                              batch_size=16)  # fmt: skip
+                              batch_size=16, dropout=Dropout(rates, 5))  # fmt: skip
     rule = reference.Adam(flat.size, 0.01, *CONSTANTS["adam"])
     rng = np.random.default_rng(3)
     for epoch in range(3):
@@ -142,10 +141,11 @@ def test_epochs_with_dropout(device, loss, block, monkeypatch):
 
 
 def results_of_threads(network, optimizer, n_threads, as_csr, batch_size):
-    X, y = make_problem(network.loss, 300, network.widths[0], network.n_outputs)
+    X, y = make_problem("log_loss", 300, network[0].widths[0], network[0].n_outputs)
     engine, _ = engine_for(
         "cpu", network, sparse.csr_matrix(X) if as_csr else X, y, "float32",
         optimizer=optimizer, batch_size=batch_size, n_threads=n_threads,
+        dropout=Dropout((0.2, 0.5), 5),
     )  # fmt: skip
     steps = -(-300 // batch_size)
     losses = [engine.run_epoch(np.arange(300), np.full(steps, 1e-2)) for _ in range(3)]
@@ -227,7 +227,7 @@ def test_averaged_parameters(device, loss, max_norm, block, as_csr, monkeypatch)
             engine.predict(data), reference.predict(average, *described, X), rtol=1e-9
         )
         value = reference.objective(average, *described, X, y)[0]
-        np.testing.assert_allclose(engine.evaluate(data, y), value, rtol=1e-9)
+        np.testing.assert_allclose(engine.evaluate(place_for(engine, data, y)), value, rtol=1e-9)
         if epoch == 1:  # another engine goes on from both
             parameters = engine.get_parameters()
             engine, _ = engine_for(device, network, data, y, "float64", **options)
@@ -241,18 +241,18 @@ def test_averaged_parameters(device, loss, max_norm, block, as_csr, monkeypatch)
 @on_devices
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("as_csr", [False, True])
-@pytest.mark.parametrize("rates", [(), (0.3, 0.0, 0.5)], ids=str)
+@pytest.mark.parametrize("rates", [None, (0.3, 0.0, 0.5)], ids=str)
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, ("relu", "gelu", "identity")], ids=str)
 def test_every_gradient_element_with_layer_norm(device, activation, rates, as_csr, dtype):
     """Widths are whole vectors, or not; with dropout, too."""
     widths = (4, 16, 19, 7, 3)
-    network = replace(make_network(widths, activation, "log_loss"), layer_norm=True, dropout=rates,
-                      dropout_seed=5)  # fmt: skip
+    network = make_network(widths, activation, "log_loss", layer_norm=True)
     X, y = make_problem("log_loss", 23, 4, 3)
     X = X.astype(dtype)
     weight = np.random.default_rng(2).uniform(0.5, 2.0, 23).astype(dtype)
     data = sparse.csr_matrix(X) if as_csr else X
-    engine, flat = engine_for(device, network, data, y, dtype, weight, alpha=0.3, batch_size=23)
+    engine, flat = engine_for(device, network, data, y, dtype, weight, alpha=0.3, batch_size=23,
+                              dropout=rates and Dropout(rates, 5))  # fmt: skip
     described, eps = (widths, activation, "log_loss", X), np.finfo(dtype).eps
     masks = reference.dropout_masks(5, 0, 23, widths, rates) if rates else None
     expected, expected_gradient = reference.objective(
@@ -264,7 +264,7 @@ def test_every_gradient_element_with_layer_norm(device, activation, rates, as_cs
     outputs = reference.predict(flat, *described, layer_norm=True)
     assert_close(engine.predict(data), outputs, dtype)
     plain, _ = reference.objective(flat, *described, y, 0.0, weight, eps, layer_norm=True)
-    assert_close(engine.evaluate(data, y, weight), plain, dtype)
+    assert_close(engine.evaluate(place_for(engine, data, y, weight)), plain, dtype)
     engine.run_epoch(np.arange(23), np.full(1, 0.01))
     assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
 
@@ -274,7 +274,7 @@ def test_every_gradient_element_with_layer_norm(device, activation, rates, as_cs
 def test_layer_norm_in_blocks(device, rows, monkeypatch):
     monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", rows)
     widths = (6, 130, 40, 2)
-    network = replace(make_network(widths, "relu", "squared_error"), layer_norm=True)
+    network = make_network(widths, "relu", "squared_error", layer_norm=True)
     X, y = make_problem("squared_error", 700, 6, 2)
     for data in (X, sparse.csr_matrix(X)):
         engine, flat = engine_for(device, network, data, y, "float64", batch_size=700)
@@ -294,9 +294,7 @@ def test_layer_norm_in_blocks(device, rows, monkeypatch):
 @pytest.mark.parametrize("batch_size", [70, 300])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_same_bits_for_any_number_of_threads(no_thresholds, layer_norm, batch_size, as_csr):
-    network = replace(
-        dropout_network((20, 130, 40, 5), "relu", "log_loss", (0.2, 0.5)), layer_norm=layer_norm
-    )
+    network = make_network((20, 130, 40, 5), "relu", "log_loss", layer_norm=layer_norm)
     optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=0.1, ema_decay=0.9)
     expected = results_of_threads(network, optimizer, 1, as_csr, batch_size)
     for n_threads in (2, 3):
@@ -323,7 +321,7 @@ def fit(model, y, data=X):
 
 
 def start_of(random_state):
-    return Network(WIDTHS, "tanh", "squared_error").initialise(random_state, float)
+    return Network(WIDTHS, "tanh").initialise(random_state, float)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import pytest
 import reference
 import sklearn
 from numba import float32, float64
-from problems import CONSTANTS, make_network, make_problem
+from problems import CONSTANTS, make_network, make_problem, place_for
 from scipy import sparse
 from simt import EMULATED_SIZES, EmulatedDevice, Fault, to_bf16x2, to_tf32
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.dropout import Dropout
 from fastmlp.engine import cuda as target
 from fastmlp.engine import get_engine
 from fastmlp.engine.cpu import CpuEngine
@@ -109,14 +110,14 @@ def test_rounding_for_tensor_cores():
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_engine_with_less_precise_products(precision):
-    network = Network((6, 9, 3), "relu", "log_loss")
+    network, objective = make_network((6, 9, 3), "relu", "log_loss")
     X, y = make_problem("log_loss", 20, 6, 3)
     flat = rng.normal(size=network.n_parameters).astype("float32")
     engine = CudaEngine(
-        network, dtype="float32", device=EmulatedDevice(), sizes=EMULATED_SIZES,
-        matmul_precision=precision,
+        network, dtype="float32", objective=objective, matmul_precision=precision,
+        device=EmulatedDevice(), sizes=EMULATED_SIZES,
     )  # fmt: skip
-    engine.load(X.astype("float32"), y)
+    engine.load(place_for(engine, X.astype("float32"), y))
     engine.set_parameters(flat)
     _, gradient = engine.loss_and_gradient()
     _, expected = reference.objective(
@@ -128,14 +129,15 @@ def test_engine_with_less_precise_products(precision):
 
 def train(make_engine, loss, rule, dtype="float64"):
     """Losses of two epochs, the parameters and the state after them."""
-    network = make_network((5, 7, 6, 3 if LOSSES[loss].per_row else 2), "tanh", loss)
+    network, objective = make_network((5, 7, 6, 3 if LOSSES[loss].per_row else 2), "tanh", loss)
     X, y = make_problem(loss, 30, 5, network.n_outputs)
     engine = make_engine(
-        network, dtype=dtype, alpha=0.1, batch_size=12, optimizer=Optimizer(rule, CONSTANTS[rule])
-    )
+        network, dtype=dtype, objective=objective, alpha=0.1, batch_size=12,
+        optimizer=Optimizer(rule, CONSTANTS[rule]),
+    )  # fmt: skip
     weight = np.random.default_rng(2).uniform(0.5, 2.0, 30)
     weight[12:24] = 0  # a batch that carries no information
-    engine.load(X.astype(dtype), y, weight.astype(dtype))
+    engine.load(place_for(engine, X.astype(dtype), y, weight.astype(dtype)))
     engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
     losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01)) for _ in range(2)]
     slots, steps = engine.get_state()
@@ -147,11 +149,11 @@ def test_formulas_of_the_user(path):
     """As on the CPU, closures and NumPy's functions included."""
 
     def losses(make_engine, activation, loss):
-        network = Network((5, 7, 2), activation, loss)
+        network, objective = make_network((5, 7, 2), activation, loss)
         X, y = make_problem("binary_log_loss", 20, 5, 2)
-        engine = make_engine(network, dtype="float64", batch_size=10,
+        engine = make_engine(network, dtype="float64", objective=objective, batch_size=10,
                              optimizer=Optimizer("sgd", (0.9, 0.0, 0.0)))  # fmt: skip
-        engine.load(X, y)
+        engine.load(place_for(engine, X, y))
         engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
         return [engine.run_epoch(np.arange(20), np.full(2, 0.01)) for _ in range(2)]
 
@@ -200,15 +202,16 @@ def test_both_paths_train_as_the_cpu_does(path, loss, rule):
 def test_dropout_and_clipped_gradients(activations, block, as_csr, monkeypatch):
     """The CPU's masks, over batches of several blocks and several epochs."""
     monkeypatch.setattr(target, "_BLOCK_ROWS", block)
-    network = Network((5, 7, 6, 3), activations, "log_loss", dropout=(0.4, 0.2), dropout_seed=5)
+    network, objective = make_network((5, 7, 6, 3), activations, "log_loss")
     X, y = make_problem("log_loss", 30, 5, 3)
     results = []
     for make_engine in (emulated("tiled"), CpuEngine):
         engine = make_engine(
-            network, dtype="float64", alpha=0.1, batch_size=12,
+            network, dtype="float64", objective=objective, dropout=Dropout((0.4, 0.2), 5),
+            alpha=0.1, batch_size=12,
             optimizer=Optimizer("adam", CONSTANTS["adam"], 0.1, max_grad_norm=0.2),
         )  # fmt: skip
-        engine.load(sparse.csr_matrix(X) if as_csr else X, y)
+        engine.load(place_for(engine, sparse.csr_matrix(X) if as_csr else X, y))
         engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
         losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01)) for _ in range(2)]
         results.append(np.concatenate([losses, engine.get_parameters(), engine.predict(X).ravel()]))
@@ -223,42 +226,47 @@ def test_dropout_and_clipped_gradients(activations, block, as_csr, monkeypatch):
 @pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
 def test_averaged_parameters(path, loss, clipped):
     """What the outputs go by, and what is trained; another engine goes on from both."""
-    network = Network((5, 7, 3), "tanh", loss)
+    network, objective = make_network((5, 7, 3), "tanh", loss)
     X, y = make_problem(loss, 30, 5, 3)
     max_norm = 0.1 if clipped else None
     optimizer = Optimizer("adam", CONSTANTS["adam"], max_grad_norm=max_norm, ema_decay=0.8)
-    options = {"dtype": "float64", "batch_size": 12, "alpha": 0.1, "optimizer": optimizer}
+    options = {"dtype": "float64", "objective": objective, "batch_size": 12, "alpha": 0.1,
+               "optimizer": optimizer}  # fmt: skip
     results = []
     for make_engine in (emulated(path), CpuEngine):
         engine = make_engine(network, **options)
-        engine.load(X, y)
+        engine.load(place_for(engine, X, y))
         engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
         losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01))]
         other = make_engine(network, **options)
-        other.load(X, y)
+        placed = place_for(other, X, y)
+        other.load(placed)
         other.set_parameters(engine.get_parameters())
         other.set_state(*engine.get_state())
-        losses += [other.run_epoch(np.arange(30), np.full(3, 0.01)), other.evaluate(X, y)]
+        losses += [other.run_epoch(np.arange(30), np.full(3, 0.01)), other.evaluate(placed)]
         state, steps = other.get_state()
         results.append(np.concatenate([losses, other.get_parameters(), state.ravel(), [steps],
                                        other.predict(X).ravel()]))  # fmt: skip
     np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("dropout", [(), (0.3, 0.5)], ids=str)
+@pytest.mark.parametrize("dropout", [None, Dropout((0.3, 0.5), 0)], ids=str)
 @pytest.mark.parametrize("block", [1024, 8])
 @pytest.mark.parametrize("activations", [("relu", "tanh"), ("gelu", "identity")], ids=str)
 def test_layer_normalisation(activations, block, dropout, monkeypatch):
     monkeypatch.setattr(target, "_BLOCK_ROWS", block)
-    network = Network((5, 7, 40, 3), activations, "log_loss", layer_norm=True, dropout=dropout)
+    network, objective = make_network((5, 7, 40, 3), activations, "log_loss", layer_norm=True)
     X, y = make_problem("log_loss", 30, 5, 3)
     results = []
     for make_engine in (emulated("tiled"), CpuEngine):
-        engine = make_engine(network, dtype="float64", alpha=0.1, batch_size=12,
-                             optimizer=Optimizer("sgd", CONSTANTS["sgd"]))  # fmt: skip
-        engine.load(X, y)
+        engine = make_engine(
+            network, dtype="float64", objective=objective, dropout=dropout, alpha=0.1,
+            batch_size=12, optimizer=Optimizer("sgd", CONSTANTS["sgd"]),
+        )  # fmt: skip
+        placed = place_for(engine, X, y)
+        engine.load(placed)
         engine.set_parameters(np.sin(np.arange(network.n_parameters)))
-        losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01)), engine.evaluate(X, y)]
+        losses = [engine.run_epoch(np.arange(30), np.full(3, 0.01)), engine.evaluate(placed)]
         gradient = engine.loss_and_gradient()[1]
         results.append(np.concatenate([losses, gradient, engine.predict(X).ravel()]))
     np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
@@ -276,16 +284,17 @@ def test_paths_take_turns(monkeypatch):
     """Whichever path ran before, an epoch starts from the current parameters."""
 
     def alternate(engine):
-        engine.load(X, y)
+        engine.load(place_for(engine, X, y))
         engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
         for limit in (2**17, 0, 2**17, 0, 2**17, 2**17):
             monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", limit)
             engine.run_epoch(np.arange(20), np.full(2, 0.01))
         return engine.get_parameters()
 
-    network = Network((4, 6, 2), "relu", "squared_error")
+    network, objective = make_network((4, 6, 2), "relu", "squared_error")
     X, y = make_problem("squared_error", 20, 4, 2)
-    options = {"dtype": "float64", "batch_size": 10, "optimizer": Optimizer("sgd", (0.9, 0, 0))}
+    options = {"dtype": "float64", "objective": objective, "batch_size": 10,
+               "optimizer": Optimizer("sgd", (0.9, 0, 0))}  # fmt: skip
     got = alternate(emulated("resident")(network, **options))
     np.testing.assert_allclose(got, alternate(CpuEngine(network, **options)), rtol=1e-10)
 
@@ -293,13 +302,14 @@ def test_paths_take_turns(monkeypatch):
 def test_gradients_in_splits_and_blocks(monkeypatch):
     monkeypatch.setattr(target, "_TERMS_PER_SPLIT", 4)
     monkeypatch.setattr(target, "_BLOCK_ROWS", 17)
-    network = Network((5, 7, 2), "tanh", "squared_error")
+    network, objective = make_network((5, 7, 2), "tanh", "squared_error")
     X, y = make_problem("squared_error", 40, 5, 2)
     flat = np.linspace(-1, 1, network.n_parameters)
     engine = CudaEngine(
-        network, dtype="float64", device=EmulatedDevice(), sizes=EMULATED_SIZES, alpha=0.1
-    )
-    engine.load(X, y)
+        network, dtype="float64", objective=objective, alpha=0.1, device=EmulatedDevice(),
+        sizes=EMULATED_SIZES,
+    )  # fmt: skip
+    engine.load(place_for(engine, X, y))
     engine.set_parameters(flat)
     loss, gradient = engine.loss_and_gradient()
     assert engine._workspaces[17].n_splits == 4
@@ -317,19 +327,20 @@ def stream(make_engine, monkeypatch, slab_bytes, block_rows):
     """What training, loss, gradient and outputs are; batches of 12, 5 features of float64."""
     monkeypatch.setattr(samples, "_SLAB_BYTES", slab_bytes)
     monkeypatch.setattr(target, "_BLOCK_ROWS", block_rows)
-    network = Network((5, 7, 3), "tanh", "log_loss")
+    network, objective = make_network((5, 7, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 40, 5, 3)
     weight = np.random.default_rng(2).uniform(0.5, 2.0, 40)
     options = {"batch_size": 12, "optimizer": Optimizer("sgd", (0.9, 0, 0)), "alpha": 0.1}
-    engine = make_engine(network, dtype="float64", **options)
-    engine.load(X, y, weight)
+    engine = make_engine(network, dtype="float64", objective=objective, **options)
+    placed = place_for(engine, X, y, weight)
+    engine.load(placed)
     engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
     order = np.random.default_rng(3).permutation(40)[:38]
     losses = [engine.run_epoch(order, np.full(4, 0.1)) for _ in range(2)]
     loss, gradient = engine.loss_and_gradient()
     losses.append(engine.run_epoch(order, np.full(4, 0.1)))  # after slabs of another size
     results = (engine.get_parameters(), gradient, engine.predict(X).ravel())
-    return np.concatenate([losses, [loss, engine.evaluate(X, y, weight)], *results])
+    return np.concatenate([losses, [loss, engine.evaluate(placed)], *results])
 
 
 def engine_without_memory(schedule="forward", late_copies=True):
@@ -359,8 +370,9 @@ def test_streamed_samples(path, slab, late_copies, monkeypatch):
 
 
 def test_streaming_is_told():
-    engine = engine_without_memory()(Network((2, 1), "relu", "squared_error"), dtype="float64")
-    engine.load(np.zeros((3, 2)), np.zeros((3, 1)))
+    network, objective = make_network((2, 1), "relu", "squared_error")
+    engine = engine_without_memory()(network, dtype="float64", objective=objective)
+    engine.load(place_for(engine, np.zeros((3, 2)), np.zeros((3, 1))))
     assert engine.info()["streamed"]
 
 
@@ -583,12 +595,14 @@ def largest(errors):
 
 
 def error_of_softmax_and_reduction(device):
-    network = Network((3, 40), "relu", "log_loss")
+    network, objective = make_network((3, 40), "relu", "log_loss")
     X, y = make_problem("log_loss", 12, 3, 40)
     flat = np.linspace(-1, 1, network.n_parameters)
     sizes = EMULATED_SIZES._replace(threads=64)
-    engine = CudaEngine(network, dtype="float64", device=device, sizes=sizes, alpha=0.5)
-    engine.load(X, y)
+    engine = CudaEngine(
+        network, dtype="float64", objective=objective, alpha=0.5, device=device, sizes=sizes
+    )
+    engine.load(place_for(engine, X, y))
     engine.set_parameters(flat)
     loss, gradient = engine.loss_and_gradient()
     expected, expected_gradient = reference.objective(
@@ -664,4 +678,4 @@ def test_a_machine_without_a_gpu_is_told_so():
         pytest.skip("this machine has a GPU")
     target.open_device.cache_clear()
     with pytest.raises(ValueError, match=r"device='cuda' found no NVIDIA GPU.*device='cpu'"):
-        get_engine("cuda", Network((1, 1), "relu", "squared_error"), dtype="float64")
+        get_engine("cuda", Network((1, 1), "relu"), dtype="float64")

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from numba import cuda
 from numba.cuda.cudadrv import driver
-from problems import make_problem
+from problems import make_network, make_problem, place_for
 
 import fastmlp
 from fastmlp.engine import cuda as target
 from fastmlp.engine.cuda import CudaEngine, samples
 from fastmlp.engine.cuda import device as module
 from fastmlp.engine.cuda.device import Device
-from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 
 core = pytest.importorskip("cuda.core", reason="cuda.core comes with numba-cuda")
@@ -148,13 +147,13 @@ def fake(monkeypatch):
 
 
 def train(device, **sizes):
-    network = Network((5, 7, 3), "tanh", "log_loss")
+    network, objective = make_network((5, 7, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 60, 5, 3)
     engine = CudaEngine(
-        network, dtype="float64", device=device, batch_size=12,
+        network, dtype="float64", objective=objective, device=device, batch_size=12,
         optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)), **sizes,
     )  # fmt: skip
-    engine.load(X, y, np.ones(60))
+    engine.load(place_for(engine, X, y, np.ones(60)))
     for _ in range(2):
         engine.run_epoch(np.arange(60), np.full(5, 0.1))
     engine.predict(X)

@@ -4,15 +4,15 @@ Limits are a little above what was measured when they were set; a kernel that ne
 its nature.
 """
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from gate import GateDevice, find_tools
-from problems import make_network, make_problem
+from problems import make_network, make_problem, place_for
 from scipy import sparse
 
+from fastmlp.dropout import Dropout
 from fastmlp.engine import cuda as target
 from fastmlp.engine.cuda import CudaEngine
 from fastmlp.functions import ACTIVATIONS, LOSSES
@@ -38,15 +38,17 @@ OTHERS = (48, 64)
 MAX_SHARED = 48 * 1024
 
 
-def use(device, network, dtype, X, y, *, rule="adam", precision="highest", **options):
+def use(device, described, dtype, X, y, *, rule="adam", precision="highest", dropout=None,
+        **options):  # fmt: skip
     """Launch all kernels that a network of this kind needs."""
+    network, objective = described
     constants = (0.9, 0.999, 1e-8)
     engine = CudaEngine(
         network, dtype=dtype, device=device, matmul_precision=precision, batch_size=200,
-        optimizer=Optimizer(rule, constants, **options), alpha=0.1,
+        optimizer=Optimizer(rule, constants, **options), alpha=0.1, objective=objective,
+        dropout=dropout,
     )  # fmt: skip
-    weight = np.ones(X.shape[0], dtype)
-    engine.load(X, y if LOSSES[network.loss].per_row else y.astype(dtype), weight)
+    engine.load(place_for(engine, X, y, np.ones(X.shape[0])))
     engine.run_epoch(np.arange(400), np.full(2, 1e-3))
     engine.loss_and_gradient()
     engine.predict(X)
@@ -73,9 +75,8 @@ def reports(capability, dtype, monkeypatch):
     use(device, network, dtype, sparse.csr_matrix(X), y)
     for rule in OPTIMIZERS:
         use(device, network, dtype, X, y, rule=rule)
-    dropped = make_network((300, 12, 3), "relu", "log_loss")
-    dropped = dataclasses.replace(dropped, dropout=(0.5,), layer_norm=True)
-    options = {"max_grad_norm": 1.0, "ema_decay": 0.9}
+    dropped = make_network((300, 12, 3), "relu", "log_loss", layer_norm=True)
+    options = {"max_grad_norm": 1.0, "ema_decay": 0.9, "dropout": Dropout((0.5,), 0)}
     use(device, dropped, dtype, *make_problem("log_loss", 400, 300, 3), **options)
     if dtype == "float32":
         for precision in ("high", "medium"):

@@ -6,10 +6,11 @@ from models import fit
 from scipy import stats
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.network import INITIALISERS, Network
+from fastmlp.initialisers import INITIALISERS
+from fastmlp.network import Network
 
 FAN_IN, FAN_OUT = 120, 80
-NETWORK = Network((FAN_IN, FAN_OUT, FAN_IN, 3), "tanh", "squared_error")
+NETWORK = Network((FAN_IN, FAN_OUT, FAN_IN, 3), "tanh")
 DISTRIBUTIONS = {
     "glorot_uniform": stats.uniform(-np.sqrt(6 / 200), 2 * np.sqrt(6 / 200)),
     "glorot_normal": stats.norm(0, np.sqrt(2 / 200)),
@@ -35,7 +36,7 @@ def test_distribution(name):
     if name == "orthogonal":
         np.testing.assert_allclose(coefs[0].T @ coefs[0], np.eye(FAN_OUT), atol=1e-12)
         np.testing.assert_allclose(coefs[1] @ coefs[1].T, np.eye(FAN_OUT), atol=1e-12)
-        one = Network((1, 1), "relu", "squared_error")  # either sign, half of the time
+        one = Network((1, 1), "relu")  # either sign, half of the time
         draws = [one.initialise(np.random.RandomState(i), "f8", name)[0] for i in range(100)]
         assert 30 < np.sum(draws) / 2 + 50 < 70
     elif name == "zeros":
