@@ -7,6 +7,7 @@ compiles nothing; the kernels come compiled, and `warmup` compiles what is missi
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fastmlp._version import __version__
 from fastmlp.estimators import InconsistentVersionWarning, MLPClassifier, MLPRegressor
 from fastmlp.export import skl2onnx as _skl2onnx
 
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from fastmlp.io import from_sklearn, to_sklearn
     from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
 
-__version__ = "0.1.0.dev0"
 __all__ = [
     "InconsistentVersionWarning",
     "MLPClassifier",
     "MLPRegressor",
     "RobustScaleSmoothClip",
+    "__version__",
     "from_sklearn",
     "jit_predictor",
     "show_versions",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.functions import ACTIVATIONS, USER, Activation, Loss
+from fastmlp.functions import ACTIVATIONS, Activation, Loss
 
 
 def activations_of(choice: Any, n_hidden: int) -> str | tuple[str | Activation, ...]:
@@ -57,7 +57,9 @@ def loss_of(pair: Any, out_activation: str, *, of_class: bool = False) -> Loss:
     _try_out("loss", pair, 0.5, 1.0)
     value, gradient = (_as_function(formula, 2) for formula in pair)
     per_row = out_activation == "softmax"
-    return Loss(USER, value, gradient, out_activation, per_row=per_row, of_probability=of_class)
+    return Loss(
+        value, gradient, out_activation, per_row=per_row, of_probability=of_class, by_user=True
+    )
 
 
 def _is_pair(choice: Any) -> bool:
@@ -77,7 +79,7 @@ def _known(activation: Any) -> str:
 def _activation(pair: Any) -> Activation:
     _try_out("activation", pair, 0.0)
     value, derivative = (_as_function(formula, 1) for formula in pair)
-    return Activation(USER, value, derivative, of_score=True)
+    return Activation(value, derivative, of_score=True, by_user=True)
 
 
 @cache

@@ -20,9 +20,8 @@ parameter sets (`huber`'s delta), so that nothing is compiled anew when it chang
 ``[tiny, 1 - tiny]`` before taking their logarithm; clamping the fused loss to the image of that
 interval reports the same number without the clipping.
 
-The tables at the end list them, with an integer code for engines that dispatch by number.  Engines
-build their kernels from the tables, and the tests enumerate them: adding a row adds its kernels
-and its tests.
+The tables at the end list them.  Engines build their kernels from the tables, and the tests
+enumerate them: adding a row adds its kernels and its tests.
 """
 
 from collections.abc import Callable
@@ -337,22 +336,19 @@ def log_loss(normaliser, score, tiny):
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's
 
 
-USER = -1  # the code of rows that are in no table
-
-
 class Activation(NamedTuple):
     """One row of `ACTIVATIONS`.
 
     ``init_factor`` is scikit-learn's: weights start uniform in ``+-sqrt(init_factor / (fan_in +
     fan_out))`` (Glorot and Bengio, 2010).  ``of_score`` says that the derivative is a function of
-    the score instead of the output.  A user's own row has the code `USER`.
+    the score instead of the output; ``by_user`` that a user wrote it, and it is in no table.
     """
 
-    code: int
     value: Callable
     derivative: Callable
     init_factor: float = 6.0
     of_score: bool = False
+    by_user: bool = False
 
 
 class Loss(NamedTuple):
@@ -360,14 +356,13 @@ class Loss(NamedTuple):
 
     ``out_activation`` is the output activation that the loss is fused with.  ``per_row`` losses
     (softmax) see a whole row of scores and a class number, the others one score and one target.
-    ``of_probability`` losses are written in terms of a class's probability (see above), a user's
-    own (`USER`) of ``(p, y)`` and with ``d value / d p``; a user's other losses are of ``(z, y)``.
+    ``of_probability`` losses are written in terms of a class's probability (see above).
     ``mean_over_outputs`` reports the mean over outputs while the gradient sums over them, as
     scikit-learn does for the squared error (its issue 8349).  Targets must be at least ``least``,
-    or larger than ``above``, if these are given.
+    or larger than ``above``, if these are given; ``constant`` is the parameter that sets the
+    constant.  ``by_user`` says that a user wrote the formulas: see `with_our_arguments`.
     """
 
-    code: int
     value: Callable
     gradient: Callable | None
     out_activation: str
@@ -376,44 +371,77 @@ class Loss(NamedTuple):
     of_probability: bool = False
     least: float | None = None
     above: float | None = None
+    constant: str | None = None
+    by_user: bool = False
+
+
+def with_our_arguments(row: Loss, value: Callable, gradient: Callable) -> tuple[Callable, Callable]:
+    """Value and gradient with the arguments of our own losses.
+
+    A user's functions are of a prediction and its target, or of a probability ``p`` and its target,
+    and then the second is ``d value / d p``.
+
+    Parameters
+    ----------
+    row : Loss
+        With ``by_user``.
+    value, gradient : callable
+        The row's own, as they are or compiled.
+    """
+    if row.of_probability:
+        return (
+            lambda p, log_p, y, constant: value(p, y),
+            lambda p, log_p, y, constant: p * gradient(p, y),
+        )
+    return lambda z, y, tiny, constant: value(z, y), lambda z, y, constant: gradient(z, y)
 
 
 ACTIVATIONS = {
-    "identity": Activation(0, identity, identity_derivative),
-    "relu": Activation(1, relu, relu_derivative),
-    "tanh": Activation(2, hyperbolic_tangent, tanh_derivative),
-    "logistic": Activation(3, logistic, logistic_derivative, 2.0),
-    "step": Activation(4, step, straight_through),
-    "leaky_relu": Activation(5, leaky_relu, leaky_relu_derivative),
-    "elu": Activation(6, elu, elu_derivative),
-    "selu": Activation(7, selu, selu_derivative),
-    "gelu": Activation(8, gelu, gelu_derivative, of_score=True),
-    "silu": Activation(9, silu, silu_derivative, of_score=True),
-    "mish": Activation(10, mish, mish_derivative, of_score=True),
-    "softplus": Activation(11, softplus, softplus_derivative),
-    "hard_sigmoid": Activation(12, hard_sigmoid, hard_sigmoid_derivative),
-    "hard_swish": Activation(13, hard_swish, hard_swish_derivative, of_score=True),
+    "identity": Activation(identity, identity_derivative),
+    "relu": Activation(relu, relu_derivative),
+    "tanh": Activation(hyperbolic_tangent, tanh_derivative),
+    "logistic": Activation(logistic, logistic_derivative, 2.0),
+    "step": Activation(step, straight_through),
+    "leaky_relu": Activation(leaky_relu, leaky_relu_derivative),
+    "elu": Activation(elu, elu_derivative),
+    "selu": Activation(selu, selu_derivative),
+    "gelu": Activation(gelu, gelu_derivative, of_score=True),
+    "silu": Activation(silu, silu_derivative, of_score=True),
+    "mish": Activation(mish, mish_derivative, of_score=True),
+    "softplus": Activation(softplus, softplus_derivative),
+    "hard_sigmoid": Activation(hard_sigmoid, hard_sigmoid_derivative),
+    "hard_swish": Activation(hard_swish, hard_swish_derivative, of_score=True),
 }
 
-OUT_ACTIVATIONS = {"identity": 0, "logistic": 1, "softmax": 2, "exp": 3}
+LINKS: dict[str, Callable | None] = {
+    "identity": identity,
+    "logistic": logistic,
+    "exp": exponential,
+    "softmax": None,  # of a whole row
+}
+"""Output activations."""
 
 LOSSES = {
     "squared_error": Loss(
-        0, squared_error, squared_error_gradient, "identity", mean_over_outputs=True
+        squared_error, squared_error_gradient, "identity", mean_over_outputs=True
     ),
-    "binary_log_loss": Loss(1, binary_log_loss, binary_log_loss_gradient, "logistic"),
-    "poisson": Loss(2, poisson, poisson_gradient, "exp", least=0),
-    "log_loss": Loss(3, log_loss, None, "softmax", per_row=True),
-    "absolute_error": Loss(4, absolute_error, absolute_error_gradient, "identity"),
-    "huber": Loss(5, huber, huber_gradient, "identity"),
-    "quantile": Loss(6, quantile, quantile_gradient, "identity"),
-    "gamma": Loss(7, gamma, gamma_gradient, "exp", above=0),
-    "log_cosh": Loss(8, log_cosh, log_cosh_gradient, "identity"),
+    "binary_log_loss": Loss(binary_log_loss, binary_log_loss_gradient, "logistic"),
+    "poisson": Loss(poisson, poisson_gradient, "exp", least=0),
+    "log_loss": Loss(log_loss, None, "softmax", per_row=True),
+    "absolute_error": Loss(absolute_error, absolute_error_gradient, "identity"),
+    "huber": Loss(huber, huber_gradient, "identity", constant="huber_delta"),
+    "quantile": Loss(quantile, quantile_gradient, "identity", constant="quantile"),
+    "gamma": Loss(gamma, gamma_gradient, "exp", above=0),
+    "log_cosh": Loss(log_cosh, log_cosh_gradient, "identity"),
     "cross_entropy": Loss(
-        9, cross_entropy, cross_entropy_gradient, "softmax", per_row=True, of_probability=True
+        cross_entropy, cross_entropy_gradient, "softmax", per_row=True, of_probability=True
     ),
-    "brier": Loss(10, brier, brier_gradient, "softmax", per_row=True, of_probability=True),
-    "binary_brier": Loss(11, brier, brier_gradient, "logistic", of_probability=True),
-    "focal": Loss(12, focal, focal_gradient, "softmax", per_row=True, of_probability=True),
-    "binary_focal": Loss(13, focal, focal_gradient, "logistic", of_probability=True),
+    "brier": Loss(brier, brier_gradient, "softmax", per_row=True, of_probability=True),
+    "binary_brier": Loss(brier, brier_gradient, "logistic", of_probability=True),
+    "focal": Loss(
+        focal, focal_gradient, "softmax", per_row=True, of_probability=True, constant="focal_gamma"
+    ),
+    "binary_focal": Loss(
+        focal, focal_gradient, "logistic", of_probability=True, constant="focal_gamma"
+    ),
 }

@@ -35,19 +35,16 @@ from fastmlp.estimators import (
 from fastmlp.estimators.data import checked, on_host
 from fastmlp.functions import (
     LAYER_NORM_EPSILON,
-    USER,
+    LINKS,
     Activation,
     Loss,
-    exponential,
-    identity,
-    logistic,
+    with_our_arguments,
 )
 from fastmlp.objective import Objective
 from fastmlp.optimizers import N_SLOTS
 
 __all__ = ["backward", "check_gradients", "forward", "initialise", "slopes", "step"]
 
-_LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 _STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 _GOOD = 1e-7
 _LEAST_SCALE = 1e-4
@@ -530,10 +527,9 @@ def _forward(model, X, dtype) -> Forward:
         normalised.append(_normalise(z[-1]) if is_normalised else z[-1])
         if row is not None:
             output = _apply(row.value, normalised[-1])
-        elif network.out_activation == "softmax":
-            output = softmax(z[-1], axis=1)
         else:
-            output = _apply(_LINKS[network.out_activation], z[-1])
+            link = LINKS[network.out_activation]
+            output = softmax(z[-1], axis=1) if link is None else _apply(link, z[-1])
         a.append(output.astype(dtype, copy=False))
     return Forward(z, normalised, a)
 
@@ -595,12 +591,18 @@ def _loss(objective: Objective, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarra
     if row.per_row:
         values = _apply(row.value, logsumexp(z, axis=1), z[np.arange(len(y)), y], tiny)
         return values, softmax(z, axis=1) - target
-    assert row.gradient is not None
-    if row.code == USER:
-        return _apply(row.value, z, target).sum(axis=1), _apply(row.gradient, z, target)
-    values = _apply(row.value, z, target, tiny, constants)
+    value, gradient = _formulas(row)
+    values = _apply(value, z, target, tiny, constants)
     summed = values.mean(axis=1) if row.mean_over_outputs else values.sum(axis=1)
-    return summed, _apply(row.gradient, z, target, constants)
+    return summed, _apply(gradient, z, target, constants)
+
+
+def _formulas(row: Loss) -> tuple[Callable, Callable]:
+    """Value and gradient with the arguments of our own losses."""
+    assert row.gradient is not None
+    if row.by_user:
+        return with_our_arguments(row, row.value, row.gradient)
+    return row.value, row.gradient
 
 
 def _loss_of_classes(row: Loss, z, target, constants) -> tuple[np.ndarray, np.ndarray]:
@@ -611,12 +613,9 @@ def _loss_of_classes(row: Loss, z, target, constants) -> tuple[np.ndarray, np.nd
         log_p = np.stack([log_expit(-z), log_expit(z)], axis=-1)
         target, constants = np.stack([1 - target, target], axis=-1), constants[:, None]
     p = np.exp(log_p)
-    assert row.gradient is not None
-    if row.code == USER:
-        values, by_log_p = _apply(row.value, p, target), p * _apply(row.gradient, p, target)
-    else:
-        values = _apply(row.value, p, log_p, target, constants)
-        by_log_p = _apply(row.gradient, p, log_p, target, constants)
+    value, gradient = _formulas(row)
+    values = _apply(value, p, log_p, target, constants)
+    by_log_p = _apply(gradient, p, log_p, target, constants)
     by_z = by_log_p - p * by_log_p.sum(axis=-1, keepdims=True)
     return values.reshape(len(z), -1).sum(axis=1), by_z if row.per_row else by_z[..., 1]
 

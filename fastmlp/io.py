@@ -22,17 +22,19 @@ from fastmlp import _safetensors
 from fastmlp._json import decode, encode
 from fastmlp._json import read as read_json
 from fastmlp._sklearn import LabelBinarizer, check_is_fitted, is_valid_parameter, neural_network
+from fastmlp._version import __version__
 from fastmlp.estimators import (
     FittedModel,
     MLPClassifier,
     MLPRegressor,
+    Values,
     check_parameters,
     fitted_model,
 )
 from fastmlp.estimators.parameters import CLASSIFIER, REGRESSOR
 from fastmlp.estimators.plan import make_optimizer, make_schedule
 from fastmlp.estimators.weights import check_class_weight
-from fastmlp.functions import OUT_ACTIVATIONS
+from fastmlp.functions import LINKS
 from fastmlp.network import Network, widths_of
 from fastmlp.optimizers import N_CONSTANTS, N_SLOTS, OPTIMIZERS, Optimizer, OptimizerState
 from fastmlp.schedules import SCIKIT_LEARN_SCHEDULES, Schedule
@@ -194,7 +196,7 @@ _ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "loss_": _is_number,
     "best_loss_": _is_number_or_none,
     "best_validation_score_": _is_number_or_none,
-    "out_activation_": OUT_ACTIVATIONS.__contains__,
+    "out_activation_": LINKS.__contains__,
     "stop_reason_": _is_text_or_none,
     "engine_info_": _is_information,
     "feature_names_in_": _are_names,
@@ -257,10 +259,8 @@ def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict
 def _versions() -> dict[str, str]:
     import sklearn
 
-    import fastmlp
-
     return {
-        "fastmlp": fastmlp.__version__,
+        "fastmlp": __version__,
         "scikit-learn": sklearn.__version__,
         "numpy": np.__version__,
     }
@@ -319,7 +319,7 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]):
     if arrays or content:
         raise ValueError(f"it has more than a model has: {[*arrays, *content]}")
     model = kind(**parameters)
-    model.__setstate__(vars(model) | attributes | {"_fastmlp_version": _versions()["fastmlp"]})
+    model.__setstate__(vars(model) | attributes | {"_fastmlp_version": __version__})
     _check_outputs(model, labels)
     return model
 
@@ -389,9 +389,14 @@ def _check_outputs(model, labels) -> None:
         "identity", "exp"
     ):  # fmt: skip
         raise ValueError("a regressor has no classes, and 'identity' or 'exp' as out_activation_")
-    levels = fitted_model(model).targets.levels
+    levels = _levels(fitted_model(model))
     if levels is not None and len(levels) != model.n_outputs_:
         raise ValueError(f"quantile must have as many levels as outputs, {model.n_outputs_}")
+
+
+def _levels(fitted: FittedModel) -> tuple[float, ...] | None:
+    """A regressor's levels of quantiles, if there are several."""
+    return fitted.targets.levels if isinstance(fitted.targets, Values) else None
 
 
 def _check_labels(model, label_type: str | None, sparse: bool) -> None:
@@ -579,7 +584,7 @@ def _parameters_for_sklearn(kind, model, fitted: FittedModel, predict_only: bool
     given["activation"] = _one_activation(model, fitted.network)
     if model.layer_norm:
         raise ValueError("scikit-learn has no layer_norm=True, so it cannot predict the same.")
-    if isinstance(model, MLPRegressor) and fitted.targets.levels is not None:
+    if _levels(fitted) is not None:
         raise ValueError(
             f"scikit-learn has no quantile={model.quantile!r}, several levels that predictions are "
             "sorted by, so it cannot predict the same."
@@ -607,7 +612,8 @@ def _one_activation(model, network: Network) -> str:
         raise ValueError(
             f"scikit-learn has no activation={model.activation!r}, so it cannot predict the same."
         )
-    return names.pop()
+    (name,) = names
+    return str(name)
 
 
 def _own_parameters(model, shared: set[str]) -> list[str]:

@@ -50,7 +50,7 @@ class Network:
         Activation of every hidden layer, or one per hidden layer: keys of
         `fastmlp.functions.ACTIVATIONS`, or rows like its own.
     out_activation : str
-        A key of `fastmlp.functions.OUT_ACTIVATIONS`.
+        A key of `fastmlp.functions.LINKS`.
     layer_norm : bool
         Whether each hidden layer's scores are normalised over its units.
     """

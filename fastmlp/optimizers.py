@@ -146,8 +146,6 @@ OPTIMIZERS = {
     "nadam": Rule(nadam, ("beta_1", "beta_2", "epsilon"), 2, _prepare_nadam),
     "lion": Rule(lion, ("beta_1", "beta_2", "epsilon"), 2),
 }
-SOLVERS = tuple(name for name in OPTIMIZERS if name != "nesterov")
-"""The stochastic solvers by name: 'nesterov' is one of two forms of 'sgd'."""
 
 
 class Optimizer(NamedTuple):

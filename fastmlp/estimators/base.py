@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from functools import cache
-from importlib import import_module
 from inspect import signature
 from numbers import Number
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ from fastmlp._sklearn import (
     open_callbacks,
     visual_block,
 )
+from fastmlp._version import __version__
 from fastmlp.engine import get_engine, place
 from fastmlp.estimators.data import DataSet, checked, has_expected_shape
 from fastmlp.estimators.fitted import FittedModel, n_parameters_of, require_layers
@@ -166,7 +166,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain data: neither what was prepared to predict nor classes of fastmlp's."""
-        state = dict(super().__getstate__(), _fastmlp_version=_version())
+        state = dict(super().__getstate__(), _fastmlp_version=__version__)
         state.pop("_model", None)
         if state.get("_optimizer_state") is not None:
             state["_optimizer_state"] = state["_optimizer_state"].as_dict()
@@ -175,10 +175,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         version = state.pop("_fastmlp_version", "an unknown one")
-        if version != _version():
+        if version != __version__:
             warn(
                 f"{type(self).__name__} was pickled by fastmlp {version} and is now read by fastmlp"
-                f" {_version()}, which may give other results; models that were saved by "
+                f" {__version__}, which may give other results; models that were saved by "
                 "fastmlp.io.save can be read by later versions.",
                 InconsistentVersionWarning,
             )
@@ -678,10 +678,6 @@ def check_parameters(estimator: Any) -> None:
         If a parameter is of a wrong type or out of its range.
     """
     estimator._validate_params()
-
-
-def _version() -> str:
-    return import_module("fastmlp").__version__
 
 
 def _default_parameters(kind: type) -> dict[str, Any]:

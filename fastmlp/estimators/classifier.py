@@ -29,6 +29,7 @@ from fastmlp.formulas import loss_of
 from fastmlp.functions import LOSSES
 from fastmlp.objective import Objective
 
+
 def _is_stochastic(estimator: Any) -> bool:
     """Whether there is a `partial_fit`."""
     if estimator.solver == "lbfgs":

@@ -13,7 +13,6 @@ from fastmlp.engine import Engine, Samples, place
 from fastmlp.estimators.data import DataSet
 from fastmlp.estimators.targets import Labels, Values
 from fastmlp.estimators.weights import has_weight, in_range, with_alpha
-from fastmlp.functions import USER
 from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.training.epochs import StoppingRule, train
@@ -221,7 +220,7 @@ def _has_finite_outputs(run: Run, samples: Samples, X: Any) -> bool:
 def _may_overflow(network: Network, X: Any, parameters: np.ndarray) -> bool:
     """Whether a bound on what the layers hand on is beyond the parameters' type."""
     values = X.data if sparse.issparse(X) else X
-    known = all(activation.code != USER for activation in network.hidden)
+    known = not any(activation.by_user for activation in network.hidden)
     if not (known and isinstance(values, np.ndarray)) or network.out_activation == "exp":
         return True
     largest = np.finfo(parameters.dtype).max

@@ -18,9 +18,11 @@ from fastmlp._sklearn import Interval, Options, StrOptions
 from fastmlp.engine import DEVICES, MATMUL_PRECISIONS
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.initialisers import INITIALISERS
-from fastmlp.optimizers import SOLVERS
+from fastmlp.optimizers import OPTIMIZERS
 from fastmlp.schedules import SCIKIT_LEARN_SCHEDULES, STEP_SCHEDULES
 
+SOLVERS = ("lbfgs", *(name for name in OPTIMIZERS if name != "nesterov"))
+"""'nesterov' is one of two forms of 'sgd'."""
 REGRESSION_LOSSES = tuple(
     name for name, row in LOSSES.items() if row.out_activation in ("identity", "exp")
 )
@@ -159,7 +161,7 @@ SHARED: dict[str, Parameter] = {
         scikit-learn: 'rmsprop' (Tieleman and Hinton, 2012); 'nadam' (Dozat, 2016), as PyTorch's
         NAdam; 'lion' (Chen et al., 2023), whose authors advise ``beta_2=0.99`` and a learning rate
         of a third to a tenth of Adam's.""",
-        [StrOptions({"lbfgs", *SOLVERS})],
+        [StrOptions(set(SOLVERS))],
     ),
     "alpha": Parameter(
         0.0001,

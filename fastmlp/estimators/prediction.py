@@ -14,7 +14,7 @@ features, 50 units, one sparse row: 366 ms).
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class _Packed:
         self._engine, self._network, self._dtype = engine, network, dtype
         self._coefs, self._intercepts = coefs, intercepts
         self._flat = np.empty(0, dtype)
-        self._is_same = bool  # False
+        self._is_same: Callable[[], bool] = bool  # False
 
     def predict(self, X) -> np.ndarray:
         if not self._is_same():

@@ -5,12 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp import __version__ as VERSION
+from fastmlp._version import __version__ as VERSION
 from fastmlp.estimators import MLPClassifier, MLPRegressor, Values, fitted_model
-from fastmlp.functions import ACTIVATIONS, USER
 from fastmlp.network import Network
-
-_NAMES = {row.code: name for name, row in ACTIVATIONS.items()}
 
 
 class Recipe(NamedTuple):
@@ -97,12 +94,12 @@ def describe(model, formulas: Collection[str], language: str) -> Recipe:
 
 
 def _activations(network: Network, formulas: Collection[str], language: str) -> list[str]:
-    if any(row.code == USER for row in network.hidden):
+    if any(row.by_user for row in network.hidden):
         raise ValueError(
             f"activation: functions of your own have no form in {language}; use the names of "
             "built-in ones."
         )
-    names = [_NAMES[row.code] for row in network.hidden]
+    names = network.activation_names
     for name in names:
         if name not in formulas:
             raise ValueError(f"activation={name!r} has no form in {language}; use another one.")

@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Sequence
 
 from fastmlp import schedules
-from fastmlp._random import shuffle
 from fastmlp._sklearn import ConvergenceWarning
 from fastmlp.training.hooks import Hook, Limit, begin_epoch, end_epoch
 from fastmlp.training.run import Run, is_finite
+from fastmlp.training.shuffle import shuffle
 
 
 def train(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
@@ -59,6 +59,7 @@ def train(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
         limit.interrupt_run(run, plan.incremental or engine.n_steps == first_step)
     run.parameters = engine.get_parameters()
     if plan.early_stopping and run.has_best():
+        assert run.best_parameters is not None
         run.parameters = run.best_parameters
     run.require_finite()
 

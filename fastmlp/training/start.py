@@ -41,10 +41,11 @@ def setting_of(run: Run, objective: Objective, dtype: np.dtype, alpha: float) ->
     if state is not None:
         optimizer = state.optimizer
         if plan.dropout:
-            if state.dropout_seed is None:
+            seed = state.dropout_seed
+            if seed is None:
                 seed = run.random_state.randint(_SEEDS)
-                run.optimizer_state = state = replace(state, dropout_seed=seed)
-            dropout = Dropout(plan.dropout, state.dropout_seed)
+                run.optimizer_state = replace(state, dropout_seed=seed)
+            dropout = Dropout(plan.dropout, seed)
         run.batch_size = _batch_size(plan.batch_size, run.order.size)
     return Setting(
         network=run.network, dtype=dtype, objective=objective, dropout=dropout, alpha=alpha,

@@ -24,7 +24,7 @@ from fastmlp.engine.cpu import CpuEngine
 from fastmlp.engine.cuda import CudaEngine, kernels, resident, samples, tiles
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.engine.cuda.tiles import MmaTile, Tile
-from fastmlp.functions import LOSSES, USER, Activation, Loss
+from fastmlp.functions import LOSSES, Activation, Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
@@ -158,12 +158,12 @@ def test_formulas_of_the_user(path):
         return [engine.run_epoch(np.arange(20), np.full(2, 0.01)) for _ in range(2)]
 
     two = 2.0
-    pair = Activation(USER, lambda z: np.sin(two * z), lambda z: two * np.cos(two * z),
-                      of_score=True)  # fmt: skip
-    cubic = Loss(USER, lambda z, y: abs(z - y) ** 3 / 3, lambda z, y: (z - y) * abs(z - y),
-                 "identity")  # fmt: skip
-    brier = Loss(USER, lambda p, y: (p - y) ** 2, lambda p, y: two * (p - y), "logistic",
-                 of_probability=True)  # fmt: skip
+    pair = Activation(lambda z: np.sin(two * z), lambda z: two * np.cos(two * z), of_score=True,
+                      by_user=True)  # fmt: skip
+    cubic = Loss(lambda z, y: abs(z - y) ** 3 / 3, lambda z, y: (z - y) * abs(z - y),
+                 "identity", by_user=True)  # fmt: skip
+    brier = Loss(lambda p, y: (p - y) ** 2, lambda p, y: two * (p - y), "logistic",
+                 of_probability=True, by_user=True)  # fmt: skip
     for loss in (cubic, brier):
         got, expected = (losses(make, (pair,), loss) for make in (emulated(path), CpuEngine))
         np.testing.assert_allclose(got, expected, rtol=1e-12)

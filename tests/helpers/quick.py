@@ -10,7 +10,7 @@ QUICK = {
     "gpu": ("cuda_device",),
     "persistence": ("io", "safetensors", "written"),
     "project": ("architecture", "documentation"),
-    "unit": ("functions", "initialise", "random", "schedules"),
+    "unit": ("functions", "initialise", "shuffle", "schedules"),
 }  # fmt: skip
 """Modules by folder, without their ``test_``."""
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,199 +15,22 @@ import fastmlp
 
 PACKAGE = Path(fastmlp.__file__).parent
 TESTS = Path(__file__).parents[1]
-ALLOWED = {
-    "__init__": {
-        "_random",
-        "_skl2onnx",
-        "_versions",
-        "c99",
-        "engine",
-        "estimators",
-        "io",
-        "tabular",
-    },
-    "__main__": {"engine", "fastmlp"},
-    "_versions": {"engine"},
-    "_export": {"fastmlp", "_sklearn", "estimators", "functions", "network"},
-    "c99": {"_export", "_safetensors", "functions"},
-    "onnx": {"_export", "_safetensors", "estimators", "functions", "tabular"},
-    "estimators": {
-        "fastmlp",
-        "prediction",
-        "engine.idle",
-        "_arrays",
-        "_sklearn",
-        "checkpoints",
-        "dropout",
-        "engine",
-        "functions",
-        "initialisers",
-        "network",
-        "objective",
-        "optimizers",
-        "schedules",
-        "training",
-    },
-    "checkpoints": {"_json", "_safetensors", "engine", "training"},
-    "io": {
-        "_json",
-        "_safetensors",
-        "_sklearn",
-        "estimators",
-        "fastmlp",  # its version
-        "functions",
-        "network",
-        "optimizers",
-        "schedules",
-        "training",
-    },
-    "training": {"_random", "_sklearn", "engine", "schedules"},
-    "inspect": {
-        "_arrays",
-        "_sklearn",
-        "engine",
-        "estimators",
-        "functions",
-        "network",
-        "objective",
-    },
-    "plotting": {"_sklearn", "estimators", "inspect"},
-    "tabular": {"_sklearn", "estimators"},
-    "_random": {"engine.cpu.blocks", "engine.cpu.layout", "engine.objects"},
-    "_interrupts": set(),
-    "_compile": {
-        "engine.objects",
-        "engine.processor",
-        "engine.cpu.pieces",
-        "engine.cpu.kernels.compiler",
-    },
-    "prediction": {"engine", "engine.idle", "network"},
-    "network": {"functions", "initialisers"},
-    "initialisers": set(),
-    "objective": {"functions"},
-    "dropout": set(),
-    "engine": {
-        "_interrupts",
-        "dropout",
-        "network",
-        "objective",
-        "optimizers",
-        "engine.cpu.rows",
-        "engine.cpu.threads",
-        "engine.cuda.device",
-    },
-    "engine.idle": set(),
-    "engine.processor": set(),
-    "engine.images": set(),
-    "engine.objects": {"engine.images", "engine.processor"},
-    "engine.cpu": {
-        "engine.objects",
-        "engine.processor",
-        "engine.cpu.pieces",
-        *(f"engine.cpu.{name}" for name in ("blocks", "layout", "samples", "source")),
-        *(f"engine.cpu.{name}" for name in ("stations", "threads")),
-        "dropout",
-        "functions",
-        "network",
-        "objective",
-        "optimizers",
-    },
-    "engine.cpu.blocks": set(),
-    "engine.cpu.layout": {"engine.processor", "network"},
-    "engine.cpu.pieces": {
-        "_interrupts",
-        "engine.images",
-        "engine.objects",
-        "engine.cpu.kernels.jit",
-        "engine.cpu.kernels.loops",
-        "functions",
-        "network",
-        "optimizers",
-    },
-    "engine.cpu.rows": {
-        "engine.cpu.pieces",
-        "engine.cpu.blocks",
-        "engine.cpu.kernels.rows",
-        "engine.cpu.source",
-        "engine.objects",
-        "functions",
-        "network",
-    },
-    "engine.cpu.samples": {"engine.cpu.source", "functions", "objective"},
-    "engine.cpu.source": set(),
-    "engine.cpu.stations": {"engine.cpu.blocks", "engine.cpu.layout", "engine.objects"},
-    "engine.cpu.threads": {"engine.cpu.stations"},
-    "engine.cpu.kernels": set(),
-    "engine.cpu.kernels.compiler": {
-        *(
-            f"engine.cpu.kernels.{name}"
-            for name in ("jit", "loops", "rows", "shuffle", "stations", "tiles", "training")
-        ),
-        "engine.objects",
-    },
-    "engine.cpu.kernels.jit": {"engine.images", "engine.processor"},
-    "engine.cpu.kernels.vector": set(),
-    "engine.cpu.kernels.tiles": {
-        "engine.cpu.kernels.jit",
-        "engine.cpu.kernels.vector",
-        "engine.cpu.layout",
-        "engine.processor",
-    },
-    "engine.cpu.kernels.loops": {
-        "engine.cpu.kernels.jit",
-        "engine.cpu.kernels.vector",
-        "dropout",
-        "functions",
-        "optimizers",
-    },
-    "engine.cpu.kernels.training": {
-        *(f"engine.cpu.kernels.{name}" for name in ("jit", "stations", "tiles", "vector")),
-        "engine.cpu.blocks",
-        "engine.cpu.layout",
-        "engine.processor",
-        "optimizers",
-    },
-    "engine.cpu.kernels.rows": {
-        "engine.cpu.blocks",
-        "engine.cpu.kernels.jit",
-        "engine.cpu.kernels.vector",
-    },
-    "engine.cpu.kernels.stations": {
-        "engine.cpu.blocks",
-        "engine.cpu.kernels.jit",
-        "engine.cpu.kernels.vector",
-        "engine.cpu.stations",
-    },
-    "engine.cpu.kernels.shuffle": {
-        "engine.cpu.blocks",
-        "engine.cpu.kernels.jit",
-        "engine.cpu.kernels.vector",
-        "engine.cpu.layout",
-    },
-    "engine.cuda": {
-        *(f"engine.cuda.{name}" for name in ("device", "kernels", "resident", "samples", "tiles")),
-        "_arrays",
-        "dropout",
-        "functions",
-        "network",
-        "objective",
-        "optimizers",
-    },
-    "engine.cuda.device": set(),
-    "engine.cuda.kernels": {"dropout", "engine.cuda.ptx"},
-    "engine.cuda.ptx": set(),
-    "engine.cuda.samples": {"objective"},
-    "engine.cuda.tiles": {"engine.cuda.kernels", "engine.cuda.ptx"},
-    "engine.cuda.resident": {"engine.cuda.kernels", "engine.cuda.ptx"},
-    "functions": set(),
-    "optimizers": set(),
-    "schedules": set(),
-    "_arrays": set(),
-    "_json": set(),
-    "_safetensors": {"_json"},
-    "_skl2onnx": {"onnx"},
-    "_sklearn": set(),
-}
+# from the top: a module may import what stands below it, and what is in its own package
+LAYERS = (
+    {"__main__"},
+    {"__init__"},
+    {"_versions", "onnx"},
+    {"export", "plotting"},
+    {"inspect", "io", "tabular"},
+    {"estimators"},
+    {"training"},
+    {"_compile"},
+    {"engine"},
+    {"formulas", "network", "objective", "optimizers"},
+    {"dropout", "functions", "initialisers", "schedules"},
+    {"_arrays", "_interrupts", "_safetensors", "_sklearn"},
+    {"_json", "_version"},
+)
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -225,24 +49,64 @@ def imports(path):
                 yield f"fastmlp.{inner}" if inner in MODULES else node.module
 
 
+def ours(module):
+    """Modules of fastmlp that a module imports."""
+    names = (name for name in imports(MODULES[module]) if name.split(".")[0] == "fastmlp")
+    return {name.removeprefix("fastmlp.") for name in names} & set(MODULES)
+
+
+def layer_of(module):
+    return next(i for i, layer in enumerate(LAYERS) if module.split(".")[0] in layer)
+
+
 def test_every_module_is_on_the_map():
-    assert set(MODULES) == set(ALLOWED)
+    roots = {module.split(".")[0] for module in MODULES}
+    assert sum(len(layer) for layer in LAYERS) == len(set.union(*LAYERS))
+    assert roots == set.union(*LAYERS)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_arrows(module):
-    ours = {
-        name.removeprefix("fastmlp.")
-        for name in imports(MODULES[module])
-        if name.startswith("fastmlp")
-    }
-    assert ours <= ALLOWED[module]
+def test_arrows_point_down(module):
+    root = module.split(".")[0]
+    for other in ours(module):
+        assert other.split(".")[0] == root or layer_of(module) < layer_of(other), other
+
+
+def test_no_circles():
+    """Of what is imported when a module is, not later inside of a function."""
+    graph = {module: set(ours_at_once(module)) for module in MODULES}
+    assert graph["estimators.base"] > {"training.run", "network"}
+    TopologicalSorter(graph).prepare()
+
+
+def ours_at_once(module):
+    for node in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("fastmlp."):
+            name = node.module.removeprefix("fastmlp.")
+            for alias in node.names:
+                inner = f"{name}.{alias.name}"
+                yield inner if inner in MODULES else name
+
+
+def test_nobody_outside_reads_what_is_private_to_estimators():
+    kinds = [fastmlp.MLPClassifier, *fastmlp.MLPClassifier.__mro__, fastmlp.MLPRegressor]
+    own = [kind for kind in kinds if kind.__module__.startswith("fastmlp")]
+    private = {name for kind in own for name in vars(kind) if re.match("_[a-z]", name)}
+    private |= {"_model", "_optimizer_state", "_label_binarizer", "_random_state"}
+    assert "_fit" in private
+    for module, path in MODULES.items():
+        if module.startswith(("estimators", "_sklearn")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in private:
+                assert ast.unparse(node.value) == "self", f"{module} reads {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("module", ["dropout", "functions", "optimizers", "schedules"])
 def test_formulas_need_numpy_only(module):
-    roots = {name.split(".")[0] for name in imports(MODULES[module])}
-    assert roots <= {"math", "numpy", "collections", "functools", "typing"}
+    roots = {name.split(".")[0] for name in imports(MODULES[module])} - {"fastmlp"}
+    assert roots <= {"math", "numpy", "collections", "dataclasses", "functools", "typing"}
+    assert ours(module) <= {"schedules"}
 
 
 def test_only_jit_sets_numba_flags():

@@ -34,22 +34,22 @@ ROWS = {
             size = p - y if p > y else y - p
             return p * type(p)(3) * (p - y) * size
 
-        ACTIVATIONS["made_up"] = Activation(99, softsign, softsign_derivative, of_score=True)
-        LOSSES["made_up"] = Loss(99, quartic, quartic_gradient, "identity")
+        ACTIVATIONS["made_up"] = Activation(softsign, softsign_derivative, of_score=True)
+        LOSSES["made_up"] = Loss(quartic, quartic_gradient, "identity")
         LOSSES["made_up_class"] = Loss(
-            98, cubic, cubic_gradient, "softmax", per_row=True, of_probability=True
+            cubic, cubic_gradient, "softmax", per_row=True, of_probability=True
         )
         LOSSES["binary_made_up_class"] = Loss(
-            97, cubic, cubic_gradient, "logistic", of_probability=True
+            cubic, cubic_gradient, "logistic", of_probability=True
         )
     """,
     "optimizers.py": """
         def descend(w, g, unused, neither, rate, _1, _2, _3, _4, _5, _6):
             return w - rate * g, unused, neither
 
-        OPTIMIZERS["made_up"] = Rule(99, descend)
+        OPTIMIZERS["made_up"] = Rule(descend, ())
     """,
-    "network.py": """
+    "initialisers.py": """
         def made_up(fan_in, fan_out, random_state):
             return random_state.uniform(-0.1, 0.1, (fan_in, fan_out))
 
@@ -61,8 +61,9 @@ import pickle, sys
 import numpy as np
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, inspect, onnx
-from fastmlp.engine import get_engine
+from fastmlp.engine import get_engine, place
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 
 X = np.random.RandomState(0).normal(size=(60, 3))
@@ -137,10 +138,12 @@ INITIALISER = """
 """
 ENGINE = """
     def trained(loss, rule, momentum=0.0):
-        network = Network((3, 5, 3), "made_up", loss)
+        objective = Objective(loss, 3)
+        network = Network((3, 5, 3), "made_up", objective.out_activation)
         optimizer = Optimizer(rule, (momentum, 0.0, 0.0), weight_decay=0.1)
-        engine = get_engine("cpu", network, dtype=X.dtype, optimizer=optimizer, batch_size=20)
-        engine.load(X, labels if network.loss_row.per_row else X)
+        options = {"dtype": X.dtype, "objective": objective}
+        engine = get_engine("cpu", network, optimizer=optimizer, batch_size=20, **options)
+        engine.load(place("cpu", X, labels if objective.row.per_row else X, **options))
         parameters = np.random.RandomState(1).normal(size=network.n_parameters)
         engine.set_parameters(parameters)
         _, gradient = engine.loss_and_gradient()
@@ -178,11 +181,6 @@ def test_every_engine_trains_with_rows(package_with_rows, tmp_path):
     run(ENGINE, package_with_rows, tmp_path / "model")
 
 
-LISTED = {
-    "loss of a regressor": "estimators list the losses of regressors by name",
-    "loss of a classifier": "estimators list the losses of classifiers by name",
-    "solver": "estimators list the solvers by name",
-}
 CASES = {
     "activation": ACTIVATION,
     "loss of a regressor": REGRESSION,
@@ -192,13 +190,6 @@ CASES = {
 }
 
 
-def case(table):
-    """With what stands in its way today."""
-    reason = LISTED.get(table)
-    marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
-    return pytest.param(CASES[table], id=table, marks=marks)
-
-
-@pytest.mark.parametrize("program", [case(table) for table in CASES])
+@pytest.mark.parametrize("program", CASES.values(), ids=CASES)
 def test_a_row_is_all_that_an_estimator_needs(program, package_with_rows, tmp_path):
     run(program, package_with_rows, tmp_path / "model")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastmlp.functions import LOSSES, USER, Loss
+from fastmlp.functions import LOSSES, Loss
 from fastmlp.objective import Objective
 
 
@@ -36,7 +36,7 @@ def far_off(z, y):
     [({"least": 2}, [2, 5], [1.9, 5], ">= 2"), ({"above": -1}, [-0.9, 5], [-1, 5], "> -1")],
 )
 def test_targets_out_of_range(limits, good, bad, condition):
-    objective = Objective(Loss(USER, far_off, far_off, "identity", **limits), 1)
+    objective = Objective(Loss(far_off, far_off, "identity", by_user=True, **limits), 1)
     objective.check_range(np.array(good))
     with pytest.raises(ValueError, match=rf"of the loss 'far_off': y must be {condition}\.$"):
         objective.check_range(np.array(bad))

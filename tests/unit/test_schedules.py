@@ -224,8 +224,11 @@ def test_a_function_must_return_rates(value):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"learning_rate": "cosine", "solver": "lbfgs"}, "learning_rate='cosine' needs a stoch"),
-        ({"warmup_epochs": 2, "solver": "lbfgs"}, "warmup_epochs needs a stochastic solver"),
+        ({"learning_rate": "cosine", "solver": "lbfgs"}, "learning_rate='cosine' does not work"),
+        (
+            {"warmup_epochs": 2, "solver": "lbfgs"},
+            "warmup_epochs does not work with solver='lbfgs'",
+        ),
         ({"learning_rate": "linear"}, "'learning_rate' parameter of MLPClassifier"),
         ({"decay_rate": 1.5}, "'decay_rate' parameter"),
         ({"decay_epochs": 0}, "'decay_epochs' parameter"),

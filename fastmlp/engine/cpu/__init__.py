@@ -39,7 +39,7 @@ from fastmlp.engine.cpu.samples import Samples, is_fused
 from fastmlp.engine.cpu.source import address
 from fastmlp.engine.cpu.stations import Stations
 from fastmlp.engine.cpu.threads import CROWD, Team, Tuner, available_threads
-from fastmlp.functions import ACTIVATIONS, USER
+from fastmlp.functions import ACTIVATIONS
 from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
@@ -292,7 +292,7 @@ class CpuEngine:
         }
         if objective is not None:
             names["head"] = "head_softmax" if fused else "head_elementwise"
-            if objective.row.code != USER:
+            if not objective.row.by_user:
                 names["loss"] = pieces.loss(objective.row)
         else:
             names["link"] = pieces.link(network.out_activation)
@@ -338,7 +338,7 @@ class CpuEngine:
             drops = train and rate > 0
             fused = row == ACTIVATIONS["relu"] and not drops and not network.layer_norm
             own: dict[str, str | int | None] = {"relu": int(fused)}
-            if row.code == USER:
+            if row.by_user:
                 own["activation"] = pieces.user_activation(row, self._type, slopes=keeps)
             elif sparse or not fused:
                 own["activation"] = pieces.activation(row, slopes=keeps)
@@ -448,7 +448,7 @@ class CpuEngine:
             **{name: address(array) if array.size else 0 for name, array in arrays.items()},
             **{name: self._address(piece) for name, piece in names.items()},
         )  # fmt: skip
-        if objective is not None and objective.row.code == USER:
+        if objective is not None and objective.row.by_user:
             task.loss = pieces.user_loss(objective.row, self._type)
         task.keep = layers, units, arrays  # and not the engine, which keeps the task
         return task

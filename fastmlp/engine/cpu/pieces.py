@@ -17,10 +17,11 @@ from fastmlp._interrupts import undisturbed
 from fastmlp.engine import images, objects
 from fastmlp.functions import (
     ACTIVATIONS,
+    LINKS,
     LOSSES,
-    USER,
     Activation,
     Loss,
+    identity,
     identity_derivative,
     straight_through,
 )
@@ -28,7 +29,9 @@ from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS
 
 _CONSTANT_DERIVATIVES = (identity_derivative, straight_through)
-_LINKS = ("logistic", "exp")
+_LINKS_WITH_LOOPS = tuple(
+    name for name, formula in LINKS.items() if formula not in (None, identity)
+)
 _STABLE_MODULES = ("math", "numpy", "builtins")  # whose functions stay what they are
 
 PARAMETERS = ("pack", "unpack", "refresh_transposed", "transpose")
@@ -37,7 +40,7 @@ ANY = (
     *("unit_sparse", "forward_sparse", "update_clipped", "outputs", *PARAMETERS),
     *("head_softmax", "head_elementwise", "softmax_rows", "dropout", "normalise"),
     *("normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows", "one_row"),
-    *("derivative/kept", *(f"link/{link}" for link in _LINKS)),
+    *("derivative/kept", *(f"link/{link}" for link in _LINKS_WITH_LOOPS)),
 )
 ONLY_INTEGERS = ("settle", "tell", "shuffle", "same")
 
@@ -54,7 +57,7 @@ def keys(names: Iterable[str | None], dtype: str) -> list[objects.Key]:
 def company(network: Network, dtype: str) -> list[objects.Key]:
     """What most programs will need for a network sooner or later, whatever they begin with."""
     names = ["outputs", "softmax_rows", "few_rows", "one_row", *ONLY_INTEGERS]
-    loops = [activation(row) for row in network.hidden if row.code != USER]
+    loops = [activation(row) for row in network.hidden if not row.by_user]
     return keys([*names, *loops, link(network.out_activation)], dtype)
 
 
@@ -115,7 +118,7 @@ def derivative(row: Activation, *, slopes: bool = False) -> str | None:
 
 def link(out_activation: str) -> str | None:
     """The loop of an output activation; None for the identity and for softmax."""
-    return f"link/{out_activation}" if out_activation in _LINKS else None
+    return f"link/{out_activation}" if out_activation in _LINKS_WITH_LOOPS else None
 
 
 def loss(row: Loss) -> str:

@@ -16,12 +16,12 @@ from fastmlp.engine.cpu.blocks import Pairs, Rows
 from fastmlp.engine.cpu.source import Source, address
 from fastmlp.engine.objects import address as piece
 from fastmlp.engine.objects import entry, require
-from fastmlp.functions import USER, Activation
+from fastmlp.functions import Activation
 from fastmlp.network import Network
 
 
 def _activation(row: Activation, dtype: str) -> int:
-    if row.code == USER:
+    if row.by_user:
         return pieces.user_activation(row, dtype, slopes=False)
     return piece(pieces.activation(row), dtype)
 

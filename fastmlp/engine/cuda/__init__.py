@@ -25,12 +25,11 @@ from fastmlp.engine.cuda.tiles import SIZES, Sizes
 from fastmlp.functions import (
     ACTIVATIONS,
     LAYER_NORM_EPSILON,
-    USER,
+    LINKS,
     Activation,
     Loss,
-    exponential,
     identity,
-    logistic,
+    with_our_arguments,
 )
 from fastmlp.network import Network
 from fastmlp.objective import Objective
@@ -56,7 +55,6 @@ _MOST_CHUNK_ROWS = 16
 _FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
 _WHOLE = "all samples in one batch, as they come"
 _REAL = {"float32": float32, "float64": float64}
-_LINKS = {"identity": identity, "logistic": logistic, "exp": exponential}
 
 
 def place(
@@ -302,7 +300,7 @@ class CudaEngine:
         if self._network.out_activation == "softmax":
             link = self._kernel(kernels.softmax_link)
         else:
-            link = self._kernel(kernels.link, FORMULA=_LINKS[self._network.out_activation])
+            link = self._kernel(kernels.link, FORMULA=LINKS[self._network.out_activation])
         for slab in self._whole(feed, call):
             for rows in call.blocks(slab):
                 self._forward(call, slab.data, rows)
@@ -638,39 +636,22 @@ class CudaEngine:
 
 
 def _formula(row: Activation, function: Callable) -> Callable | UserFormula:
-    return UserFormula(function) if row.code == USER else function
+    return UserFormula(function) if row.by_user else function
 
 
 def _loss(row: Loss) -> dict[str, Any]:
     """What a head's formulas are."""
     value: Any = row.value
     gradient: Any = row.gradient or identity
-    if row.code == USER and row.of_probability:
-        value = UserFormula(value, _value_of_probability)
-        gradient = UserFormula(gradient, _slope_of_probability)
-    elif row.code == USER:
-        value = UserFormula(value, _value_of_score)
-        gradient = UserFormula(gradient, _slope_of_score)
+    if row.by_user:
+        value = UserFormula(value, lambda compiled: with_our_arguments(row, compiled, compiled)[0])
+        gradient = UserFormula(
+            gradient, lambda compiled: with_our_arguments(row, compiled, compiled)[1]
+        )
     return {
         "FORMULA": value, "GRADIENT": gradient,
         "LOSS": kernels.logistic_loss if row.of_probability else kernels.plain_loss,
     }  # fmt: skip
-
-
-def _value_of_probability(value):
-    return lambda p, log_p, y, constant: value(p, y)
-
-
-def _slope_of_probability(slope):
-    return lambda p, log_p, y, constant: p * slope(p, y)
-
-
-def _value_of_score(value):
-    return lambda z, y, tiny, constant: value(z, y)
-
-
-def _slope_of_score(slope):
-    return lambda z, y, constant: slope(z, y)
 
 
 def _head(row: Loss, module):

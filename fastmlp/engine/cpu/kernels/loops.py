@@ -23,17 +23,14 @@ from fastmlp.engine.cpu.kernels.vector import PRIMITIVES, load, size_of, store
 from fastmlp.functions import (
     ACTIVATIONS,
     LAYER_NORM_EPSILON,
+    LINKS,
     LOSSES,
     Activation,
     Loss,
-    exponential,
     identity,
-    logistic,
+    with_our_arguments,
 )
 from fastmlp.optimizers import OPTIMIZERS, decay_weight, keep_weight
-
-_LINKS = {"logistic": logistic, "exp": exponential}
-
 
 # --- templates --------------------------------------------------------------------------------
 
@@ -283,7 +280,7 @@ def _derivative(key: str) -> Piece:
 
 
 def _link(key: str) -> Piece:
-    return _bound(_activation_loop, _ACTIVATION, _LINKS[key])
+    return _bound(_activation_loop, _ACTIVATION, LINKS[key])
 
 
 def _loss(key: str) -> Piece:
@@ -342,19 +339,7 @@ def user_loss(row: Loss) -> Piece:
     """The loop of a loss of the user's: functions of two numbers, with the arguments of our own."""
     assert row.gradient is not None
     value, gradient = _jit.user_formula(row.value), _jit.user_formula(row.gradient)
-    if row.of_probability:
-        return _user_piece(
-            _loss_template(row),
-            _LOSS,
-            lambda p, log_p, y, constant: value(p, y),
-            lambda p, log_p, y, constant: p * gradient(p, y),
-        )
-    return _user_piece(
-        _loss_template(row),
-        _LOSS,
-        lambda z, y, tiny, constant: value(z, y),
-        lambda z, y, constant: gradient(z, y),
-    )
+    return _user_piece(_loss_template(row), _LOSS, *with_our_arguments(row, value, gradient))
 
 
 def _user_piece(template, signature: str, *formulas) -> Piece:

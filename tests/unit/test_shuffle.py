@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastmlp._random import shuffle
+from fastmlp.training.shuffle import shuffle
 
 
 @pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 1000, 70_000])
