@@ -11,6 +11,7 @@ from problems import ENGINES, make_network, make_problem
 from scipy import sparse
 
 from fastmlp.engine import get_engine, place
+from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 
 N, BATCH = 30, 12
@@ -157,8 +158,14 @@ def test_what_does_not_fit_is_refused(device):
     for use_samples in (engine.load, engine.evaluate):
         with pytest.raises(ValueError, match="made with an objective"):
             use_samples(samples)
-    engine = get_engine(device, network, dtype="float32", objective=objective)
-    with pytest.raises(ValueError, match="placed for another dtype or objective"):
-        engine.load(samples)
+    engine = make_engine(device)
+    others = (
+        place(device, X, dtype="float64", objective=objective),
+        place(device, X, Y, dtype="float32", objective=objective),
+        place(device, X, Y, dtype="float64", objective=Objective("brier", 3)),
+    )
+    for other in others:
+        with pytest.raises(ValueError, match="no targets, or another dtype or objective"):
+            engine.load(other)
     with pytest.raises(ValueError, match="device='tpu' is not supported"):
         place("tpu", X, dtype="float64")

@@ -190,7 +190,7 @@ class CpuEngine:
         if self._objective is None:
             raise ValueError("This needs an engine that was made with an objective.")
         if (samples.dtype, samples.objective) != (self._dtype, self._objective):
-            raise ValueError("These samples were placed for another dtype or objective.")
+            raise ValueError("These samples have no targets, or another dtype or objective.")
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:

@@ -22,6 +22,7 @@ class Samples:
     n_samples, n_features : int
     dtype : numpy dtype
     objective : Objective or None
+        That of the targets; None without them.
     sparse : bool
         Whether the samples are a CSR matrix.
     fields : dict
@@ -36,7 +37,7 @@ class Samples:
                 None if array is None else array[rows] for array in (X, y, sample_weight)
             )
         self.n_samples, self.n_features = X.shape
-        self.dtype, self.objective = np.dtype(dtype), objective
+        self.dtype, self.objective = np.dtype(dtype), None if y is None else objective
         self._source = Source(X, self.dtype)
         self.sparse = self._source.sparse
         classes = targets = self._weights = None

@@ -76,7 +76,7 @@ def place(
         y = np.asarray(y, np.int64 if objective.row.per_row else dtype)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype)
-    options = {"dtype": dtype, "objective": objective}
+    options = {"dtype": dtype, "objective": None if y is None else objective}
     if isinstance(X, GpuArray):
         sizes = SIZES[dtype.name] if sizes is None else sizes
         buffer, shape = _adopt(device, sizes, X, dtype, rows)
@@ -314,7 +314,7 @@ class CudaEngine:
         if self._objective is None:
             raise ValueError("This needs an engine that was made with an objective.")
         if (samples.dtype, samples.objective) != (self._dtype, self._objective):
-            raise ValueError("These samples were placed for another dtype or objective.")
+            raise ValueError("These samples have no targets, or another dtype or objective.")
 
     def _feed(self, samples: InMemory | Streamed) -> Whole | Stream:
         """This engine's feed from samples, as long as they live."""

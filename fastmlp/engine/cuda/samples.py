@@ -59,6 +59,7 @@ class _Samples:
     n_samples, n_features : int
     dtype : numpy dtype
     objective : Objective or None
+        That of the targets; None without them.
     """
 
     sparse = streamed = False
