@@ -12,6 +12,7 @@ from models import fit
 from sklearn.model_selection import train_test_split
 
 from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.engine import place
 from fastmlp.training.hooks import Limit
 from fastmlp.training.restarts import side_by_side
 
@@ -145,3 +146,21 @@ def test_wrong_use():
         MLPClassifier(n_restarts=0).fit(X, TARGET > 0)
     with pytest.raises(ValueError, match="'max_time' parameter"):
         MLPClassifier(max_time=0).fit(X, TARGET > 0)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_samples_are_placed_once(device, solver, monkeypatch):
+    """However many restarts there are, and with them the samples set aside to validate with."""
+    placed = []
+
+    def counted(*arguments, **options):
+        placed.append(options["rows"])
+        return place(*arguments, **options)
+
+    monkeypatch.setattr("fastmlp.estimators.fitting.place", counted)
+    sizes = QUICK | {"max_iter": 2, "solver": solver, "device": device}
+    fit(MLPRegressor(n_restarts=4, random_state=5, **sizes), X, TARGET)
+    assert placed == [None]
+    fit(MLPRegressor(n_restarts=4, random_state=5, **sizes), X, TARGET, X_val=X_VAL,
+        y_val=TARGET_VAL)  # fmt: skip
+    assert placed == [None, None, None]
