@@ -90,7 +90,7 @@ def class_weights(given: Any, labels: Labels, encoded: np.ndarray) -> list[np.nd
         if isinstance(given, list):
             raise ValueError("class_weight may be a list for multilabel targets only; use a dict.")
         return [compute_class_weight(given, classes=labels.classes, y=labels.classes)]
-    if not _is_list_of_dicts(given) or len(given) != len(columns):
+    if not isinstance(given, list) or len(given) != len(columns):
         raise ValueError(
             "class_weight must be 'balanced' or a list of one dict per label for multilabel "
             f"targets, here of {len(columns)} dicts, got {given!r}."
@@ -101,6 +101,11 @@ def class_weights(given: Any, labels: Labels, encoded: np.ndarray) -> list[np.nd
 
 def check_class_weight(given: Any) -> None:
     """Refuse what is no weight in a dict or a list of dicts."""
+    if isinstance(given, list) and not _is_list_of_dicts(given):
+        raise ValueError(
+            "class_weight must be 'balanced' or a list of one dict per label for multilabel "
+            f"targets, else a dict or 'balanced', got {given!r}."
+        )
     for one in given if isinstance(given, list) else [given]:
         values = one.values() if isinstance(one, dict) else ()
         if not all(map(_is_weight, values)):
