@@ -101,10 +101,13 @@ class _Unseeded(np.random.SeedSequence):
     """Sets no state, because something else will; pickles as a plain sequence."""
 
     def generate_state(self, n_words, dtype=np.uint32):
-        return np.zeros(n_words, dtype)
+        return (0,) * n_words  # which NumPy copies faster than an array
 
     def __reduce__(self):
         return np.random.SeedSequence, (0,)
+
+
+_UNSEEDED = _Unseeded(0)
 
 
 def check_random_state(seed):
@@ -116,7 +119,7 @@ def check_random_state(seed):
     """
     if type(seed) is not int:
         return _check_random_state(seed)
-    state = np.random.RandomState(np.random.MT19937(_Unseeded(0)))
+    state = np.random.RandomState(np.random.MT19937(_UNSEEDED))
     state.seed(seed)
     return state
 

@@ -23,7 +23,7 @@ from fastmlp.estimators.parameters import (
     constraints,
     documentation,
 )
-from fastmlp.estimators.targets import Labels, are_plain_labels, check_sorted, labels_of
+from fastmlp.estimators.targets import Labels, are_plain_labels, check_sorted, is_among, labels_of
 from fastmlp.estimators.weights import class_weights, weigh
 from fastmlp.formulas import loss_of
 from fastmlp.functions import LOSSES
@@ -347,7 +347,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self.classes_ = self._label_binarizer.classes_
         else:
             self._targets.check_kind(y)
-            self._check_classes(np.unique(y) if are_plain_labels(y) else unique_labels(y))
+            self._check_classes(y)
         return X, self._targets.encode(y, X.dtype)
 
     def _read_held_out(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
@@ -361,8 +361,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             y = column_or_1d(y, warn=True)
         return X, y
 
-    def _check_classes(self, classes: np.ndarray) -> None:
+    def _check_classes(self, y: np.ndarray) -> None:
+        """Refuse labels that the network has no output for."""
         check_sorted(self.classes_)
+        if not self.warm_start and are_plain_labels(y) and is_among(y, self.classes_):
+            return
+        classes = unique_labels(y)
         if self.warm_start:
             if set(classes) != set(self.classes_):
                 raise ValueError(

@@ -220,6 +220,12 @@ def are_plain_labels(y) -> bool:
     return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biu"
 
 
+def is_among(y: np.ndarray, classes: np.ndarray) -> bool:
+    """Whether all labels are among sorted classes."""
+    places = np.searchsorted(classes, y)
+    return bool((np.take(classes, places, mode="clip") == y).all())
+
+
 def labels_of(y: np.ndarray) -> Labels:
     """The labels of training data; scikit-learn's own checks take longer than an epoch."""
     binarizer = LabelBinarizer()
