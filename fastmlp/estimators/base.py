@@ -14,7 +14,7 @@ from functools import cache
 from inspect import signature
 from numbers import Number
 from types import SimpleNamespace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 from warnings import warn
 
 import numpy as np
@@ -160,7 +160,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     # --- copies and pickles
 
-    def __copy__(self) -> Any:
+    def __copy__(self) -> Self:
         model = type(self).__new__(type(self))
         state = model.__dict__
         state |= self.__dict__
@@ -219,15 +219,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
-        X,
-        y,
-        sample_weight=None,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
         *,
-        X_val=None,
-        y_val=None,
-        sample_weight_val=None,
-        resume=False,
-    ):
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        resume: bool = False,
+    ) -> Self:
         """Fit the network.
 
         Parameters
@@ -296,7 +296,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False,
         held_out: HeldOut = NOTHING_HELD_OUT, context: Any = None, resume: bool = False,
-    ) -> Any:  # fmt: skip
+    ) -> Self:  # fmt: skip
         plan = make_plan(self, incremental=incremental, held_out=held_out, resume=resume)
         checkpoint = self._open_checkpoint(plan)
         first_pass = not hasattr(self, "coefs_") or not (plan.warm_start or incremental)

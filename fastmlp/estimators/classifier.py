@@ -1,6 +1,6 @@
 """MLPClassifier: labels in, labels and probabilities out."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     @available_if(_is_stochastic)
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None, classes=None):
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Go on for one epoch over the given data.
 
         Parameters
@@ -224,7 +224,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 self._label_binarizer = LabelBinarizer().fit(labels if multilabel else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Predict class labels.
 
         Parameters
@@ -254,7 +254,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         outputs = self._outputs(X)
         return where_it_belongs(self._targets.decode(outputs), X)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> Any:
         """Predict probabilities.
 
         Parameters
@@ -284,7 +284,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         outputs = self._outputs(X)
         return where_it_belongs(self._targets.probabilities(outputs), X)
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: Any) -> Any:
         """Logarithm of `predict_proba`.
 
         Parameters
@@ -392,7 +392,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _made_of(self) -> tuple:
         return *super()._made_of(), self.__dict__.get("_label_binarizer")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
