@@ -5,13 +5,17 @@ compiles nothing; the kernels come compiled, and `warmup` compiles what is missi
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastmlp._version import __version__
 from fastmlp.estimators import InconsistentVersionWarning, MLPClassifier, MLPRegressor
 from fastmlp.export import skl2onnx as _skl2onnx
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
     from fastmlp.export.c99 import to_c
     from fastmlp.io import from_sklearn, to_sklearn
     from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
@@ -43,7 +47,7 @@ _FROM = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"fastmlp.{name}")
     if name in _FROM:
@@ -89,7 +93,7 @@ def warmup() -> None:
     engine.warmup()
 
 
-def jit_predictor(model):
+def jit_predictor(model: MLPClassifier | MLPRegressor) -> "Callable[[np.ndarray], np.ndarray]":
     """Turn a fitted model into a function for use inside ``@numba.njit`` code.
 
     Parameters

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import make_classification
@@ -23,7 +24,12 @@ _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 def check() -> Iterator[tuple[str, bool, str]]:
     """What is checked, whether it holds, and figures."""
     X, y = make_classification(1500, 30, n_informative=10, n_classes=3, random_state=0)
-    settings = {"hidden_layer_sizes": (40, 20), "max_iter": _EPOCHS, "tol": 0, "random_state": 0}
+    settings: dict[str, Any] = {
+        "hidden_layer_sizes": (40, 20),
+        "max_iter": _EPOCHS,
+        "tol": 0,
+        "random_state": 0,
+    }
     theirs, their_seconds = _timed(ScikitLearnMLPClassifier(**settings), X, y)
     ours, our_seconds = _timed(MLPClassifier(**settings), X, y)
     for model in (ours, MLPClassifier(**settings).fit(X.astype(np.float32), y)):
@@ -44,13 +50,13 @@ def check() -> Iterator[tuple[str, bool, str]]:
         yield "GPU: the CPU's loss curve", off < _TOLERANCE["float64"], f"within {off:.0e}"
 
 
-def _timed(model, X, y):
+def _timed(model: Any, X: Any, y: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     model.fit(X, y)
     return model, time.perf_counter() - start
 
 
-def _difference(model, other) -> float:
+def _difference(model: Any, other: Any) -> float:
     ours, theirs = np.array(model.loss_curve_), np.array(other.loss_curve_)
     return float(np.abs(ours / theirs - 1).max())
 

@@ -7,7 +7,7 @@ import numpy as np
 _CUDA_KINDS = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
-def on_gpu(X) -> bool:
+def on_gpu(X: Any) -> bool:
     """Whether ``X`` is an array in an NVIDIA GPU's memory (CuPy, PyTorch, JAX, Numba)."""
     if getattr(X, "__cuda_array_interface__", None) is not None:
         return True
@@ -23,7 +23,7 @@ class GpuArray(NamedTuple):
     dtype: np.dtype
 
     @classmethod
-    def wrap(cls, X) -> "GpuArray":
+    def wrap(cls, X: Any) -> "GpuArray":
         """
         Raises
         ------

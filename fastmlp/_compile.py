@@ -11,7 +11,9 @@ building machine's; ``all``, those that are in use of its architecture; ``none``
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 
@@ -24,7 +26,7 @@ def _leave_out_the_rest() -> None:
         sys.modules[name] = module
 
 
-def prebuild(choice: str, report=print) -> list[Path]:
+def prebuild(choice: str, report: Callable[[str], object] = print) -> list[Path]:
     """Compile all kernels into the package, as far as they are not there, and remove others.
 
     Parameters
@@ -63,7 +65,7 @@ def prebuild(choice: str, report=print) -> list[Path]:
     return list(paths)
 
 
-def get_build_hook():
+def get_build_hook() -> type[Any]:
     """For hatchling."""
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
     from packaging.tags import platform_tags
@@ -71,7 +73,7 @@ def get_build_hook():
     class KernelBuildHook(BuildHookInterface):
         PLUGIN_NAME = "custom"
 
-        def initialize(self, version, build_data):
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             _leave_out_the_rest()
             choice = os.environ.get("FASTMLP_PREBUILD", "native")
             if prebuild(choice, self.app.display_info):

@@ -10,10 +10,12 @@ interrupted.
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
-def undisturbed(function: Callable[..., Any], *arguments):
+def undisturbed(function: Callable[..., Result], *arguments: Any) -> Result:
     """``function(*arguments)``, which Ctrl-C does not reach.
 
     Raises
@@ -23,9 +25,9 @@ def undisturbed(function: Callable[..., Any], *arguments):
     """
     if threading.current_thread() is not threading.main_thread():
         return function(*arguments)  # Ctrl-C is for the main thread
-    results: SimpleQueue = SimpleQueue()
+    results: SimpleQueue[Any] = SimpleQueue()
 
-    def work():
+    def work() -> None:
         try:
             results.put((function(*arguments), None))
         except BaseException as error:

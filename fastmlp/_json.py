@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -31,7 +31,7 @@ _MAX_DIGITS = 20  # of an integer, with its sign
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
-def read(text: str | bytes, *, finite: bool = False):
+def read(text: str | bytes, *, finite: bool = False) -> Any:
     """JSON from a file that anybody may have written.
 
     Parameters
@@ -92,11 +92,11 @@ def _float(digits: str) -> float:
     return value
 
 
-def _refuse_constant(name: str):
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is in a place where only finite numbers belong")
 
 
-def encode(value, name: str):
+def encode(value: Any, name: str) -> Any:
     """``value`` as JSON can hold it.
 
     Parameters
@@ -139,7 +139,7 @@ def encode(value, name: str):
     )
 
 
-def _encode_array(array: np.ndarray, name: str) -> dict[str, list]:
+def _encode_array(array: np.ndarray, name: str) -> dict[str, list[Any]]:
     values, dtype = array.tolist(), array.dtype.name
     if array.dtype.kind == "U":
         dtype = "str"
@@ -151,7 +151,7 @@ def _encode_array(array: np.ndarray, name: str) -> dict[str, list]:
     return {"array": [dtype, values]}
 
 
-def decode(value):
+def decode(value: Any) -> Any:
     """What `encode` made ``value`` of.
 
     Raises
@@ -167,14 +167,14 @@ def decode(value):
     return value
 
 
-def _decode_number(kind: str, content):
+def _decode_number(kind: str, content: Any) -> np.generic:
     dtype = np.dtype(kind)
     if type(content) is not _ELEMENTS[dtype.kind] or not _fits(content, dtype):
         raise ValueError(f"{content!r} is no {kind}")
     return _NUMBERS[kind](content)
 
 
-def _fits(value, dtype: np.dtype) -> bool:
+def _fits(value: Any, dtype: np.dtype) -> bool:
     """Whether a type of NumPy's can hold a bool, int or float, if it is of the same kind."""
     if dtype.kind in "iu":
         return np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
@@ -183,7 +183,7 @@ def _fits(value, dtype: np.dtype) -> bool:
     return True
 
 
-def _decode_array(content) -> np.ndarray:
+def _decode_array(content: Any) -> np.ndarray:
     name, values = content
     dtype = np.dtype(_NUMBERS.get(name) or {"str": str, "object": object}[name])
     element = _ELEMENTS.get(dtype.kind, str)
@@ -194,7 +194,7 @@ def _decode_array(content) -> np.ndarray:
     return np.array(values, dtype)
 
 
-def _decode_random_state(content) -> np.random.RandomState:
+def _decode_random_state(content: Any) -> np.random.RandomState:
     words, position, has_gauss, gauss = content
     words = _decode_array(["uint32", words])
     possible = words.size == _WORDS and (words[1:].any() or words[0] >> 31)
@@ -210,7 +210,7 @@ def _decode_random_state(content) -> np.random.RandomState:
     return random_state
 
 
-_DECODERS: dict[str, Callable] = {
+_DECODERS: dict[str, Callable[[Any], Any]] = {
     "tuple": lambda content: tuple(decode(content)),
     "dict": lambda content: {decode(key): decode(value) for key, value in content},
     "path": Path,

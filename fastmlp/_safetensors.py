@@ -19,7 +19,9 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +38,9 @@ _MAX_HEADER = 100_000_000  # bytes, the format's own limit
 _MAX_DIMENSIONS = 8
 
 
-def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def write(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
     """Write a file.  Whatever happens, the old one or the new one is at ``path``, complete.
 
     Parameters
@@ -53,7 +57,7 @@ def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
     ValueError
         If the names and the metadata are longer than the format allows.
     """
-    header: dict = {"__metadata__": {"sha256": _NO_CHECKSUM.decode(), **metadata}}
+    header: dict[str, Any] = {"__metadata__": {"sha256": _NO_CHECKSUM.decode(), **metadata}}
     chunks, start = [], 0
     for name, array in arrays.items():
         array = np.asarray(array, order="C")
@@ -80,7 +84,7 @@ def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
     replace(path, [head, *chunks])
 
 
-def replace(path, chunks: Iterable) -> None:
+def replace(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) -> None:
     """Put a file of these chunks of bytes in the place of the one at ``path``, at once.
 
     A killed process may leave a ``.fastmlp-*.tmp`` behind.
@@ -108,7 +112,7 @@ def replace(path, chunks: Iterable) -> None:
             os.close(folder)
 
 
-def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays and the strings of a file that `write` wrote.
 
     Raises
@@ -129,7 +133,7 @@ def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             ) from None
 
 
-def _read(file):
+def _read(file: BufferedReader) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     n_text = int.from_bytes(start, "little")
@@ -162,7 +166,7 @@ def _read(file):
     return arrays, metadata
 
 
-def _place(entry: dict, start: int) -> tuple[tuple[tuple[int, ...], np.dtype], int]:
+def _place(entry: dict[str, Any], start: int) -> tuple[tuple[tuple[int, ...], np.dtype], int]:
     """Shape and type of an array that must lie at ``start``, and its end."""
     dtype = np.dtype(_TYPES[entry["dtype"]])
     shape = tuple(entry["shape"])

@@ -9,6 +9,8 @@ fastmlp sees of it, and without it or without callbacks a fit gets `NO_TASK`.
 """
 
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from sklearn import __version__, get_config
@@ -100,17 +102,17 @@ def squared_error_is_mean(version: str = __version__) -> bool:
 class _Unseeded(np.random.SeedSequence):
     """Sets no state, because something else will; pickles as a plain sequence."""
 
-    def generate_state(self, n_words, dtype=np.uint32):
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
         return (0,) * n_words  # which NumPy copies faster than an array
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple[int]]:
         return np.random.SeedSequence, (0,)
 
 
 _UNSEEDED = _Unseeded(0)
 
 
-def check_random_state(seed):
+def check_random_state(seed: Any) -> np.random.RandomState:
     """scikit-learn's, which for an integer spends 80 microseconds on a state that it throws away.
 
     Parameters
@@ -124,7 +126,7 @@ def check_random_state(seed):
     return state
 
 
-def open_callbacks(estimator, **options):
+def open_callbacks(estimator: Any, **options: Any) -> Any:
     """The root context of an estimator's callbacks; None if it has none.
 
     Parameters
@@ -137,7 +139,7 @@ def open_callbacks(estimator, **options):
     return estimator._init_callback_context(**options)
 
 
-def visual_block(estimator, caption: str):
+def visual_block(estimator: Any, caption: str) -> Any:
     """An estimator's box in the diagrams of notebooks, with a line below its name, if there is one.
 
     If this fails, scikit-learn draws the box without the line.
@@ -150,7 +152,7 @@ def visual_block(estimator, caption: str):
     )  # fmt: skip
 
 
-def neural_network():
+def neural_network() -> ModuleType:
     """`sklearn.neural_network` with its private module of optimizers, imported only now."""
     from sklearn import neural_network
     from sklearn.neural_network import _stochastic_optimizers  # noqa: F401
@@ -158,7 +160,7 @@ def neural_network():
     return neural_network
 
 
-def is_valid_parameter(kind, name: str, value) -> bool:
+def is_valid_parameter(kind: Any, name: str, value: Any) -> bool:
     """Whether an estimator of scikit-learn's would take this value."""
     constraints = {name: kind._parameter_constraints[name]}
     try:
@@ -182,34 +184,42 @@ class Task:
         ``(progress, parameters) -> dict`` of what the estimator would have been fitted to.
     """
 
-    def __init__(self, context=None, estimator=None, data=None, fitted_attributes=None):
+    def __init__(
+        self,
+        context: Any = None,
+        estimator: Any = None,
+        data: dict[str, Any] | None = None,
+        fitted_attributes: Callable[[Any, np.ndarray], dict[str, Any]] | None = None,
+    ) -> None:
         self._context = context
         self._estimator = estimator
-        self._data = data
+        self._data = {} if data is None else data
         self._fitted_attributes = fitted_attributes
         if context is not None:
-            context.call_on_fit_task_begin(estimator=estimator, **data)
+            context.call_on_fit_task_begin(estimator=estimator, **self._data)
 
     @property
     def is_heard(self) -> bool:
         """Whether anybody listens."""
         return self._context is not None
 
-    def subtask(self, name: str, **options) -> "Task":
+    def subtask(self, name: str, **options: Any) -> "Task":
         """Begin a task that is part of this one."""
         if self._context is None:
             return self
         context = self._context.subcontext(task_name=name, **options)
         return Task(context, self._estimator, self._data, self._fitted_attributes)
 
-    def end(self, progress=None, get_parameters: Callable | None = None) -> bool:
+    def end(
+        self, progress: Any = None, get_parameters: Callable[[], np.ndarray] | None = None
+    ) -> bool:
         """End the task; True if a callback wants training to end."""
         if self._context is None:
             return False
 
-        attributes = None
-        if get_parameters is not None:
-            attributes = lambda: self._fitted_attributes(progress, get_parameters())  # noqa: E731
+        attributes, fitted = None, self._fitted_attributes
+        if get_parameters is not None and fitted is not None:
+            attributes = lambda: fitted(progress, get_parameters())  # noqa: E731
         return self._context.call_on_fit_task_end(
             estimator=self._estimator, reconstruction_attributes=attributes, **self._data
         )

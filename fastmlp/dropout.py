@@ -14,7 +14,7 @@ class Dropout(NamedTuple):
     seed: int
 
 
-def row_key(seed, step, layer, row):
+def row_key(seed: int, step: int, layer: int, row: int) -> int:
     """A 32-bit number for one row of a batch, from four integers, each folded in by a finaliser.
 
     The finaliser is that of MurmurHash3 (Appleby): every bit that goes in flips every bit that
@@ -29,7 +29,7 @@ def row_key(seed, step, layer, row):
     return key
 
 
-def random_bits(key, unit):
+def random_bits(key: int, unit: int) -> int:
     """32 random bits for one unit of a row: SplitMix's generator at a place of its own."""
     bits = (key + unit * 0x9E3779B9) & 0xFFFFFFFF
     bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
@@ -37,6 +37,6 @@ def random_bits(key, unit):
     return bits ^ (bits >> 16)
 
 
-def threshold(rate):
+def threshold(rate: float) -> int:
     """A unit is dropped if its random bits are below this number."""
     return min(round(rate * 2**32), 2**32 - 1)

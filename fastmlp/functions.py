@@ -25,9 +25,11 @@ enumerate them: adding a row adds its kernels and its tests.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numpy import exp, log, log1p, tanh
+
+Formula = Callable[..., Any]
 
 
 def identity(z):
@@ -344,8 +346,8 @@ class Activation(NamedTuple):
     the score instead of the output; ``by_user`` that a user wrote it, and it is in no table.
     """
 
-    value: Callable
-    derivative: Callable
+    value: Formula
+    derivative: Formula
     init_factor: float = 6.0
     of_score: bool = False
     by_user: bool = False
@@ -363,8 +365,8 @@ class Loss(NamedTuple):
     constant.  ``by_user`` says that a user wrote the formulas: see `with_our_arguments`.
     """
 
-    value: Callable
-    gradient: Callable | None
+    value: Formula
+    gradient: Formula | None
     out_activation: str
     per_row: bool = False
     mean_over_outputs: bool = False
@@ -375,7 +377,7 @@ class Loss(NamedTuple):
     by_user: bool = False
 
 
-def with_our_arguments(row: Loss, value: Callable, gradient: Callable) -> tuple[Callable, Callable]:
+def with_our_arguments(row: Loss, value: Formula, gradient: Formula) -> tuple[Formula, Formula]:
     """Value and gradient with the arguments of our own losses.
 
     A user's functions are of a prediction and its target, or of a probability ``p`` and its target,
@@ -413,7 +415,7 @@ ACTIVATIONS = {
     "hard_swish": Activation(hard_swish, hard_swish_derivative, of_score=True),
 }
 
-LINKS: dict[str, Callable | None] = {
+LINKS: dict[str, Formula | None] = {
     "identity": identity,
     "logistic": logistic,
     "exp": exponential,

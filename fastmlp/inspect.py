@@ -13,11 +13,11 @@ Layers count from 0, as in ``coefs_``: ``z[i] = a[i] @ coefs_[i] + intercepts_[i
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.special import log_expit, log_softmax, logsumexp, softmax
 from sklearn.base import clone
 
@@ -37,6 +37,7 @@ from fastmlp.functions import (
     LAYER_NORM_EPSILON,
     LINKS,
     Activation,
+    Formula,
     Loss,
     with_our_arguments,
 )
@@ -44,6 +45,8 @@ from fastmlp.objective import Objective
 from fastmlp.optimizers import N_SLOTS
 
 __all__ = ["backward", "check_gradients", "forward", "initialise", "slopes", "step"]
+
+Model = TypeVar("Model", bound=MLPClassifier | MLPRegressor)
 
 _STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 _GOOD = 1e-7
@@ -67,9 +70,9 @@ class Forward(NamedTuple):
         the second of two classes, of each label), or predictions (quantiles not yet sorted).
     """
 
-    z: list
-    normalised: list
-    a: list
+    z: list[np.ndarray]
+    normalised: list[np.ndarray]
+    a: list[np.ndarray]
 
 
 class Backward(NamedTuple):
@@ -97,9 +100,9 @@ class Backward(NamedTuple):
     data_loss: float
     penalty: float
     forward: Forward
-    deltas: list
-    coef_grads: list
-    intercept_grads: list
+    deltas: list[np.ndarray]
+    coef_grads: list[np.ndarray]
+    intercept_grads: list[np.ndarray]
 
 
 class Step(NamedTuple):
@@ -122,14 +125,14 @@ class Step(NamedTuple):
     loss_before: float
     loss_after: float
     learning_rate: float
-    coefs_before: list
-    coefs_after: list
-    intercepts_before: list
-    intercepts_after: list
-    coef_grads: list
-    intercept_grads: list
-    coef_updates: list
-    intercept_updates: list
+    coefs_before: list[np.ndarray]
+    coefs_after: list[np.ndarray]
+    intercepts_before: list[np.ndarray]
+    intercepts_after: list[np.ndarray]
+    coef_grads: list[np.ndarray]
+    intercept_grads: list[np.ndarray]
+    coef_updates: list[np.ndarray]
+    intercept_updates: list[np.ndarray]
 
 
 class ArrayCheck(NamedTuple):
@@ -193,7 +196,7 @@ class GradientCheck(NamedTuple):
 # --- public
 
 
-def initialise(model, X, y):
+def initialise(model: Model, X: Any, y: Any) -> Model:
     """A model as `fit` would start with it, before the first epoch.
 
     Parameters
@@ -224,7 +227,7 @@ def initialise(model, X, y):
     return copy_
 
 
-def forward(model, X) -> Forward:
+def forward(model: MLPClassifier | MLPRegressor, X: Any) -> Forward:
     """Scores and outputs of every layer.
 
     Parameters
@@ -261,7 +264,7 @@ def forward(model, X) -> Forward:
     return _forward(model, X, dtype)
 
 
-def slopes(model, passed: Forward) -> list[np.ndarray]:
+def slopes(model: MLPClassifier | MLPRegressor, passed: Forward) -> list[np.ndarray]:
     """Derivatives of the hidden layers' activations.
 
     Parameters
@@ -292,7 +295,9 @@ def slopes(model, passed: Forward) -> list[np.ndarray]:
     ]
 
 
-def backward(model, X, y, sample_weight=None) -> Backward:
+def backward(
+    model: MLPClassifier | MLPRegressor, X: Any, y: Any, sample_weight: Any = None
+) -> Backward:
     """Backpropagation: the loss of a batch, and its derivatives by scores and parameters.
 
     The loss is what training minimises if this is the whole batch: with the penalty ``alpha``,
@@ -335,7 +340,13 @@ def backward(model, X, y, sample_weight=None) -> Backward:
 
 
 def check_gradients(
-    model, X, y, sample_weight=None, *, n_elements: int | None = 50, random_state=0
+    model: MLPClassifier | MLPRegressor,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    *,
+    n_elements: int | None = 50,
+    random_state: int | np.random.RandomState | None = 0,
 ) -> GradientCheck:
     """Compare the compiled gradient with central differences of the compiled loss, in float64.
 
@@ -411,7 +422,7 @@ def check_gradients(
     return GradientCheck(checks)
 
 
-def step(model, X, y, sample_weight=None) -> Step:
+def step(model: MLPClassifier | MLPRegressor, X: Any, y: Any, sample_weight: Any = None) -> Step:
     """One update by the model's optimizer, on a batch that is all of ``X``.
 
     It is what `partial_fit` does with ``batch_size=n_samples`` and without dropout; the optimizer
@@ -478,7 +489,7 @@ def step(model, X, y, sample_weight=None) -> Step:
 # --- inside
 
 
-def _ours(model):
+def _ours(model: Model) -> Model:
     if not isinstance(model, MLPClassifier | MLPRegressor):
         raise TypeError(
             "model must be an MLPClassifier or MLPRegressor of fastmlp, got "
@@ -487,13 +498,13 @@ def _ours(model):
     return model
 
 
-def _batch(model, X, y, sample_weight) -> Batch:
+def _batch(model: MLPClassifier | MLPRegressor, X: Any, y: Any, sample_weight: Any) -> Batch:
     """The batch as training would see it."""
     check_is_fitted(_ours(model))
     return read_batch(model, on_host(X), y, sample_weight)
 
 
-def _trained(model):
+def _trained(model: Model) -> Model:
     """A copy of the model whose ``coefs_`` are trained: not averages, if it has such."""
     state = fitted_model(model).optimizer_state
     if state is None:
@@ -507,17 +518,17 @@ def _trained(model):
     return go_on_from(model, state.trained, plain)
 
 
-def _difference(after: list, before: list) -> list:
+def _difference(after: list[np.ndarray], before: list[np.ndarray]) -> list[np.ndarray]:
     return [a - b for a, b in zip(after, before, strict=True)]
 
 
-def _apply(formula: Callable, *arguments) -> np.ndarray:
+def _apply(formula: Formula, *arguments: Any) -> np.ndarray:
     """A formula for each element, in float64."""
     with np.errstate(all="ignore"):
         return np.vectorize(formula, otypes=[np.float64])(*arguments)
 
 
-def _forward(model, X, dtype) -> Forward:
+def _forward(model: MLPClassifier | MLPRegressor, X: Any, dtype: DTypeLike) -> Forward:
     network = fitted_model(model).network
     z, normalised, a = [], [], [X.astype(dtype, copy=False)]
     rows: list[Activation | None] = [*network.hidden, None]
@@ -542,19 +553,19 @@ def _normalise(z: np.ndarray) -> np.ndarray:
     return (z - z.mean(axis=1, keepdims=True)) / _deviation(z)
 
 
-def _normalise_backward(z, normalised, delta) -> np.ndarray:
+def _normalise_backward(z: np.ndarray, normalised: np.ndarray, delta: np.ndarray) -> np.ndarray:
     """``d loss / d z`` from the derivative by normalised scores."""
     shared = delta.mean(axis=1, keepdims=True)
     along = (delta * normalised).mean(axis=1, keepdims=True)
     return (delta - shared - along * normalised) / _deviation(z)
 
 
-def _slope(row: Activation, z, a) -> np.ndarray:
+def _slope(row: Activation, z: np.ndarray, a: np.ndarray) -> np.ndarray:
     """Derivative of an activation, from what it took and what it returned."""
     return _apply(row.derivative, z if row.of_score else a)
 
 
-def _backward(model, batch: Batch) -> Backward:
+def _backward(model: MLPClassifier | MLPRegressor, batch: Batch) -> Backward:
     X, y, weight, objective = batch
     network, total = fitted_model(model).network, batch.total_weight
     dtype = np.result_type(model.coefs_[0].dtype, np.float32)
@@ -597,7 +608,7 @@ def _loss(objective: Objective, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarra
     return summed, _apply(gradient, z, target, constants)
 
 
-def _formulas(row: Loss) -> tuple[Callable, Callable]:
+def _formulas(row: Loss) -> tuple[Formula, Formula]:
     """Value and gradient with the arguments of our own losses."""
     assert row.gradient is not None
     if row.by_user:
@@ -605,7 +616,9 @@ def _formulas(row: Loss) -> tuple[Callable, Callable]:
     return row.value, row.gradient
 
 
-def _loss_of_classes(row: Loss, z, target, constants) -> tuple[np.ndarray, np.ndarray]:
+def _loss_of_classes(
+    row: Loss, z: np.ndarray, target: np.ndarray, constants: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """`_loss` in terms of probabilities; a logistic output has two classes, on the last axis."""
     if row.per_row:
         log_p = log_softmax(z, axis=1)
@@ -628,7 +641,7 @@ def _differentiable(objective: Objective) -> Objective:
     return replace(objective, loss=objective.row._replace(mean_over_outputs=False))
 
 
-def _engine(model, batch: Batch, objective: Objective) -> Engine:
+def _engine(model: MLPClassifier | MLPRegressor, batch: Batch, objective: Objective) -> Engine:
     """A float64 engine with the batch."""
     network = fitted_model(model).network
     options: dict[str, Any] = {"dtype": np.float64, "objective": objective}

@@ -50,7 +50,12 @@ TRUSTED_TYPES = [f"{kind.__module__}.{kind.__qualname__}" for kind in _CLASSES.v
 """For ``skops.io.load(file, trusted=fastmlp.io.TRUSTED_TYPES)``."""
 
 
-def save(model, path, *, optimizer_state: bool = False) -> None:
+def save(
+    model: MLPClassifier | MLPRegressor,
+    path: str | os.PathLike[str],
+    *,
+    optimizer_state: bool = False,
+) -> None:
     """Write a fitted model to a file.
 
     The file is a safetensors file, with the parameters under the names ``coefs_.0``,
@@ -100,7 +105,7 @@ def save(model, path, *, optimizer_state: bool = False) -> None:
     _safetensors.write(path, arrays, metadata)
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> MLPClassifier | MLPRegressor:
     """Read a model that `save` wrote, on any machine.  No code from the file is run.
 
     Parameters
@@ -154,34 +159,34 @@ def load(path):
 # --- attributes
 
 
-def _is_count(value) -> bool:
+def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _is_number_or_none(value) -> bool:
+def _is_number_or_none(value: Any) -> bool:
     return value is None or _is_number(value)
 
 
-def _is_text_or_none(value) -> bool:
+def _is_text_or_none(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _is_information(value) -> bool:
+def _is_information(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(key, str) and (isinstance(entry, str | Real) or entry is None)
         for key, entry in value.items()
     )
 
 
-def _are_names(value) -> bool:
+def _are_names(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == object
 
 
-def _are_classes(value) -> bool:
+def _are_classes(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype != object
 
 
@@ -211,7 +216,7 @@ _MOST_STEPS = 2**53
 _SEEDS = np.iinfo(np.int32).max
 
 
-def _name_of(model) -> str:
+def _name_of(model: Any) -> str:
     """The name of a fitted estimator's class."""
     name = type(model).__name__
     if _CLASSES.get(name) is not type(model):
@@ -223,7 +228,9 @@ def _name_of(model) -> str:
     return name
 
 
-def _describe(model, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _describe(
+    model: MLPClassifier | MLPRegressor, optimizer_state: bool
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a file."""
     name, fitted = _name_of(model), model.__getstate__()
     arrays = _layers_as_arrays(fitted) | _curves_as_arrays(fitted)
@@ -266,7 +273,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _layers_as_arrays(fitted) -> dict[str, np.ndarray]:
+def _layers_as_arrays(fitted: dict[str, Any]) -> dict[str, np.ndarray]:
     layers = {
         f"{key}.{i}": np.asarray(array)
         for key in ("coefs_", "intercepts_")
@@ -277,7 +284,7 @@ def _layers_as_arrays(fitted) -> dict[str, np.ndarray]:
     return layers
 
 
-def _curves_as_arrays(fitted) -> dict[str, np.ndarray]:
+def _curves_as_arrays(fitted: dict[str, Any]) -> dict[str, np.ndarray]:
     curves = {key: fitted[key] for key in _CURVES if fitted.get(key) is not None}
     history = fitted.get("history_", {})
     arrays = {key: np.asarray(values, np.float64) for key, values in curves.items()}
@@ -286,7 +293,7 @@ def _curves_as_arrays(fitted) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]):
+def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassifier | MLPRegressor:
     """The model that arrays and JSON describe.
 
     Raises
@@ -353,7 +360,9 @@ def _curves(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return curves
 
 
-def _settled(coefs_: list, intercepts_: list) -> dict[str, list[np.ndarray]]:
+def _settled(
+    coefs_: list[np.ndarray], intercepts_: list[np.ndarray]
+) -> dict[str, list[np.ndarray]]:
     """The layers as views into one vector, as `fit` makes them, after a look at their values."""
     arrays = [*coefs_, *intercepts_]
     dtypes = {array.dtype for array in arrays}
@@ -366,7 +375,7 @@ def _settled(coefs_: list, intercepts_: list) -> dict[str, list[np.ndarray]]:
     return dict(zip(("coefs_", "intercepts_"), views, strict=True))
 
 
-def _check_outputs(model, labels) -> None:
+def _check_outputs(model: MLPClassifier | MLPRegressor, labels: list[Any] | None) -> None:
     """Whether sizes, names and the output activation are those of the network."""
     fitted = vars(model)
     missing = [key for key in _NEEDED if key not in fitted]
@@ -400,7 +409,9 @@ def _levels(fitted: FittedModel) -> tuple[float, ...] | None:
     return fitted.targets.levels if isinstance(fitted.targets, Values) else None
 
 
-def _check_labels(model, label_type: str | None, sparse: bool) -> None:
+def _check_labels(
+    model: MLPClassifier | MLPRegressor, label_type: str | None, sparse: bool
+) -> None:
     if label_type not in _LABEL_TYPES or "classes_" not in vars(model):
         raise ValueError("a classifier needs classes_ and a type of labels")
     expected = "softmax" if label_type == "multiclass" else "logistic"
@@ -417,7 +428,7 @@ def _check_labels(model, label_type: str | None, sparse: bool) -> None:
         )
 
 
-def _label_binarizer(attributes, label_type: str, sparse: bool) -> LabelBinarizer:
+def _label_binarizer(attributes: dict[str, Any], label_type: str, sparse: bool) -> LabelBinarizer:
     binarizer = LabelBinarizer()
     binarizer.y_type_, binarizer.sparse_input_ = label_type, sparse
     multilabel = label_type == "multilabel-indicator"
@@ -426,7 +437,7 @@ def _label_binarizer(attributes, label_type: str, sparse: bool) -> LabelBinarize
     return binarizer
 
 
-def _random_state(encoded) -> dict[str, np.random.RandomState]:
+def _random_state(encoded: Any) -> dict[str, np.random.RandomState]:
     random_state = decode(encoded)
     if random_state is None:
         return {}
@@ -473,7 +484,7 @@ _SHARED = (
 )  # fmt: skip
 
 
-def to_sklearn(model, *, predict_only: bool = False):
+def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = False) -> Any:
     """A fitted estimator of scikit-learn's that predicts as ``model`` does, to rounding.
 
     Parameters
@@ -524,7 +535,7 @@ def to_sklearn(model, *, predict_only: bool = False):
     return result
 
 
-def from_sklearn(model):
+def from_sklearn(model: Any) -> MLPClassifier | MLPRegressor:
     """A fitted estimator of fastmlp's that goes on from one of scikit-learn's.
 
     Parameters
@@ -573,13 +584,15 @@ def from_sklearn(model):
     return result
 
 
-def _take_over(result, model) -> None:
+def _take_over(result: Any, model: Any) -> None:
     """Copy the attributes that mean the same on both sides."""
     fitted = vars(model)
     vars(result).update({key: copy.deepcopy(fitted[key]) for key in _SHARED if key in fitted})
 
 
-def _parameters_for_sklearn(kind, model, fitted: FittedModel, predict_only: bool) -> dict[str, Any]:
+def _parameters_for_sklearn(
+    kind: Any, model: MLPClassifier | MLPRegressor, fitted: FittedModel, predict_only: bool
+) -> dict[str, Any]:
     """Parameters of ``model`` that scikit-learn has, after a look at the others."""
     given = model.get_params(deep=False)
     given["activation"] = _one_activation(model, fitted.network)
@@ -604,7 +617,7 @@ def _parameters_for_sklearn(kind, model, fitted: FittedModel, predict_only: bool
     return {name: value for name, value in shared.items() if name not in refused}
 
 
-def _one_activation(model, network: Network) -> str:
+def _one_activation(model: MLPClassifier | MLPRegressor, network: Network) -> str:
     """The activation of all hidden layers."""
     chosen = network.activations
     names = {chosen} if isinstance(chosen, str) else set(chosen) or {"identity"}
@@ -617,7 +630,7 @@ def _one_activation(model, network: Network) -> str:
     return str(name)
 
 
-def _own_parameters(model, shared: set[str]) -> list[str]:
+def _own_parameters(model: MLPClassifier | MLPRegressor, shared: set[str]) -> list[str]:
     """Parameters that only fastmlp has, and that have another value than the default."""
     defaults = type(model)().get_params(deep=False)
     return [
@@ -635,7 +648,7 @@ def _layers_for_sklearn(flat: np.ndarray, network: Network) -> list[np.ndarray]:
     return [array.copy() for array in (*coefs, *intercepts)]
 
 
-def _optimizer_for_sklearn(state: OptimizerState, network: Network):
+def _optimizer_for_sklearn(state: OptimizerState, network: Network) -> Any:
     """scikit-learn's optimizer in the state of ours."""
     theirs = neural_network()._stochastic_optimizers
     rule, (first, second, third), *own = state.optimizer
@@ -663,7 +676,7 @@ def _optimizer_for_sklearn(state: OptimizerState, network: Network):
     return optimizer
 
 
-def _state_of_sklearn(result, theirs, fitted: FittedModel) -> OptimizerState:
+def _state_of_sklearn(result: Any, theirs: Any, fitted: FittedModel) -> OptimizerState:
     """Our optimizer's state from scikit-learn's."""
     own = make_optimizer(result)
     schedule = make_schedule(result)._replace(learning_rate_init=float(theirs.learning_rate_init))
@@ -683,10 +696,10 @@ def _state_of_sklearn(result, theirs, fitted: FittedModel) -> OptimizerState:
     return replace(state, step=step, learning_rate=float(rate))
 
 
-def _history_of_sklearn(model) -> dict[str, list]:
+def _history_of_sklearn(model: Any) -> dict[str, list[Any]]:
     losses = [float(loss) for loss in model.loss_curve_]
     unknown = [float("nan")] * len(losses)
-    history: dict[str, list] = {name: list(unknown) for name in HISTORY}
+    history: dict[str, list[Any]] = {name: list(unknown) for name in HISTORY}
     history |= {"epoch": list(range(1, len(losses) + 1)), "loss": losses}
     if getattr(model, "validation_scores_", None) is not None:
         history["validation_score"] = [float(score) for score in model.validation_scores_]

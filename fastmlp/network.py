@@ -5,18 +5,19 @@ parameter vector.  That vector is the only form in which parameters cross an int
 layer ``W`` of shape (fan_in, fan_out) in row-major order, then ``b`` of shape (fan_out,).
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastmlp.functions import ACTIVATIONS, Activation
-from fastmlp.initialisers import INITIALISERS
+from fastmlp.initialisers import INITIALISERS, Initialiser
 
 
-def widths_of(coefs, intercepts) -> tuple[int, ...]:
+def widths_of(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> tuple[int, ...]:
     """Units per layer, from arrays of weights and biases.
 
     Raises
@@ -97,7 +98,10 @@ class Network:
         return self.offsets[-1]
 
     def initialise(
-        self, random_state: np.random.RandomState, dtype, weight_init: str | Callable = "auto"
+        self,
+        random_state: np.random.RandomState,
+        dtype: DTypeLike,
+        weight_init: str | Initialiser = "auto",
     ) -> np.ndarray:
         """Flat vector of initial parameters.
 
@@ -130,7 +134,9 @@ class Network:
             coef[:] = weights
         return flat
 
-    def _initialise_as_scikit_learn(self, random_state, dtype) -> np.ndarray:
+    def _initialise_as_scikit_learn(
+        self, random_state: np.random.RandomState, dtype: DTypeLike
+    ) -> np.ndarray:
         """The output layer goes by the activation of the layer before it."""
         rows = self._rows or (ACTIVATIONS["identity"],)
         factors = [row.init_factor for row in (*self.hidden, rows[-1])]
@@ -157,7 +163,9 @@ class Network:
         layers = self._layers(flat)
         return [coef for coef, _ in layers], [intercept for _, intercept in layers]
 
-    def flatten(self, coefs, intercepts, dtype) -> np.ndarray:
+    def flatten(
+        self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray], dtype: DTypeLike
+    ) -> np.ndarray:
         """A new flat vector from ``coefs`` and ``intercepts``.
 
         Raises

@@ -82,7 +82,9 @@ def keep_weight(w, rate):
     return w
 
 
-def _prepare_adam(numbers: np.ndarray, t: np.ndarray, constants) -> None:
+def _prepare_adam(
+    numbers: np.ndarray, t: np.ndarray, constants: tuple[float, float, float]
+) -> None:
     beta_1, beta_2, _ = constants
     block, start = divmod(int(t[0]) - 1, _CORRECTIONS)
     stop = start + t.size
@@ -106,7 +108,9 @@ def _corrections_at(beta_1: float, beta_2: float, t: np.ndarray) -> tuple[np.nda
     return np.sqrt(1 - beta_2**t), 1 - beta_1**t
 
 
-def _prepare_nadam(numbers: np.ndarray, t: np.ndarray, constants) -> None:
+def _prepare_nadam(
+    numbers: np.ndarray, t: np.ndarray, constants: tuple[float, float, float]
+) -> None:
     """PyTorch's rates.
 
     With ``beta_2 (1 - beta_2^(t - 1)) / (1 - beta_2^t)`` for its ``beta_2``, ``v`` is at each step
@@ -132,10 +136,10 @@ class Rule(NamedTuple):
     steps ``t`` in place.
     """
 
-    update: Callable
+    update: Callable[..., Any]
     constants: tuple[str, ...]
     n_means: int = 0
-    prepare: Callable | None = None
+    prepare: Callable[[np.ndarray, np.ndarray, tuple[float, float, float]], None] | None = None
 
 
 OPTIMIZERS = {

@@ -8,8 +8,10 @@ Colours are those of Okabe and Ito (2008), and a diverging map from blue to red,
 do not tell red from green can read.
 """
 
+from collections.abc import Callable, Sequence
 from math import ceil, sqrt
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
@@ -17,6 +19,10 @@ from sklearn.pipeline import Pipeline
 from fastmlp._sklearn import check_is_fitted, safe_indexing
 from fastmlp.estimators import MLPClassifier, MLPRegressor, fitted_model
 from fastmlp.inspect import forward, slopes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
 
 __all__ = ["ActivationsDisplay", "LossCurveDisplay", "WeightsDisplay"]
 
@@ -27,7 +33,7 @@ _GAP = 0.85
 _MAX_NAMES = 30
 
 
-def _pyplot(display):
+def _pyplot(display: object) -> ModuleType:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -37,7 +43,7 @@ def _pyplot(display):
     return plt
 
 
-def _network_of(estimator, X=None):
+def _network_of(estimator: Any, X: Any = None) -> tuple[MLPClassifier | MLPRegressor, Any]:
     """The network inside pipelines, searches and target transformers, and ``X`` as it gets it."""
     while not isinstance(estimator, MLPClassifier | MLPRegressor):
         if isinstance(estimator, Pipeline):
@@ -100,14 +106,22 @@ class LossCurveDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, *, history: dict[str, list], name: str | None = None, unit: str = "Epoch"):
+    def __init__(
+        self, *, history: dict[str, list[Any]], name: str | None = None, unit: str = "Epoch"
+    ) -> None:
         self.history = history
         self.name = name
         self.unit = unit
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, name=None, ax=None, log_scale=False, learning_rate=None
+        cls,
+        estimator: Any,
+        *,
+        name: str | None = None,
+        ax: "Axes | None" = None,
+        log_scale: bool = False,
+        learning_rate: bool | None = None,
     ) -> "LossCurveDisplay":
         """Draw the history of a fitted model.
 
@@ -144,7 +158,13 @@ class LossCurveDisplay:
         best = np.nanargmin(values) if name == "validation_loss" else np.nanargmax(values)
         return self.history["epoch"][best]
 
-    def plot(self, ax=None, *, log_scale=False, learning_rate=None) -> "LossCurveDisplay":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        log_scale: bool = False,
+        learning_rate: bool | None = None,
+    ) -> "LossCurveDisplay":
         """Draw.
 
         Parameters
@@ -181,7 +201,7 @@ class LossCurveDisplay:
         self._mark_best_epoch()
         lowest = _companions(ax).get("Learning rate", ax)
         lowest.set_xlabel(self.unit)
-        lowest.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _tick_whole_numbers(lowest.xaxis)
         self._legend()
         return self
 
@@ -212,7 +232,7 @@ class LossCurveDisplay:
     def _label(self, text: str) -> str:
         return text if self.name is None else f"{self.name}: {text}"
 
-    def _curve(self, ax, entry: str, label: str, style: str) -> None:
+    def _curve(self, ax: "Axes", entry: str, label: str, style: str) -> None:
         if not self._finite(entry).size:
             return
         epochs = self.history["epoch"]
@@ -243,12 +263,12 @@ class LossCurveDisplay:
         )
 
 
-def _companions(ax) -> dict[str, Any]:
+def _companions(ax: "Axes") -> dict[str, Any]:
     """Axes beside ``ax`` that displays have made for it, by their label."""
     return ax.__dict__.setdefault("_fastmlp_companions", {})
 
 
-def _companion(ax, label: str, create):
+def _companion(ax: "Axes", label: str, create: Callable[[], "Axes"]) -> "Axes":
     """One of them, made if it is not there."""
     companions = _companions(ax)
     if label not in companions:
@@ -257,7 +277,12 @@ def _companion(ax, label: str, create):
     return companions[label]
 
 
-def _axes_below(ax):
+def _tick_whole_numbers(axis: "XAxis | YAxis") -> None:
+    locator: Any = axis.get_major_locator()
+    locator.set_params(integer=True, min_n_ticks=1)
+
+
+def _axes_below(ax: "Axes") -> "Axes":
     """New axes in the lower quarter of the place of ``ax``."""
     place = ax.get_subplotspec()
     if place is None:
@@ -265,12 +290,12 @@ def _axes_below(ax):
             "The learning rate needs axes made by plt.subplots, a part of which it takes; set "
             "learning_rate=False."
         )
-    above, below = place.subgridspec(2, 1, height_ratios=[3, 1])
+    parts = place.subgridspec(2, 1, height_ratios=[3, 1])
     for one in (ax, *_companions(ax).values()):
-        one.set_subplotspec(above)
+        one.set_subplotspec(parts[0])
     ax.tick_params(labelbottom=False)
     ax.set_xlabel("")
-    return ax.figure.add_subplot(below, sharex=ax)
+    return ax.figure.add_subplot(parts[1], sharex=ax)
 
 
 class WeightsDisplay:
@@ -317,9 +342,16 @@ class WeightsDisplay:
     """
 
     def __init__(
-        self, *, weights: np.ndarray, image_shape=None, layer_name="the layer", input_label=None,
-        unit_label=None, input_names=None, unit_names=None,
-    ):  # fmt: skip
+        self,
+        *,
+        weights: np.ndarray,
+        image_shape: tuple[int, ...] | None = None,
+        layer_name: str = "the layer",
+        input_label: str | None = None,
+        unit_label: str | None = None,
+        input_names: Sequence[Any] | np.ndarray | None = None,
+        unit_names: Sequence[Any] | np.ndarray | None = None,
+    ) -> None:
         self.weights = weights
         self.image_shape = image_shape
         self.layer_name = layer_name
@@ -330,7 +362,13 @@ class WeightsDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, layer=0, image_shape=None, ax=None, n_images=36
+        cls,
+        estimator: Any,
+        *,
+        layer: int = 0,
+        image_shape: tuple[int, ...] | None = None,
+        ax: "Axes | None" = None,
+        n_images: int = 36,
     ) -> "WeightsDisplay":
         """Draw the weights of a fitted model.
 
@@ -370,7 +408,7 @@ class WeightsDisplay:
         )
         return display.plot(ax, n_images=n_images)
 
-    def plot(self, ax=None, *, n_images=36) -> "WeightsDisplay":
+    def plot(self, ax: "Axes | None" = None, *, n_images: int = 36) -> "WeightsDisplay":
         """Draw.
 
         Parameters
@@ -398,7 +436,7 @@ class WeightsDisplay:
         if self.image_shape is None:
             self._plot_heat_map()
         else:
-            self._plot_images(n_images)
+            self._plot_images(self.image_shape, n_images)
         if self.image_shape is None or len(self.image_shape) == 2:
             extend = "neither" if self.image_shape is None else "both"
             self.colorbar_ = self.figure_.colorbar(
@@ -428,12 +466,12 @@ class WeightsDisplay:
         _name_ticks(self.ax_.yaxis, self.input_names, self.weights.shape[0])
         _name_ticks(self.ax_.xaxis, self.unit_names, self.weights.shape[1])
 
-    def _plot_images(self, n_images: int) -> None:
+    def _plot_images(self, shape: tuple[int, ...], n_images: int) -> None:
         sizes = np.einsum("ij,ij->j", self.weights, self.weights)
         self.units_ = np.argsort(-sizes, kind="stable")[:n_images]
         weights = self.weights[:, self.units_]
         limit = np.quantile(np.abs(weights), 0.995) or np.abs(weights).max() or 1.0
-        mosaic = _mosaic(weights.T.reshape(-1, *self.image_shape))
+        mosaic = _mosaic(weights.T.reshape(-1, *shape))
         if mosaic.ndim == 3:
             mosaic = np.nan_to_num(np.clip(0.5 + 0.5 * mosaic / limit, 0, 1), nan=_GAP)
         self.image_ = self.ax_.imshow(
@@ -446,7 +484,7 @@ class WeightsDisplay:
         self.ax_.set_title(f"{which} of {self.layer_name}, largest weights first")
 
 
-def _name_ticks(axis, names, n: int) -> None:
+def _name_ticks(axis: "XAxis | YAxis", names: Sequence[Any] | np.ndarray | None, n: int) -> None:
     """Names at the ticks if there is room for them, else whole numbers."""
     if names is not None and n <= _MAX_NAMES:
         axis.set_ticks(range(n), labels=[str(name) for name in names])
@@ -454,7 +492,7 @@ def _name_ticks(axis, names, n: int) -> None:
         if axis.axis_name == "x" and longest * n > 40:
             axis.set_tick_params(rotation=90)
     else:
-        axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _tick_whole_numbers(axis)
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:
@@ -513,7 +551,14 @@ class ActivationsDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, *, scores, slopes, layer_names, threshold=0.01):
+    def __init__(
+        self,
+        *,
+        scores: list[np.ndarray],
+        slopes: list[np.ndarray],
+        layer_names: Sequence[str],
+        threshold: float = 0.01,
+    ) -> None:
         self.scores = scores
         self.slopes = slopes
         self.layer_names = layer_names
@@ -521,7 +566,13 @@ class ActivationsDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, threshold=0.01, max_samples=1000, ax=None
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        threshold: float = 0.01,
+        max_samples: int = 1000,
+        ax: "Axes | None" = None,
     ) -> "ActivationsDisplay":
         """Draw what a fitted model makes of samples.
 
@@ -574,7 +625,7 @@ class ActivationsDisplay:
     def saturations(self) -> list[float]:
         return [float((np.abs(s) < self.threshold).mean()) for s in self.slopes]
 
-    def plot(self, ax=None) -> "ActivationsDisplay":
+    def plot(self, ax: "Axes | None" = None) -> "ActivationsDisplay":
         """Draw.
 
         Parameters

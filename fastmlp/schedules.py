@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+RateFunction = Callable[[int, int, int], float]
+"""A user's schedule: ``(step, steps_per_epoch, max_iter) -> rate``."""
+
 _PEAK_AT = 0.3  # the defaults of PyTorch's OneCycleLR
 _INITIAL_DIVISOR = 25.0
 _FINAL_DIVISOR = 1e4
@@ -22,13 +25,12 @@ class Schedule(NamedTuple):
     Parameters
     ----------
     name : str or callable
-        One of scikit-learn's schedules, 'plateau', a key of `STEP_SCHEDULES`, or a function
-        ``(step, steps_per_epoch, max_iter) -> rate``.
+        One of scikit-learn's schedules, 'plateau', a key of `STEP_SCHEDULES`, or a user's function.
     learning_rate_init, power_t, decay_rate, decay_epochs, patience, warmup_epochs, max_iter
         The estimators' parameters.
     """
 
-    name: str | Callable[[int, int, int], float]
+    name: str | RateFunction
     learning_rate_init: float
     max_iter: int
     power_t: float = 0.5
@@ -85,7 +87,7 @@ STEP_SCHEDULES = {
 }
 
 
-def is_over_all_epochs(name: str | Callable) -> bool:
+def is_over_all_epochs(name: str | RateFunction) -> bool:
     """Whether a schedule depends on the number of epochs (``max_iter``)."""
     return callable(name) or name in ("cosine", "one_cycle", "coslog4")
 
@@ -132,7 +134,7 @@ def learning_rates(schedule: Schedule, current: float, first_step: int, n_steps:
     return rates
 
 
-def _rates_of_user(function, steps: np.ndarray, max_iter: int) -> np.ndarray:
+def _rates_of_user(function: RateFunction, steps: np.ndarray, max_iter: int) -> np.ndarray:
     rates = np.empty(steps.size)
     for i, step in enumerate(steps.tolist()):
         rates[i] = function(step, steps.size, max_iter)

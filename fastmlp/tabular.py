@@ -10,10 +10,11 @@ variance ``1 / fan_in`` and ``1 / sqrt(fan_in)`` of the learning rate: here 1 / 
 layers, because its hidden layers have 256 units.  RealMLP gives biases 1 / 10, which is near.
 """
 
+from collections.abc import Iterable
 from datetime import date, time, timedelta
 from decimal import Decimal
 from numbers import Number, Real
-from typing import Any
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
@@ -80,7 +81,7 @@ class RobustScaleSmoothClip(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
     [-0.95, -0.49, 0.0, 0.49, 3.0]
     """
 
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Find medians and quartiles.
 
         Parameters
@@ -108,7 +109,7 @@ class RobustScaleSmoothClip(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         self.factor_ = np.divide(1, width, out=np.zeros_like(width), where=usable)
         return self
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Scale and clip.
 
         Parameters
@@ -133,21 +134,25 @@ class RobustScaleSmoothClip(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         z = np.clip(z, -largest, largest)
         return z / np.sqrt(1 + (z / _LIMIT) ** 2)
 
-    def _validate(self, X, reset: bool) -> np.ndarray:
+    def _validate(self, X: Any, reset: bool) -> np.ndarray:
         if hasattr(X, "dtypes") and any(getattr(dtype, "kind", "") == "O" for dtype in X.dtypes):
             X = _missing_as_none(X)
         return validate_data(
             self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
         )
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 
-def tabular_pipeline(estimator=None, *, task):
+def tabular_pipeline(
+    estimator: MLPClassifier | MLPRegressor | None = None,
+    *,
+    task: Literal["classification", "regression"],
+) -> Pipeline:
     """Preprocessing for tables and a network with parameters to match, after RealMLP-TD-S.
 
     Parameters
@@ -224,7 +229,9 @@ def tabular_pipeline(estimator=None, *, task):
     return Pipeline([("features", _features()), ("network", network)])
 
 
-def _with_preset(estimator, task: str):
+def _with_preset(
+    estimator: MLPClassifier | MLPRegressor, task: str
+) -> MLPClassifier | MLPRegressor:
     """A copy with the preset's parameters where the estimator has defaults."""
     defaults = type(estimator)().get_params()
     # repr, because arrays and pairs of functions are parameters, too
@@ -261,28 +268,28 @@ def _features() -> ColumnTransformer:
     ])  # fmt: skip
 
 
-def _missing_as_none(X):
+def _missing_as_none(X: Any) -> Any:
     """OneHotEncoder does not know pandas' NA."""
     return X.astype(object).where(X.notna(), None) if hasattr(X, "notna") else X
 
 
-def _numeric_columns(X) -> list[int]:
+def _numeric_columns(X: Any) -> list[int]:
     """Positions of the columns of numbers and booleans."""
     return _columns(X, numeric=True)
 
 
-def _categorical_columns(X) -> list[int]:
+def _categorical_columns(X: Any) -> list[int]:
     return _columns(X, numeric=False)
 
 
-def _columns(X, numeric: bool) -> list[int]:
+def _columns(X: Any, numeric: bool) -> list[int]:
     _require_table(X)
     names = X.columns if hasattr(X, "dtypes") else range(X.shape[1])
     kinds = [_holds_numbers(X, j, name) for j, name in enumerate(names)]
     return [j for j, kind in enumerate(kinds) if kind == numeric]
 
 
-def _require_table(X) -> None:
+def _require_table(X: Any) -> None:
     if getattr(getattr(X, "dtype", None), "names", None):
         raise ValueError(
             "X is a structured array; give a frame, such as pandas.DataFrame(X), or an array of "
@@ -292,7 +299,7 @@ def _require_table(X) -> None:
         check_array(X, dtype=None, ensure_all_finite=False)  # which raises, in its own words
 
 
-def _holds_numbers(X, j: int, name) -> bool:
+def _holds_numbers(X: Any, j: int, name: Any) -> bool:
     """Whether a column of a frame or an array is numeric, by its values where its type is open."""
     column = X.iloc[:, j] if hasattr(X, "iloc") else X[:, j]
     dtype = column.dtype
@@ -309,7 +316,7 @@ def _holds_numbers(X, j: int, name) -> bool:
     return dtype.kind in "biuf" or _are_numbers(column, name)
 
 
-def _is_numeric_in_polars(column, name) -> bool:
+def _is_numeric_in_polars(column: Any, name: Any) -> bool:
     dtype = column.dtype
     if dtype.is_temporal():
         _refuse_dates(dtype, name)
@@ -320,7 +327,7 @@ def _is_numeric_in_polars(column, name) -> bool:
     return dtype.is_numeric() or str(dtype) == "Boolean"
 
 
-def _are_numbers(column, name) -> bool:
+def _are_numbers(column: Any, name: Any) -> bool:
     """Whether all values that are there are numbers, or strings of which some are fractions.
 
     Strings of whole numbers are categories, because postal codes and the like are such.
@@ -349,14 +356,14 @@ def _is_whole(value: str) -> bool:
     return value.strip().lstrip("+-").isdigit()
 
 
-def _is_missing(value) -> bool:
+def _is_missing(value: Any) -> bool:
     """None, NaN, pandas' NA and NaT."""
     if isinstance(value, Real | Decimal):
         return bool(value != value)
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
-def _refuse_mixture(values, name) -> None:
+def _refuse_mixture(values: Iterable[Any], name: Any) -> None:
     """Refuse what are no categories, or not of one kind."""
     kinds = set()
     for value in values:
@@ -370,14 +377,14 @@ def _refuse_mixture(values, name) -> None:
         )
 
 
-def _refuse_dates(dtype, name) -> None:
+def _refuse_dates(dtype: Any, name: Any) -> NoReturn:
     raise ValueError(
         f"Column {name!r} of X holds dates or times ({dtype}); turn them into numbers or "
         "categories first."
     )
 
 
-def _refuse_nested(dtype, name) -> None:
+def _refuse_nested(dtype: Any, name: Any) -> NoReturn:
     raise ValueError(
         f"Column {name!r} of X holds several values in one cell ({dtype}); spread them over "
         "columns of their own."

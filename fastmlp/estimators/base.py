@@ -7,7 +7,7 @@ differences are listed in the README.  Two of them shape this file.  A call to `
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy, deepcopy
 from functools import cache
@@ -387,7 +387,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if self.n_restarts == 1:
             return [self._random_state]
         seeds = self._random_state.randint(np.iinfo(np.int32).max, size=self.n_restarts)
-        return [np.random.RandomState(seed) for seed in seeds]
+        return [check_random_state(seed) for seed in np.asarray(seeds).tolist()]
 
     def _start(
         self, plan: Plan, network: Network, dtype: Any, first_pass: bool,
@@ -487,16 +487,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         attributes = self._fitted_attributes(run, run.parameters)
         history = {name: run.column(name) for name in HISTORY}
         if run.plan.incremental:  # a stream has many calls: no copies of what is there
-            curve = getattr(self, "loss_curve_", [])
-            curve += attributes["loss_curve_"]
-            attributes["loss_curve_"] = curve
-        if run.n_earlier and run.plan.incremental:
-            for name, lines in history.items():
-                self.history_[name] += lines
+            _put_behind(self.__dict__, attributes, ["loss_curve_"])
+            _put_behind(self.__dict__.get("history_", {}), history, HISTORY)
         elif run.n_earlier:
-            self.history_ = {name: self.history_[name] + lines for name, lines in history.items()}
-        else:
-            self.history_ = history
+            history = {name: self.history_[name] + lines for name, lines in history.items()}
+        self.history_ = history
         self.__dict__.update(attributes)
         self.stop_reason_ = run.stop_reason
         self.engine_info_ = run.engine_info
@@ -700,6 +695,14 @@ def check_parameters(estimator: Any) -> None:
         If a parameter is of a wrong type or out of its range.
     """
     estimator._validate_params()
+
+
+def _put_behind(earlier: dict[str, Any], new: dict[str, Any], names: Sequence[str]) -> None:
+    """Add new lists to earlier ones of the same names, which take their place."""
+    for name in names:
+        if name in earlier and name in new:
+            earlier[name] += new[name]
+            new[name] = earlier[name]
 
 
 def _default_parameters(kind: type) -> dict[str, Any]:

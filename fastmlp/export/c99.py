@@ -7,12 +7,15 @@ an unsuffixed constant or ``exp`` in float code would compute in double, which s
 emulate.  Text of the user's (labels, names of features) appears in string literals only.
 """
 
+import os
 import re
+from collections.abc import Iterable
 from textwrap import indent
 
 import numpy as np
 
 from fastmlp._safetensors import replace
+from fastmlp.estimators import MLPClassifier, MLPRegressor
 from fastmlp.export.recipe import Recipe, describe
 from fastmlp.functions import LAYER_NORM_EPSILON
 
@@ -168,7 +171,12 @@ void {p}predict_proba(const double x[{P}N_FEATURES], double p[{P}N_OUTPUTS])
     Probabilities p of the labels."""
 
 
-def to_c(model, path=None, *, prefix=""):
+def to_c(
+    model: MLPClassifier | MLPRegressor,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    prefix: str = "",
+) -> str:
     """Turn a fitted model into one file of C99 without dependencies.
 
     Parameters
@@ -222,7 +230,7 @@ def to_c(model, path=None, *, prefix=""):
     return code
 
 
-def _source(recipe: Recipe, feature_names, prefix: str) -> str:
+def _source(recipe: Recipe, feature_names: Iterable[str] | None, prefix: str) -> str:
     names = {"p": prefix, "P": prefix.upper()}
     parts = [
         _usage(recipe, names),
@@ -245,7 +253,7 @@ def _typed(code: str, dtype: np.dtype) -> str:
     return re.sub(r"\bdouble\b", "float", code)
 
 
-def _usage(recipe: Recipe, names: dict) -> str:
+def _usage(recipe: Recipe, names: dict[str, str]) -> str:
     usage = _REGRESSOR_USAGE
     if recipe.is_classifier:
         usage = _LABELS_USAGE if recipe.multilabel else _CLASS_USAGE
@@ -254,14 +262,14 @@ def _usage(recipe: Recipe, names: dict) -> str:
     return _USAGE.format(summary=recipe.summary, functions=functions, stack=stack)
 
 
-def _sizes(recipe: Recipe, names: dict) -> str:
+def _sizes(recipe: Recipe, names: dict[str, str]) -> str:
     sizes = {"N_FEATURES": recipe.network.widths[0], "N_OUTPUTS": recipe.n_columns}
     if recipe.labels is not None:
         sizes["N_CLASSES"] = len(recipe.labels)
     return "".join(f"#define {names['P']}{name} {size}\n" for name, size in sizes.items())
 
 
-def _strings(name: str, size: str, strings, names: dict) -> str:
+def _strings(name: str, size: str, strings: Iterable[str] | None, names: dict[str, str]) -> str:
     if strings is None:
         return ""
     lines = "".join(f"    {_literal(string)},\n" for string in strings)
@@ -283,7 +291,7 @@ def _literal(text: str) -> str:
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
 
-def _classes(recipe: Recipe, names: dict) -> str:
+def _classes(recipe: Recipe, names: dict[str, str]) -> str:
     if recipe.labels is None:
         return ""
     if isinstance(recipe.labels[0], str):
@@ -293,7 +301,7 @@ def _classes(recipe: Recipe, names: dict) -> str:
     return f"const long long {names['p']}classes[{names['P']}N_CLASSES] = {{{labels}}};\n"
 
 
-def _weights(recipe: Recipe, names: dict) -> str:
+def _weights(recipe: Recipe, names: dict[str, str]) -> str:
     arrays = []
     for i, (W, b) in enumerate(recipe.layers):
         for name, array in (("W", W), ("b", b)):
@@ -312,7 +320,7 @@ def _array(name: str, array: np.ndarray) -> str:
     return f"static const {kind} {name}[{array.size}] = {{\n{lines}}};\n"
 
 
-def _functions(recipe: Recipe, names: dict) -> str:
+def _functions(recipe: Recipe, names: dict[str, str]) -> str:
     softmax = recipe.network.out_activation == "softmax"
     used = [*recipe.activations] + [recipe.network.out_activation] * (not softmax)
     parts = [

@@ -9,17 +9,22 @@ Names and shapes of outputs are skl2onnx's, so that a model of ours takes the pl
 scikit-learn's.  `register` teaches skl2onnx the same graphs, for networks inside pipelines.
 """
 
+import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import is_classifier
 
 from fastmlp._safetensors import replace
+from fastmlp._version import __version__
 from fastmlp.estimators import MLPClassifier, MLPRegressor
-from fastmlp.export.recipe import VERSION, Recipe, describe
+from fastmlp.export.recipe import Recipe, describe
 from fastmlp.functions import LAYER_NORM_EPSILON
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
 
 __all__ = ["register", "to_onnx"]
 
@@ -41,17 +46,23 @@ class _Graph:
 
     def __init__(self, dtype: np.dtype, opset: int, unique: Callable[[str], str]):
         self.dtype, self.opset, self._unique = dtype, opset, unique
-        self.nodes: list[tuple[str, list[str], list[str], dict]] = []
+        self.nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = []
         self.constants: dict[str, np.ndarray] = {}
 
-    def __call__(self, operator: str, *inputs, output: str | None = None, **attributes) -> str:
+    def __call__(
+        self,
+        operator: str,
+        *inputs: str | float | np.ndarray,
+        output: str | None = None,
+        **attributes: Any,
+    ) -> str:
         """Add a node; each input is a name, a number or an array."""
         names = [one if isinstance(one, str) else self._constant(one) for one in inputs]
         output = output or self._unique(operator)
         self.nodes.append((operator, names, [output], attributes))
         return output
 
-    def _constant(self, value) -> str:
+    def _constant(self, value: float | np.ndarray) -> str:
         name = self._unique("constant")
         self.constants[name] = np.asarray(value, self.dtype if np.isscalar(value) else None)
         return name
@@ -178,7 +189,9 @@ def _is_text(recipe: Recipe) -> bool:
     return recipe.labels is not None and isinstance(recipe.labels[0], str)
 
 
-def to_onnx(model, path=None, *, X=None):
+def to_onnx(
+    model: Any, path: str | os.PathLike[str] | None = None, *, X: Any = None
+) -> "ModelProto":
     """Turn a fitted model into ONNX.
 
     Parameters
@@ -294,7 +307,7 @@ def _import(name: str, requirement: str) -> Any:
         ) from error
 
 
-def _model(onnx, recipe: Recipe):
+def _model(onnx: Any, recipe: Recipe) -> "ModelProto":
     """The `onnx.ModelProto` of a network alone."""
     helper = onnx.helper
     n_bytes = recipe.network.n_parameters * recipe.dtype.itemsize
@@ -331,17 +344,17 @@ def _model(onnx, recipe: Recipe):
         doc_string=recipe.summary,
     )
     return helper.make_model(
-        graph, producer_name="fastmlp", producer_version=VERSION, ir_version=_IR_VERSION,
+        graph, producer_name="fastmlp", producer_version=__version__, ir_version=_IR_VERSION,
         opset_imports=[helper.make_opsetid("", _OPSET)], doc_string=recipe.summary,
     )  # fmt: skip
 
 
-def _tensors(g: _Graph) -> list:
+def _tensors(g: _Graph) -> "list[TensorProto]":
     from_array = import_module("onnx.numpy_helper").from_array
     return [from_array(array, name) for name, array in g.constants.items()]
 
 
-def _by_skl2onnx(model, X):
+def _by_skl2onnx(model: Any, X: Any) -> "ModelProto":
     """Conversion of what only contains a network."""
     if not hasattr(model, "fit"):
         raise TypeError(f"model must be a fitted estimator, got {model!r}.")
@@ -356,7 +369,7 @@ def _by_skl2onnx(model, X):
     return skl2onnx.to_onnx(model, X[:1], target_opset=_OPSET, options=options)
 
 
-def _convert(scope, operator, container) -> None:
+def _convert(scope: Any, operator: Any, container: Any) -> None:
     """skl2onnx: add a network's nodes."""
     recipe = describe(operator.raw_operator, _ACTIVATIONS, "ONNX")
     g, x = _open(scope, operator, container)
@@ -368,7 +381,7 @@ def _convert(scope, operator, container) -> None:
     _add(g, container)
 
 
-def _convert_scaler(scope, operator, container) -> None:
+def _convert_scaler(scope: Any, operator: Any, container: Any) -> None:
     """skl2onnx: add the nodes of a `RobustScaleSmoothClip`."""
     scaler = operator.raw_operator
     g, x = _open(scope, operator, container)
@@ -381,7 +394,7 @@ def _convert_scaler(scope, operator, container) -> None:
     _add(g, container)
 
 
-def _open(scope, operator, container) -> tuple[_Graph, str]:
+def _open(scope: Any, operator: Any, container: Any) -> tuple[_Graph, str]:
     """A graph in the operator's element type, and the name of its input in that type."""
     types = import_module("skl2onnx.common.data_types")
     double = isinstance(operator.inputs[0].type, types.DoubleTensorType)
@@ -391,13 +404,13 @@ def _open(scope, operator, container) -> tuple[_Graph, str]:
     return g, g("Cast", operator.inputs[0].full_name, to=real)
 
 
-def _add(g: _Graph, container) -> None:
+def _add(g: _Graph, container: Any) -> None:
     container.initializers.extend(_tensors(g))
     for operator, inputs, outputs, attributes in g.nodes:
         container.add_node(operator, inputs, outputs, **attributes)
 
 
-def _classifier_shapes(operator) -> None:
+def _classifier_shapes(operator: Any) -> None:
     """skl2onnx: types of labels and probabilities."""
     types = import_module("skl2onnx.common.data_types")
     recipe = describe(operator.raw_operator, _ACTIVATIONS, "ONNX")
@@ -407,17 +420,17 @@ def _classifier_shapes(operator) -> None:
     operator.outputs[1].type.shape = [n_rows, recipe.n_columns]
 
 
-def _regressor_shapes(operator) -> None:
+def _regressor_shapes(operator: Any) -> None:
     """skl2onnx: type of the predictions."""
     _set_real(operator, operator.raw_operator.n_outputs_)
 
 
-def _scaler_shapes(operator) -> None:
+def _scaler_shapes(operator: Any) -> None:
     """skl2onnx: type of the scaled features."""
     _set_real(operator, operator.raw_operator.n_features_in_)
 
 
-def _set_real(operator, n_columns: int) -> None:
+def _set_real(operator: Any, n_columns: int) -> None:
     types = import_module("skl2onnx.common.data_types")
     double = isinstance(operator.inputs[0].type, types.DoubleTensorType)
     real = types.DoubleTensorType if double else types.FloatTensorType

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp._version import __version__ as VERSION
+from fastmlp._version import __version__
 from fastmlp.estimators import MLPClassifier, MLPRegressor, Values, fitted_model
 from fastmlp.network import Network
 
@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
         normalised = ", layer_norm" if self.network.layer_norm else ""
         return (
             f"Multilayer perceptron {widths} ({activations}{normalised}; output "
-            f"{self.network.out_activation}), written by fastmlp {VERSION}."
+            f"{self.network.out_activation}), written by fastmlp {__version__}."
         )
 
     @property
@@ -53,7 +53,9 @@ class Recipe(NamedTuple):
         return 2 if self.is_binary else self.network.n_outputs
 
 
-def describe(model, formulas: Collection[str], language: str) -> Recipe:
+def describe(
+    model: MLPClassifier | MLPRegressor, formulas: Collection[str], language: str
+) -> Recipe:
     """The recipe of a fitted estimator.
 
     Parameters

@@ -5,8 +5,10 @@ fill them.  If that is skl2onnx, its loader is wrapped once; nothing here import
 """
 
 import sys
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 
 _NAME = "skl2onnx"
 
@@ -32,7 +34,9 @@ def _register() -> None:
 class _Finder(MetaPathFinder):
     """Finds skl2onnx as Python does, until it is imported and not merely looked for."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != _NAME:
             return None
         spec = PathFinder.find_spec(name, path, target)
@@ -44,13 +48,14 @@ class _Finder(MetaPathFinder):
 class _Loader(Loader):
     """Another loader, and a word to fastmlp when the module is there."""
 
-    def __init__(self, loader, finder: MetaPathFinder):
+    def __init__(self, loader: Loader, finder: MetaPathFinder) -> None:
         self._loader, self._finder = loader, finder
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         if self._finder in sys.meta_path:
