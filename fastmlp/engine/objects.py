@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmlp.engine import images
-from fastmlp.engine.processor import LEVEL, LEVELS, features
+from fastmlp.engine.processor import LEVEL, LEVELS, features, n_processors
 
 LOGGER = logging.getLogger("fastmlp")
 PACKAGE = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def _stamp() -> str:
         PACKAGE / "optimizers.py",
         PACKAGE / "engine" / "processor.py",
         PACKAGE / "engine" / "images.py",
-        *(cpu / f"{name}.py" for name in ("blocks", "layout", "stations")),
+        *(cpu / f"{name}.py" for name in ("blocks", "layout", "standby")),
         *sorted((cpu / "kernels").glob("*.py")),
     ]
     checksum = hashlib.sha256()
@@ -155,7 +155,7 @@ def compile_pieces(keys: list[Key]) -> list[bytes]:
     RuntimeError
         If no process can be started, or one fails.
     """
-    n = min(len(keys), _n_processors())
+    n = min(len(keys), n_processors())
     groups = [keys[i::n] for i in range(n)]
     processes: list[subprocess.Popen] = []
     codes: dict[Key, bytes] = {}
@@ -174,12 +174,6 @@ def compile_pieces(keys: list[Key]) -> list[bytes]:
         for process in processes:
             process.kill()
     return [codes[key] for key in keys]
-
-
-def _n_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _start(keys: list[Key]) -> subprocess.Popen:
@@ -226,11 +220,11 @@ class _Loaded:
     def _after_fork(self) -> None:
         self.lock = threading.RLock()  # another thread may have held it
 
-    def require(self, keys: Iterable[Key], company: Callable[[], Iterable[Key]] = tuple) -> None:
+    def require(self, keys: Iterable[Key], likely: Callable[[], Iterable[Key]] = tuple) -> None:
         """Load pieces, after those that are nowhere were compiled together.
 
-        If any are compiled, so is of ``company`` what is missing: starting takes longer than a few
-        pieces more.
+        If any are compiled, so is what is missing of those that are ``likely`` to be needed later:
+        starting takes longer than a few pieces more.
         """
         missing = [key for key in dict.fromkeys(keys) if key not in self.addresses]
         if not missing:
@@ -238,7 +232,7 @@ class _Loaded:
         with self.lock:
             missing = [key for key in missing if not self._find(key)]
             if missing:
-                missing += [key for key in company() if not self._find(key) and key not in missing]
+                missing += [key for key in likely() if not self._find(key) and key not in missing]
                 self._announce(missing)
                 for key, code in zip(missing, compile_pieces(missing), strict=True):
                     self.keep(key, code)
@@ -295,7 +289,7 @@ class _Loaded:
         return self._linker.get_function_address(symbol)
 
     def _announce(self, keys: list[Key]) -> None:
-        n_processes = min(len(keys), _n_processors())
+        n_processes = min(len(keys), n_processors())
         seconds = _SECONDS_TO_START + _SECONDS_PER_PIECE * len(keys) / n_processes
         if seconds > _WORTH_SAYING and not self._said:
             self._said = True
@@ -310,9 +304,9 @@ _LOADED = _Loaded()
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int64, ctypes.c_int64)
 
 
-def require(keys: Iterable[Key], company: Callable[[], Iterable[Key]] = tuple) -> None:
-    """Make pieces ready; if some have to be compiled, then those in their company as well."""
-    _LOADED.require(keys, company)
+def require(keys: Iterable[Key], likely: Callable[[], Iterable[Key]] = tuple) -> None:
+    """Make pieces ready; if some have to be compiled, then `likely` ones as well."""
+    _LOADED.require(keys, likely)
 
 
 def address(name: str | None, dtype: str = "float64") -> int:
