@@ -15,7 +15,9 @@ compiled here, for no other process has them.
 
 A file begins with the checksum of its key and its code.  The key has a checksum of all sources that
 end up in a kernel, so nothing stale, damaged, truncated or exchanged is ever run; it costs a
-compilation.  A cache that cannot be read or written costs a compilation per process.
+compilation.  A cache that cannot be read or written costs a compilation per process.  Each version
+of the sources has a folder of its own in the cache, whose time of change is that of its last use;
+the process that creates one removes those that were not used for long.
 """
 
 import contextlib
@@ -25,10 +27,13 @@ import logging
 import os
 import pickle
 import re
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +47,7 @@ PREBUILT = PACKAGE / "_prebuilt"
 _SECONDS_PER_PIECE, _SECONDS_TO_START = 0.15, 1.0  # rough, on the slower processors
 _WORTH_SAYING = 2.0  # seconds of compilation
 _DIGEST = hashlib.sha256().digest_size
+_UNUSED = 60 * 24 * 3600  # seconds after which another version's part of the cache is removed
 
 
 def _stamp() -> str:
@@ -111,6 +117,26 @@ def cache_folder() -> Path | None:
 def _cached() -> Path | None:
     folder = cache_folder()
     return None if folder is None else folder / STAMP
+
+
+def _create(folder: Path) -> None:
+    """Make a folder of the cache; whoever is the first to removes those that are out of use."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    with contextlib.suppress(OSError):
+        for other in folder.parent.iterdir():
+            _remove_if_unused(other)
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """A process that comes back to it at the same moment misses pieces, which it compiles."""
+    with contextlib.suppress(OSError):  # somebody else has removed it
+        status = folder.lstat()
+        is_ours = stat.S_ISDIR(status.st_mode) and re.fullmatch("[0-9a-f]{16}", folder.name)
+        if is_ours and time.time() - status.st_mtime > _UNUSED:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read(folder: Path, key: Key) -> bytes | None:
@@ -213,7 +239,7 @@ class _Loaded:
         self.entries: dict[tuple[str, str], Callable[[int, int], float]] = {}
         self.lock = threading.RLock()
         self._linker: Any = None
-        self._said = False
+        self._said = self._touched = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
@@ -243,6 +269,10 @@ class _Loaded:
         code, origin = read(PREBUILT, key), "package"
         if code is None and (folder := _cached()) is not None:
             code, origin = read(folder, key), "cache"
+            if code is not None and not self._touched:
+                self._touched = True
+                with contextlib.suppress(OSError):
+                    os.utime(folder)
         if code is None:
             return False
         self._load(key, code, origin)
@@ -258,6 +288,7 @@ class _Loaded:
         folder = _cached()
         if folder is not None:
             with contextlib.suppress(OSError):
+                _create(folder)
                 write(folder, key, code)
         with self.lock:
             self._load(key, code, "compiled")

@@ -5,7 +5,6 @@ import gc
 import os
 import subprocess
 import sys
-import textwrap
 import time
 import tracemalloc
 import weakref
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from engines import FixedCount, each_once
 from problems import CONSTANTS, make_network, make_problem, place_for
+from processes import run_python
 from scipy import sparse
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -341,15 +341,6 @@ def test_an_epoch_allocates_nothing():
     tracemalloc.stop()
     # the optimizer's numbers for each step, and call overhead
     assert peak < (N_NUMBERS + 4) * rates.nbytes + 20_000
-
-
-def run_python(code, *arguments):
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space with Linux's rlimit")
