@@ -30,8 +30,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 import fastmlp
-from fastmlp.engine import cuda as target
 from fastmlp.engine.cuda import CudaEngine, kernels
+from fastmlp.engine.cuda import engine as target
+from fastmlp.engine.cuda import tiles as all_tiles
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.network import Network
@@ -103,7 +104,7 @@ class Product:
     """
 
     def __init__(self, device, dtype: str, precision: str, size: str, orientation: str):
-        tiles, real = target.SIZES[dtype], REAL[dtype]
+        tiles, real = all_tiles.SIZES[dtype], REAL[dtype]
         if precision == "highest":
             names = getattr(tiles, size).names()
         else:
@@ -112,7 +113,7 @@ class Product:
         self._by_rows = ORIENTATIONS[orientation]
         self._kernel = device.kernel(
             kernels.product, **({"REAL": real, "OPERAND": real} | names), STORE=kernels.put,
-            FINISH=kernels.leave,
+            EPILOGUE=kernels.leave,
             A_BY_ROWS=self._by_rows[0], B_BY_ROWS=self._by_rows[1],
         )  # fmt: skip
 
@@ -357,12 +358,12 @@ def paths_in_turn(job) -> Outcome:
 
 
 def large_gradient(job, dtype: str, precision: str) -> Outcome:
-    """Large tiles, several blocks of rows and splits of sums."""
+    """Large tiles, several micro-batches and splits of sums."""
     n, widths, rows = (40, (5, 7), 17) if job.emulated else (1500, (300, 270, 150), 640)
     network, objective = network_for("log_loss", "relu", widths)
     X, y, weight = problem("log_loss", n, widths[0], 3, dtype)
     flat = parameters_for(network, 0.1)
-    with replaced(_BLOCK_ROWS=rows):
+    with replaced(_MICRO_BATCH_ROWS=rows):
         engine = loaded(network, objective, X, y, weight, flat, device=job.device, alpha=0.3,
                         matmul_precision=precision)  # fmt: skip
         _, gradient = engine.loss_and_gradient()

@@ -149,14 +149,15 @@ class Job:
     @cached_property
     def device(self):
         """The GPU, or the emulator in its place for everything that opens one."""
-        from fastmlp.engine import cuda as target
+        from fastmlp.engine.cuda import device as target
+        from fastmlp.engine.cuda import tiles
 
         if self.emulated:
             from simt import EMULATED_SIZES, EmulatedDevice
 
             device = EmulatedDevice()
             target.open_device = lambda: device
-            target.SIZES = dict.fromkeys(target.SIZES, EMULATED_SIZES)
+            tiles.SIZES = dict.fromkeys(tiles.SIZES, EMULATED_SIZES)
         return target.open_device()
 
 

@@ -25,8 +25,8 @@ import cuda_ladder
 import numpy as np
 from numba import float32
 
-from fastmlp.engine import cuda as target
 from fastmlp.engine.cuda import CudaEngine, place, resident
+from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.network import Network
 from fastmlp.objective import Objective
@@ -59,9 +59,9 @@ def in_resident(template: Callable) -> FunctionType:
     return FunctionType(template.__code__, vars(resident), template.__name__)
 
 
-def meet_often(barrier, n_times):
+def wait_often(barrier, n_times):
     for n in range(1, n_times + 1):
-        meet(barrier, n)  # noqa: F821
+        grid_barrier(barrier, n)  # noqa: F821
 
 
 def turn_round(out):
@@ -197,7 +197,7 @@ def try_shared(job) -> None:
 def barrier(job) -> None:
     """Microseconds per barrier of one block per multiprocessor, as the resident path has it."""
     device, n, times = job.device, job.plan.n_barriers, {}
-    kernel = device.kernel(in_resident(meet_often), REAL=float32)
+    kernel = device.kernel(in_resident(wait_often), REAL=float32)
     threads = 32 if job.emulated else 256
     for n_times in (2, n, 2 * n):
         counter = device.zeros(1, np.uint32)

@@ -32,9 +32,9 @@ def device(request, monkeypatch):
         return "cpu"
     from simt import EMULATED_SIZES, EmulatedDevice  # needs numba-cuda and greenlet
 
-    monkeypatch.setattr("fastmlp.engine.cuda.open_device", EmulatedDevice)
+    monkeypatch.setattr("fastmlp.engine.cuda.device.open_device", EmulatedDevice)
     sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
-    monkeypatch.setattr("fastmlp.engine.cuda.SIZES", sizes)
+    monkeypatch.setattr("fastmlp.engine.cuda.tiles.SIZES", sizes)
     return "cuda"
 
 

@@ -1,110 +1,46 @@
-"""The engine contract, and the way to a target.
+"""Engines: the way to a target, imported only when it is asked for.
 
-An engine owns parameters, optimizer state and workspace of one training run, in whatever layout
-its kernels want, and answers a few verbs.  Its unit of work is an epoch: between epochs Python is
-in charge.  Engines hold no module-level state, so any number of them may run at once on different
-threads.  Samples are placed on a device once, apart from engines, which share them.
+`contract` says what an engine is; `cpu` and `cuda` are the targets.
 """
 
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
 
 import numpy as np
 
 from fastmlp._interrupts import undisturbed
 from fastmlp.dropout import Dropout
+from fastmlp.engine.contract import (
+    DEVICES,
+    MATMUL_PRECISIONS,
+    Capabilities,
+    Engine,
+    Samples,
+    capabilities,
+    check_device,
+)
 from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 
-DEVICES = ("cpu", "cuda")
-MATMUL_PRECISIONS = ("highest", "high", "medium")
-
-
-class Samples(Protocol):
-    """Samples on a device, with targets and weights if `place` was given them.
-
-    They are in the form of the device's engines, any number of which may use them at once, on any
-    threads.
-    """
-
-    @property
-    def n_samples(self) -> int: ...
-
-    @property
-    def n_features(self) -> int: ...
-
-
-class Engine(Protocol):
-    """What `fastmlp.training` and the estimators ask of a target.
-
-    Samples are those that `place` made for the engine's device, type and objective.
-    """
-
-    def load(self, samples: Any) -> None:
-        """Take samples to train on."""
-
-    def unload(self) -> None:
-        """Let go of them."""
-
-    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
-        """One pass over the samples in ``order``, one learning rate per step.
-
-        Returns the sum over batches of (mean loss of the batch, penalty included) x (its
-        length), each mean taken before the batch's update.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C; the parameters are those of the last complete step.
-        """
-
-    def loss_and_gradient(self) -> tuple[float, np.ndarray]:
-        """Loss over all loaded samples, penalty included, and its gradient (flat)."""
-
-    def evaluate(self, samples: Any) -> float:
-        """Mean loss without penalty.
-
-        After the first call with the same samples, nothing is allocated and nothing copied to the
-        device.
-        """
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Outputs of shape (n_samples, n_outputs), output activation applied.
-
-        ``X`` is what `place` takes, or samples.
-        """
-
-    def info(self) -> dict[str, Any]:
-        """Where and how the engine runs, for people."""
-
-    def get_parameters(self) -> np.ndarray:
-        """A copy of the flat parameter vector, which `predict` and `evaluate` go by.
-
-        With `Optimizer.ema_decay` that is the average, and the parameters that are trained belong
-        to the state.
-        """
-
-    def set_parameters(self, flat: np.ndarray) -> None:
-        """Replace the parameters, those that are trained and their average."""
-
-    def get_state(self) -> tuple[np.ndarray, int]:
-        """A copy of the optimizer's slots, (2, n_parameters), and the steps taken.
-
-        With `Optimizer.ema_decay` the slots have a third row, the parameters that are trained.
-        """
-
-    def set_state(self, slots: np.ndarray, step: int) -> None:
-        """Replace the optimizer's state."""
-
-    @property
-    def n_steps(self) -> int:
-        """The steps taken; known at once, whatever is not compiled yet."""
-
-    def stop(self) -> None:
-        """From another thread: end the call that runs now with a KeyboardInterrupt."""
+__all__ = [
+    "DEVICES",
+    "MATMUL_PRECISIONS",
+    "Capabilities",
+    "Engine",
+    "Samples",
+    "available_threads",
+    "capabilities",
+    "check_device",
+    "describe",
+    "get_comparison",
+    "get_engine",
+    "get_row_predictor",
+    "place",
+    "to_host",
+    "warmup",
+]
 
 
 def get_engine(
@@ -147,20 +83,16 @@ def get_engine(
     Raises
     ------
     ValueError
-        If the device is unknown, or is not there: the message says what to install.
+        If the device is unknown, does not support the precision, or is not there: the message says
+        what to install.
     """
-    _check_device(device)
+    check_device(device, matmul_precision)
     options = {
         "dtype": dtype, "objective": objective, "dropout": dropout, "alpha": alpha,
         "optimizer": optimizer, "batch_size": batch_size,
     }  # fmt: skip
     if device == "cuda":
         return _target("cuda").CudaEngine(network, matmul_precision=matmul_precision, **options)
-    if matmul_precision != "highest":
-        raise ValueError(
-            f"device='cpu' does not support matmul_precision={matmul_precision!r}; use 'highest', "
-            "or device='cuda'."
-        )
     return _target("cpu").CpuEngine(network, n_threads=n_threads, **options)
 
 
@@ -197,16 +129,11 @@ def place(
     ValueError
         If the device is unknown or not there, or if a `GpuArray` holds a NaN or an infinity.
     """
-    _check_device(device)
+    check_device(device)
     options = {"dtype": dtype, "objective": objective, "rows": rows}
     if device == "cuda":
         return _target("cuda").place(X, y, sample_weight, **options)
     return _target("cpu").Samples(X, y, sample_weight, **options)
-
-
-def _check_device(device: str) -> None:
-    if device not in DEVICES:
-        raise ValueError(f"device={device!r} is not supported; use one of {DEVICES}.")
 
 
 @cache
@@ -220,7 +147,7 @@ def describe(device: str) -> dict[str, str]:
     if device == "cpu":
         return _target("cpu").describe()
     try:
-        return _target("cuda").device.describe()
+        return _target("cuda").describe()
     except ValueError as error:  # what it needs is not installed
         return {"GPU": str(error)}
 

@@ -15,7 +15,9 @@ compiled here, for no other process has them.
 
 A file begins with the checksum of its key and its code.  The key has a checksum of all sources that
 end up in a kernel, so nothing stale, damaged, truncated or exchanged is ever run; it costs a
-compilation.  A cache that cannot be read or written costs a compilation per process.
+compilation.  A cache that cannot be read or written costs a compilation per process.  Each version
+of the sources has a folder of its own in the cache, whose time of change is that of its last use;
+the process that creates one removes those that were not used for long.
 """
 
 import contextlib
@@ -25,16 +27,19 @@ import logging
 import os
 import pickle
 import re
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmlp.engine import images
-from fastmlp.engine.processor import LEVEL, LEVELS, features
+from fastmlp.engine.processor import LEVEL, LEVELS, features, n_processors
 
 LOGGER = logging.getLogger("fastmlp")
 PACKAGE = Path(__file__).parents[1]
@@ -42,6 +47,7 @@ PREBUILT = PACKAGE / "_prebuilt"
 _SECONDS_PER_PIECE, _SECONDS_TO_START = 0.15, 1.0  # rough, on the slower processors
 _WORTH_SAYING = 2.0  # seconds of compilation
 _DIGEST = hashlib.sha256().digest_size
+_UNUSED = 60 * 24 * 3600  # seconds after which another version's part of the cache is removed
 
 
 def _stamp() -> str:
@@ -52,7 +58,7 @@ def _stamp() -> str:
         PACKAGE / "optimizers.py",
         PACKAGE / "engine" / "processor.py",
         PACKAGE / "engine" / "images.py",
-        *(cpu / f"{name}.py" for name in ("blocks", "layout", "stations")),
+        *(cpu / f"{name}.py" for name in ("blocks", "layout", "standby")),
         *sorted((cpu / "kernels").glob("*.py")),
     ]
     checksum = hashlib.sha256()
@@ -113,6 +119,26 @@ def _cached() -> Path | None:
     return None if folder is None else folder / STAMP
 
 
+def _create(folder: Path) -> None:
+    """Make a folder of the cache; whoever is the first to removes those that are out of use."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    with contextlib.suppress(OSError):
+        for other in folder.parent.iterdir():
+            _remove_if_unused(other)
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """A process that comes back to it at the same moment misses pieces, which it compiles."""
+    with contextlib.suppress(OSError):  # somebody else has removed it
+        status = folder.lstat()
+        is_ours = stat.S_ISDIR(status.st_mode) and re.fullmatch("[0-9a-f]{16}", folder.name)
+        if is_ours and time.time() - status.st_mtime > _UNUSED:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def read(folder: Path, key: Key) -> bytes | None:
     """The object code of a piece, None unless it is there as it was written."""
     try:
@@ -155,7 +181,7 @@ def compile_pieces(keys: list[Key]) -> list[bytes]:
     RuntimeError
         If no process can be started, or one fails.
     """
-    n = min(len(keys), _n_processors())
+    n = min(len(keys), n_processors())
     groups = [keys[i::n] for i in range(n)]
     processes: list[subprocess.Popen] = []
     codes: dict[Key, bytes] = {}
@@ -174,12 +200,6 @@ def compile_pieces(keys: list[Key]) -> list[bytes]:
         for process in processes:
             process.kill()
     return [codes[key] for key in keys]
-
-
-def _n_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _start(keys: list[Key]) -> subprocess.Popen:
@@ -219,18 +239,18 @@ class _Loaded:
         self.entries: dict[tuple[str, str], Callable[[int, int], float]] = {}
         self.lock = threading.RLock()
         self._linker: Any = None
-        self._said = False
+        self._said = self._touched = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
         self.lock = threading.RLock()  # another thread may have held it
 
-    def require(self, keys: Iterable[Key], company: Callable[[], Iterable[Key]] = tuple) -> None:
+    def require(self, keys: Iterable[Key], likely: Callable[[], Iterable[Key]] = tuple) -> None:
         """Load pieces, after those that are nowhere were compiled together.
 
-        If any are compiled, so is of ``company`` what is missing: starting takes longer than a few
-        pieces more.
+        If any are compiled, so is what is missing of those that are ``likely`` to be needed later:
+        starting takes longer than a few pieces more.
         """
         missing = [key for key in dict.fromkeys(keys) if key not in self.addresses]
         if not missing:
@@ -238,7 +258,7 @@ class _Loaded:
         with self.lock:
             missing = [key for key in missing if not self._find(key)]
             if missing:
-                missing += [key for key in company() if not self._find(key) and key not in missing]
+                missing += [key for key in likely() if not self._find(key) and key not in missing]
                 self._announce(missing)
                 for key, code in zip(missing, compile_pieces(missing), strict=True):
                     self.keep(key, code)
@@ -249,6 +269,10 @@ class _Loaded:
         code, origin = read(PREBUILT, key), "package"
         if code is None and (folder := _cached()) is not None:
             code, origin = read(folder, key), "cache"
+            if code is not None and not self._touched:
+                self._touched = True
+                with contextlib.suppress(OSError):
+                    os.utime(folder)
         if code is None:
             return False
         self._load(key, code, origin)
@@ -264,6 +288,7 @@ class _Loaded:
         folder = _cached()
         if folder is not None:
             with contextlib.suppress(OSError):
+                _create(folder)
                 write(folder, key, code)
         with self.lock:
             self._load(key, code, "compiled")
@@ -295,7 +320,7 @@ class _Loaded:
         return self._linker.get_function_address(symbol)
 
     def _announce(self, keys: list[Key]) -> None:
-        n_processes = min(len(keys), _n_processors())
+        n_processes = min(len(keys), n_processors())
         seconds = _SECONDS_TO_START + _SECONDS_PER_PIECE * len(keys) / n_processes
         if seconds > _WORTH_SAYING and not self._said:
             self._said = True
@@ -310,9 +335,9 @@ _LOADED = _Loaded()
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int64, ctypes.c_int64)
 
 
-def require(keys: Iterable[Key], company: Callable[[], Iterable[Key]] = tuple) -> None:
-    """Make pieces ready; if some have to be compiled, then those in their company as well."""
-    _LOADED.require(keys, company)
+def require(keys: Iterable[Key], likely: Callable[[], Iterable[Key]] = tuple) -> None:
+    """Make pieces ready; if some have to be compiled, then `likely` ones as well."""
+    _LOADED.require(keys, likely)
 
 
 def address(name: str | None, dtype: str = "float64") -> int:

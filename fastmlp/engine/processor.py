@@ -9,6 +9,7 @@ best one.
 import os
 import platform
 import sys
+from functools import cache
 from typing import NamedTuple
 
 
@@ -74,3 +75,18 @@ VECTOR_BYTES = LEVELS[LEVEL].vector_bytes
 def lanes(itemsize: int) -> int:
     """Elements per vector register."""
     return VECTOR_BYTES // itemsize
+
+
+def n_processors() -> int:
+    """Those that affinity and the container leave; its limits, in files, are read once."""
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return _n_processors_of(frozenset(affinity))
+
+
+@cache
+def _n_processors_of(affinity: frozenset[int]) -> int:
+    try:
+        from joblib import cpu_count
+    except ImportError:  # where a wheel is built
+        return len(affinity) or os.cpu_count() or 1
+    return cpu_count()

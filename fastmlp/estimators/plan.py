@@ -8,6 +8,7 @@ combinations that contradict each other.
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from fastmlp.engine import check_device
 from fastmlp.estimators.parameters import SHARED
 from fastmlp.formulas import activations_of
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
@@ -81,6 +82,7 @@ def make_plan(
     )
     _refuse_what_the_solver_lacks(p, plan)
     _refuse_contradictions(p, plan, held_out)
+    check_device(p.device, p.matmul_precision)
     return plan
 
 

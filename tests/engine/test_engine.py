@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pytest
 import reference
+from engines import assert_close, each_once, parameters_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import CONSTANTS, ENGINES, make_network, make_problem, place_for
@@ -28,27 +29,12 @@ LADDER = [
 # Every loss and every activation; those of scikit-learn in all combinations.
 PAIRS = [
     *itertools.product(list(LOSSES)[:4], list(ACTIVATIONS)[:4]),
-    *itertools.islice(
-        zip(
-            itertools.cycle(list(LOSSES)[4:]), itertools.cycle(list(ACTIVATIONS)[4:]), strict=False
-        ),
-        max(len(LOSSES), len(ACTIVATIONS)) - 4,
-    ),
+    *each_once(list(LOSSES)[4:], list(ACTIVATIONS)[4:]),
 ]
-TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
 
 
 def network_for(shape, activation, loss):
     return make_network((*shape, 3 if LOSSES[loss].per_row else 2), activation, loss)
-
-
-def parameters_for(network, seed=1):
-    return np.random.default_rng(seed).normal(scale=0.5, size=network.n_parameters)
-
-
-def assert_close(actual, expected, dtype):
-    scale = max(1e-3, np.abs(expected).max())
-    assert np.abs(actual - expected).max() <= TOLERANCE[np.dtype(dtype).name] * scale
 
 
 def loaded_engine(device, network, objective, X, y, dtype, weight=None, **options):
@@ -131,11 +117,9 @@ def test_an_activation_for_each_layer(device, activation, as_csr, dtype):
 
 TRAININGS = [
     *itertools.product(["cpu"], LOSSES, OPTIMIZERS, [False, True]),
-    *zip(  # each once, because the emulator is slow; `test_cuda` has more of them
-        itertools.repeat("cuda, emulated"), LOSSES, itertools.cycle(OPTIMIZERS),
-        itertools.cycle([True, True, False]), strict=False,
-    ),
-]  # fmt: skip
+    # each once, because the emulator is slow; `test_cuda` has more of them
+    *each_once(["cuda, emulated"], LOSSES, OPTIMIZERS, [True, True, False]),
+]
 
 
 @pytest.mark.parametrize(
@@ -279,9 +263,9 @@ def test_sparse_equals_dense(device, dtype, density):
         assert_close(np.array(sparse_result), np.array(dense_result), dtype)
 
 
-def test_large_batches_are_worked_through_in_blocks(device, monkeypatch):
-    """Block boundaries change nothing but rounding, for dense and sparse input."""
-    target = importlib.import_module(f"fastmlp.engine.{device}")
+def test_large_batches_are_worked_through_in_micro_batches(device, monkeypatch):
+    """Their boundaries change nothing but rounding, for dense and sparse input."""
+    target = importlib.import_module(f"fastmlp.engine.{device}.engine")
     n_samples, sizes = (100, (1, 7, 33, 100)) if device == "cpu" else (20, (7, 20))
     network, objective = network_for((6, 9), "tanh", "log_loss")
     X, y = make_problem("log_loss", n_samples, 6, 3)
@@ -290,7 +274,7 @@ def test_large_batches_are_worked_through_in_blocks(device, monkeypatch):
         flat, network.widths, "tanh", "log_loss", X, y, 0.2
     )
     for rows in sizes:
-        monkeypatch.setattr(target, "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(target, "_MICRO_BATCH_ROWS", rows)
         for data in (X, sparse.csr_matrix(X)):
             engine = get_engine(device, network, dtype="float64", objective=objective, alpha=0.2)
             engine.load(place_for(engine, data, y))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -174,6 +175,54 @@ def test_half_a_file_never_appears(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="stops here"):
         objects.write(tmp_path, SMALL, b"code")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and nothing in the package."""
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(objects, "PREBUILT", tmp_path / "nothing")
+    return tmp_path / "cache"
+
+
+def unused_for(path, days):
+    os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+
+
+def test_a_new_version_removes_what_old_ones_left(cache):
+    """Folders that were not used for 60 days, and nothing else; only when its own is new."""
+    code = objects.compile_pieces([SMALL])[0]
+    others = [cache / name for name in ("0123456789abcdef", "fedcba9876543210", "letters")]
+    for folder in others:
+        (folder / "level").mkdir(parents=True)
+        (folder / "level" / "piece.o").touch()
+    unused, used, not_ours = others
+    a_file, a_link = cache / "0000000000000000", cache / "1111111111111111"
+    a_file.touch()
+    a_link.symlink_to(not_ours)
+    unused_for(a_file, 100)
+    unused_for(unused, 61)
+    unused_for(used, 59)
+    unused_for(not_ours, 100)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: objects._Loaded().keep(SMALL, code), range(8)))
+    assert set(cache.iterdir()) == {used, not_ours, a_file, a_link, cache / objects.STAMP}
+    assert objects.read(cache / objects.STAMP, SMALL) == code
+    unused_for(used, 61)
+    objects._Loaded().keep(SMALL, code)
+    assert used.exists()
+
+
+def test_a_version_is_in_use_when_its_pieces_are_loaded(cache):
+    objects._Loaded().keep(SMALL, objects.compile_pieces([SMALL])[0])
+    folder, loaded = cache / objects.STAMP, objects._Loaded()
+    unused_for(folder, 61)
+    assert loaded.find(SMALL)
+    assert time.time() - folder.stat().st_mtime < 3600
+    unused_for(folder, 61)  # once per process is enough
+    loaded.addresses.clear()
+    assert loaded.find(SMALL)
+    assert time.time() - folder.stat().st_mtime > 3600
 
 
 # --- compilation ------------------------------------------------------------------------------

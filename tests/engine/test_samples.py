@@ -30,8 +30,8 @@ on_each = pytest.mark.parametrize(
 def data(request, device, monkeypatch):
     """Samples of each form, and a device that takes them in this form."""
     if request.param == "streamed":
-        monkeypatch.setattr("fastmlp.engine.cuda._FREE_SHARE", 0.0)
-        monkeypatch.setattr("fastmlp.engine.cuda.samples._SLAB_BYTES", BATCH * 40)
+        monkeypatch.setattr("fastmlp.engine.cuda.samples._FREE_SHARE", 0.0)
+        monkeypatch.setattr("fastmlp.engine.cuda.samples._CHUNK_BYTES", BATCH * 40)
     return FORMS[request.param](X)
 
 
@@ -139,9 +139,9 @@ def test_evaluating_again_copies_nothing_to_the_gpu(monkeypatch):
 
     for name in ("empty", "upload", "write", "send", "pinned"):
         monkeypatch.setattr(EmulatedDevice, name, counted(name))
-    monkeypatch.setattr("fastmlp.engine.cuda.open_device", EmulatedDevice)
+    monkeypatch.setattr("fastmlp.engine.cuda.device.open_device", EmulatedDevice)
     sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
-    monkeypatch.setattr("fastmlp.engine.cuda.SIZES", sizes)
+    monkeypatch.setattr("fastmlp.engine.cuda.tiles.SIZES", sizes)
     engine, samples = make_engine("cuda"), placed("cuda", X)
     first = engine.evaluate(samples)
     assert calls

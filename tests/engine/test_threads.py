@@ -2,40 +2,26 @@
 
 import concurrent.futures
 import gc
-import itertools
 import os
 import subprocess
 import sys
-import textwrap
 import time
 import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
+from engines import FixedCount, each_once
 from problems import CONSTANTS, make_network, make_problem, place_for
+from processes import run_python
 from scipy import sparse
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.dropout import Dropout
 from fastmlp.engine.cpu import CpuEngine, threads
+from fastmlp.engine.cpu.tuner import Tuner
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer
-
-
-class FixedCount:
-    """In the tuner's place: always as many threads as allowed."""
-
-    seconds = 0.0
-
-    def __init__(self, limit, **_):
-        self.current = limit
-
-    def choose(self):
-        return self.current
-
-    def report(self, n_threads, seconds):
-        assert n_threads == self.current
 
 
 class SlowOnTrial:
@@ -50,29 +36,6 @@ class SlowOnTrial:
     def report(self, n_threads, seconds):
         self.reports.append((n_threads, seconds))
         self.seconds = 1e-9
-
-
-class NoCrowd:
-    """In the crowd's place: the other fits of this process do not count."""
-
-    def enter(self, fit, limit):
-        return limit
-
-    def leave(self, fit):
-        pass
-
-
-@pytest.fixture
-def no_thresholds(monkeypatch):
-    """Every call is worth sharing, among all threads that are allowed, and nothing is tuned."""
-    import fastmlp.engine.cpu as target
-
-    monkeypatch.setattr(target, "Tuner", FixedCount)
-    monkeypatch.setattr(target, "CROWD", NoCrowd())
-    for name in ("_WORTH_SHARING", "_WORTH_THREADS"):
-        monkeypatch.setattr(target, name, 0.0)
-    monkeypatch.setattr(target, "_SURELY_WORTH_SHARING", np.inf)
-    return target
 
 
 def train(network, objective, X, y, dtype, n_threads, batch_size, rule, weight=None):
@@ -90,9 +53,7 @@ def train(network, objective, X, y, dtype, n_threads, batch_size, rule, weight=N
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    ("loss", "rule"), list(zip(LOSSES, itertools.cycle(OPTIMIZERS), strict=False))
-)
+@pytest.mark.parametrize(("loss", "rule"), each_once(LOSSES, OPTIMIZERS))
 @pytest.mark.parametrize("widths", [(7,), (5, 9), (37, 53, 7), (20, 130, 40, 5)], ids=str)
 def test_same_bits_for_every_number_of_threads(no_thresholds, widths, loss, rule, dtype):
     activation = sorted(ACTIVATIONS)[len(widths) % len(ACTIVATIONS)]
@@ -214,7 +175,7 @@ def test_a_helper_does_not_read_the_next_order(no_thresholds, busy_processors, m
 
 
 def test_a_wait_without_end_is_reported(no_thresholds, monkeypatch):
-    """A helper that never comes to its station, and one that never answers."""
+    """A helper that never comes to its standby flag, and one that never answers."""
     monkeypatch.setattr(threads, "_LONGEST_WAIT", 0.5)
     network, objective = make_network((5, 9, 1), "relu", "squared_error")
     engine = CpuEngine(
@@ -224,8 +185,8 @@ def test_a_wait_without_end_is_reported(no_thresholds, monkeypatch):
     engine.load(place_for(engine, np.ones((20, 5)), np.ones((20, 1))))
     order, rates = np.arange(20), np.full(2, 1e-3)
     expected = engine.run_epoch(order, rates)
-    monkeypatch.setattr(threads.Stations, "settle", lambda stations, limit: False)
-    with pytest.raises(RuntimeError, match=r"did not end within 0 s \(stations \[.*n_threads=1"):
+    monkeypatch.setattr(threads.Standby, "settle", lambda standby, limit: False)
+    with pytest.raises(RuntimeError, match=r"did not end within 0 s \(flags \[.*n_threads=1"):
         engine.run_epoch(order, rates)
     team = threads.Team()
 
@@ -236,15 +197,15 @@ def test_a_wait_without_end_is_reported(no_thresholds, monkeypatch):
     aborted = []
     with pytest.raises(RuntimeError, match=r"\(all at step 7\)"):
         team.run(
-            call, 2, supervised=False, stations=None, stop=lambda: None,
+            call, 2, supervised=False, standby=None, stop=lambda: None,
             abort=lambda: aborted.append(1), describe=lambda: "all at step 7",
         )  # fmt: skip
     assert aborted
     assert np.isfinite(expected)
 
 
-def test_blocks_and_threads_together(no_thresholds, monkeypatch):
-    monkeypatch.setattr(no_thresholds, "_BLOCK_ROWS", 64)
+def test_micro_batches_and_threads_together(no_thresholds, monkeypatch):
+    monkeypatch.setattr(no_thresholds, "_MICRO_BATCH_ROWS", 64)
     network, objective = make_network((9, 20, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 500, 9, 3)
     expected = train(network, objective, X, y, "float64", 1, 300, "adam")
@@ -270,7 +231,7 @@ def test_estimators_give_the_same_bits():
 
 def test_limits(monkeypatch):
     assert threads.available_threads(3) == 3
-    monkeypatch.setattr(threads, "_n_processors", lambda: 8)
+    monkeypatch.setattr(threads, "n_processors", lambda: 8)
     for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.delenv(variable, raising=False)
     assert threads.available_threads(None) == 8
@@ -291,7 +252,7 @@ def test_joblib_threads_get_one_each():
 
 def test_tuner_finds_the_fastest_and_notices_changes():
     seconds = {1: 4.0, 2: 3.0, 4: 2.0, 6: 5.0}
-    tuner = threads.Tuner(6, first=1)
+    tuner = Tuner(6, first=1)
     chosen = []
     for epoch in range(400):
         if epoch == 200:
@@ -305,7 +266,7 @@ def test_tuner_finds_the_fastest_and_notices_changes():
 
 
 def test_tuner_tries_others_as_soon_as_epochs_take_longer():
-    tuner = threads.Tuner(2, first=1)
+    tuner = Tuner(2, first=1)
     for _ in range(300):
         n_threads = tuner.choose()
         tuner.report(n_threads, {1: 2.0, 2: 1.0}[n_threads])
@@ -320,9 +281,9 @@ def test_an_epoch_on_trial_ends_with_the_usual_number(no_thresholds, monkeypatch
     network, objective = make_network((7, 9, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 110, 7, 3)
     results = []
+    monkeypatch.setattr("fastmlp.engine.cpu.tuner._GRACE", grace)
     for tuner in (FixedCount, SlowOnTrial):
         monkeypatch.setattr(no_thresholds, "Tuner", tuner)
-        monkeypatch.setattr(no_thresholds, "_GRACE", grace)
         engine = CpuEngine(
             network, dtype="float64", objective=objective, alpha=0.1, batch_size=10, n_threads=2,
             dropout=Dropout((0.2,), 1), optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)),
@@ -382,15 +343,6 @@ def test_an_epoch_allocates_nothing():
     assert peak < (N_NUMBERS + 4) * rates.nbytes + 20_000
 
 
-def run_python(code, *arguments):
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space with Linux's rlimit")
 def test_memory_mapped_data_is_not_copied(tmp_path):
     """A 1 GB file trains in a process that could not hold a second copy of it.
@@ -427,16 +379,16 @@ def test_processors_are_shared_out_among_fits():
     class Fit:
         pass
 
-    crowd, one, other, third = threads.Crowd(), Fit(), Fit(), Fit()
-    assert crowd.enter(one, 4) == 4
-    assert crowd.enter(other, 4) == 2
-    assert crowd.enter(third, 2) == 1
-    crowd.leave(one)
-    crowd.leave(other)
+    budget, one, other, third = threads.ThreadBudget(), Fit(), Fit(), Fit()
+    assert budget.enter(one, 4) == 4
+    assert budget.enter(other, 4) == 2
+    assert budget.enter(third, 2) == 1
+    budget.leave(one)
+    budget.leave(other)
     del third  # wherever it was
-    assert crowd.enter(other, 4) == 2  # one may only be between two epochs
+    assert budget.enter(other, 4) == 2  # one may only be between two epochs
     time.sleep(2 * threads._LINGERING)
-    assert crowd.enter(other, 4) == 4
+    assert budget.enter(other, 4) == 4
 
 
 def test_many_fits_at_once_share_the_processors():

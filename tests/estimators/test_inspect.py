@@ -457,7 +457,7 @@ def test_models_for_the_gpu_are_inspected_on_the_processor(device, monkeypatch):
     model, X, labels, _ = problem("log_loss")
     expected = join(*step(model, X, labels)[4:8:2])
     model.set_params(device="cuda")
-    monkeypatch.setattr("fastmlp.engine.cuda.open_device", None)
+    monkeypatch.setattr("fastmlp.engine.cuda.device.open_device", None)
     forward(model, X)
     check_gradients(model, X, labels, n_elements=1)
     np.testing.assert_array_equal(join(*step(model, X, labels)[4:8:2]), expected)

@@ -18,11 +18,20 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.dropout import Dropout
-from fastmlp.engine import cuda as target
 from fastmlp.engine import get_engine
 from fastmlp.engine.cpu import CpuEngine
-from fastmlp.engine.cuda import CudaEngine, kernels, resident, samples, tiles
-from fastmlp.engine.cuda.device import Launch
+from fastmlp.engine.cuda import (
+    CudaEngine,
+    kernels,
+    launcher,
+    paths,
+    resident,
+    samples,
+    tiles,
+    workspace,
+)
+from fastmlp.engine.cuda import engine as target
+from fastmlp.engine.cuda.device import Launch, open_device
 from fastmlp.engine.cuda.tiles import MmaTile, Tile
 from fastmlp.functions import LOSSES, Activation, Loss
 from fastmlp.network import Network
@@ -43,7 +52,7 @@ def multiply(device, names, A, B, by_rows, splits=1, product=kernels.product):
     real = float32 if A.dtype == np.float32 else float64
     kernel = device.kernel(
         product, A_BY_ROWS=by_rows[0], B_BY_ROWS=by_rows[1], STORE=kernels.put,
-        FINISH=kernels.leave, **({"REAL": real, "OPERAND": real} | names),
+        EPILOGUE=kernels.leave, **({"REAL": real, "OPERAND": real} | names),
     )  # fmt: skip
     split = -(-K // (splits * names["BK"])) * names["BK"]
     arguments = (
@@ -197,11 +206,11 @@ def test_both_paths_train_as_the_cpu_does(path, loss, rule):
 
 
 @pytest.mark.parametrize("as_csr", [False, True])
-@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("micro_batch", [1024, 8])
 @pytest.mark.parametrize("activations", [("relu", "tanh"), ("gelu", "relu")], ids=str)
-def test_dropout_and_clipped_gradients(activations, block, as_csr, monkeypatch):
-    """The CPU's masks, over batches of several blocks and several epochs."""
-    monkeypatch.setattr(target, "_BLOCK_ROWS", block)
+def test_dropout_and_clipped_gradients(activations, micro_batch, as_csr, monkeypatch):
+    """The CPU's masks, over batches of several micro-batches and several epochs."""
+    monkeypatch.setattr(target, "_MICRO_BATCH_ROWS", micro_batch)
     network, objective = make_network((5, 7, 6, 3), activations, "log_loss")
     X, y = make_problem("log_loss", 30, 5, 3)
     results = []
@@ -251,10 +260,10 @@ def test_averaged_parameters(path, loss, clipped):
 
 
 @pytest.mark.parametrize("dropout", [None, Dropout((0.3, 0.5), 0)], ids=str)
-@pytest.mark.parametrize("block", [1024, 8])
+@pytest.mark.parametrize("micro_batch", [1024, 8])
 @pytest.mark.parametrize("activations", [("relu", "tanh"), ("gelu", "identity")], ids=str)
-def test_layer_normalisation(activations, block, dropout, monkeypatch):
-    monkeypatch.setattr(target, "_BLOCK_ROWS", block)
+def test_layer_normalisation(activations, micro_batch, dropout, monkeypatch):
+    monkeypatch.setattr(target, "_MICRO_BATCH_ROWS", micro_batch)
     network, objective = make_network((5, 7, 40, 3), activations, "log_loss", layer_norm=True)
     X, y = make_problem("log_loss", 30, 5, 3)
     results = []
@@ -299,9 +308,9 @@ def test_paths_take_turns(monkeypatch):
     np.testing.assert_allclose(got, alternate(CpuEngine(network, **options)), rtol=1e-10)
 
 
-def test_gradients_in_splits_and_blocks(monkeypatch):
-    monkeypatch.setattr(target, "_TERMS_PER_SPLIT", 4)
-    monkeypatch.setattr(target, "_BLOCK_ROWS", 17)
+def test_gradients_in_splits_and_micro_batches(monkeypatch):
+    monkeypatch.setattr(workspace, "_TERMS_PER_SPLIT", 4)
+    monkeypatch.setattr(target, "_MICRO_BATCH_ROWS", 17)
     network, objective = make_network((5, 7, 2), "tanh", "squared_error")
     X, y = make_problem("squared_error", 40, 5, 2)
     flat = np.linspace(-1, 1, network.n_parameters)
@@ -323,10 +332,10 @@ def test_gradients_in_splits_and_blocks(monkeypatch):
 # --- samples that do not fit, or are there already --------------------------------------------
 
 
-def stream(make_engine, monkeypatch, slab_bytes, block_rows):
+def stream(make_engine, monkeypatch, chunk_bytes, micro_batch):
     """What training, loss, gradient and outputs are; batches of 12, 5 features of float64."""
-    monkeypatch.setattr(samples, "_SLAB_BYTES", slab_bytes)
-    monkeypatch.setattr(target, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(samples, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(target, "_MICRO_BATCH_ROWS", micro_batch)
     network, objective = make_network((5, 7, 3), "tanh", "log_loss")
     X, y = make_problem("log_loss", 40, 5, 3)
     weight = np.random.default_rng(2).uniform(0.5, 2.0, 40)
@@ -338,7 +347,7 @@ def stream(make_engine, monkeypatch, slab_bytes, block_rows):
     order = np.random.default_rng(3).permutation(40)[:38]
     losses = [engine.run_epoch(order, np.full(4, 0.1)) for _ in range(2)]
     loss, gradient = engine.loss_and_gradient()
-    losses.append(engine.run_epoch(order, np.full(4, 0.1)))  # after slabs of another size
+    losses.append(engine.run_epoch(order, np.full(4, 0.1)))  # after chunks of another size
     results = (engine.get_parameters(), gradient, engine.predict(X).ravel())
     return np.concatenate([losses, [loss, engine.evaluate(placed)], *results])
 
@@ -346,26 +355,26 @@ def stream(make_engine, monkeypatch, slab_bytes, block_rows):
 def engine_without_memory(schedule="forward", late_copies=True):
     def make(network, **options):
         device = EmulatedDevice(schedule, late_copies, free_bytes=0)
-        return target.CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
+        return CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
 
     return make
 
 
-SLABS = {  # bytes of a slab, rows of a block
+CHUNKS = {  # bytes of a chunk, rows of a micro-batch
     "a batch": (12 * 40, 12),
     "two batches": (24 * 40, 12),
     "a batch and some": (20 * 40, 4),
     "part of a batch": (4 * 40, 4),
-    "less than a block": (1, 8),
+    "less than a micro-batch": (1, 8),
     "everything": (2**20, 64),
 }
 
 
 @pytest.mark.parametrize("late_copies", [True, False], ids=["late", "at once"])
-@pytest.mark.parametrize("slab", SLABS)
-def test_streamed_samples(path, slab, late_copies, monkeypatch):
-    got = stream(engine_without_memory("forward", late_copies), monkeypatch, *SLABS[slab])
-    expected = stream(CpuEngine, monkeypatch, *SLABS[slab])
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_streamed_samples(path, chunk, late_copies, monkeypatch):
+    got = stream(engine_without_memory("forward", late_copies), monkeypatch, *CHUNKS[chunk])
+    expected = stream(CpuEngine, monkeypatch, *CHUNKS[chunk])
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -387,10 +396,9 @@ class GpuArrayDouble:
 
 @pytest.fixture
 def emulated_gpu(monkeypatch):
-    monkeypatch.setattr("fastmlp.engine.cuda.open_device", EmulatedDevice)
     monkeypatch.setattr("fastmlp.engine.cuda.device.open_device", EmulatedDevice)
     sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
-    monkeypatch.setattr("fastmlp.engine.cuda.SIZES", sizes)
+    monkeypatch.setattr("fastmlp.engine.cuda.tiles.SIZES", sizes)
 
 
 CASES = {
@@ -574,7 +582,7 @@ def plant(module, right, wrong):
 
 def errors(module, monkeypatch):
     """The errors of all kernels, on every kind of device."""
-    for user in (target, tiles):
+    for user in (target, launcher, paths, samples, tiles):
         monkeypatch.setattr(user, "kernels", module)
     A, B = operands(33, 17, 21, "float32")
     for schedule in SCHEDULES:
@@ -628,7 +636,7 @@ def test_planted_bugs_are_found(bug, monkeypatch):
 def test_planted_bugs_of_the_resident_path_are_found(bug, monkeypatch):
     mutant = plant(resident, *RESIDENT_BUGS[bug])
     expected = train(emulated("resident"), "log_loss", "sgd")[1]
-    monkeypatch.setattr(target, "resident", mutant)
+    monkeypatch.setattr(paths, "resident", mutant)
     found = False
     for schedule in SCHEDULES:
         try:
@@ -654,15 +662,16 @@ STREAM_BUGS = {
 
 @pytest.mark.parametrize("bug", STREAM_BUGS)
 def test_planted_bugs_of_streaming_are_found(bug, monkeypatch):
-    expected = stream(CpuEngine, monkeypatch, *SLABS["a batch"])
+    expected = stream(CpuEngine, monkeypatch, *CHUNKS["a batch"])
     mutant = plant(samples, *STREAM_BUGS[bug])
-    monkeypatch.setattr(mutant, "_SLAB_BYTES", SLABS["a batch"][0])
-    monkeypatch.setattr(target, "Streamed", mutant.Streamed)
+    monkeypatch.setattr(mutant, "_CHUNK_BYTES", CHUNKS["a batch"][0])
+    for user in (samples, target):
+        monkeypatch.setattr(user, "Streamed", mutant.Streamed)
     found = False
     for late_copies in (True, False):
         make = engine_without_memory("forward", late_copies)
         try:
-            found |= largest(stream(make, monkeypatch, *SLABS["a batch"]) - expected) > 1e-6
+            found |= largest(stream(make, monkeypatch, *CHUNKS["a batch"]) - expected) > 1e-6
         except Fault:
             found = True
     assert found
@@ -676,6 +685,6 @@ def test_a_machine_without_a_gpu_is_told_so():
 
     if cuda.is_available():
         pytest.skip("this machine has a GPU")
-    target.open_device.cache_clear()
+    open_device.cache_clear()
     with pytest.raises(ValueError, match=r"device='cuda' found no NVIDIA GPU.*device='cpu'"):
         get_engine("cuda", Network((1, 1), "relu"), dtype="float64")

@@ -14,9 +14,9 @@ from numba.cuda.cudadrv import driver
 from problems import make_network, make_problem, place_for
 
 import fastmlp
-from fastmlp.engine import cuda as target
 from fastmlp.engine.cuda import CudaEngine, samples
 from fastmlp.engine.cuda import device as module
+from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Device
 from fastmlp.optimizers import Optimizer
 
@@ -182,7 +182,7 @@ def test_the_resident_path_launches_once_per_epoch(fake):
 
 def test_copies_have_a_stream_of_their_own(fake, monkeypatch):
     """Compute waits for each copy; a copy into used memory waits for compute, the host for it."""
-    monkeypatch.setattr(samples, "_SLAB_BYTES", 12 * 40)
+    monkeypatch.setattr(samples, "_CHUNK_BYTES", 12 * 40)
     fake.free = 0
     engine = train(Device())
     assert engine.info()["streamed"]

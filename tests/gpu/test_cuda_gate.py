@@ -13,8 +13,8 @@ from problems import make_network, make_problem, place_for
 from scipy import sparse
 
 from fastmlp.dropout import Dropout
-from fastmlp.engine import cuda as target
 from fastmlp.engine.cuda import CudaEngine
+from fastmlp.engine.cuda import engine as target
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 

@@ -137,7 +137,7 @@ def wrong_sum(shared, value):
     return value
 
 
-def wrong_link(progress, first, most, Z, z0, ldz, n_outputs, out):
+def wrong_link(control, first, most, Z, z0, ldz, n_outputs, out):
     i = cuda.blockIdx.x * THREADS // 32  # noqa: F821
     if i < most and cuda.threadIdx.x == 0:  # noqa: F821
         for k in range(n_outputs):
@@ -164,11 +164,10 @@ WRONG = {
 def test_a_rung_fails_when_a_kernel_is_wrong(bench, monkeypatch, rung, case, kernel):
     from simt import EMULATED_SIZES
 
-    from fastmlp.engine import cuda as target
-    from fastmlp.engine.cuda import kernels
+    from fastmlp.engine.cuda import kernels, tiles
 
     sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
-    monkeypatch.setattr(target, "SIZES", sizes)
+    monkeypatch.setattr(tiles, "SIZES", sizes)
     job = Listed()
     bench.ladder.climb(job, [(getattr(bench.ladder, rung), [case])])
     monkeypatch.setattr(kernels, kernel, WRONG[kernel])

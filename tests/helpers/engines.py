@@ -1,5 +1,7 @@
 """What tests of engines share: parameters to try, and how near to the oracle is near enough."""
 
+from itertools import cycle, islice
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,11 @@ def assert_close(actual, expected, dtype):
     assert np.abs(actual - expected).max() <= TOLERANCE[np.dtype(dtype).name] * scale
 
 
+def each_once(*tables):
+    """Rows of tables side by side, so many that each of every table is there."""
+    return list(islice(zip(*map(cycle, tables), strict=False), max(map(len, tables))))
+
+
 class FixedCount:
     """In the tuner's place: always as many threads as allowed."""
 
@@ -32,8 +39,8 @@ class FixedCount:
         assert n_threads == self.current
 
 
-class NoCrowd:
-    """In the crowd's place: the other fits of this process do not count."""
+class NoBudget:
+    """In the thread budget's place: the other fits of this process do not count."""
 
     def enter(self, fit, limit):
         return limit
@@ -45,10 +52,10 @@ class NoCrowd:
 @pytest.fixture
 def no_thresholds(monkeypatch):
     """Every call is worth sharing, among all threads that are allowed, and nothing is tuned."""
-    import fastmlp.engine.cpu as target
+    import fastmlp.engine.cpu.engine as target
 
     monkeypatch.setattr(target, "Tuner", FixedCount)
-    monkeypatch.setattr(target, "CROWD", NoCrowd())
+    monkeypatch.setattr(target, "THREAD_BUDGET", NoBudget())
     for name in ("_WORTH_SHARING", "_WORTH_THREADS"):
         monkeypatch.setattr(target, name, 0.0)
     monkeypatch.setattr(target, "_SURELY_WORTH_SHARING", np.inf)

@@ -46,11 +46,11 @@ def _floats(names: str) -> list[tuple[str, type]]:
 class Layer(Block):
     """One layer of a `Task`, which has one for the input as well.
 
-    Sizes and places are those of `fastmlp.engine.cpu.layout.Layout`; ``activations``, ``slopes``
-    (what the derivative is made of), ``normalised`` (scores after layer normalisation) and
-    ``deltas`` are places in the workspace.  The output layer's deltas take the place of its
-    activations, and the slopes are the activations themselves unless the derivative is a function
-    of the score, or the layer has dropout.
+    Sizes and places are those of `fastmlp.engine.cpu.layout.Layout`; ``activations``,
+    ``kept_derivatives``, ``normalised`` (scores after layer normalisation) and ``deltas`` are
+    places in the workspace.  The output layer's deltas take the place of its activations.  A
+    derivative is kept from the forward pass if it is a function of the score, or the layer has
+    dropout; otherwise its place is that of the activations, of which it is made.
 
     What leads from this layer to the next hidden one: whether ``relu`` is fused into the tiles; the
     addresses of the loops of ``activation``, ``derivative`` and ``dropout``; its ``threshold`` and
@@ -59,7 +59,7 @@ class Layer(Block):
 
     _fields_ = [
         *_integers("width stride rows rows_transposed weights transposed"),
-        *_integers("activations slopes normalised deltas"),
+        *_integers("activations kept_derivatives normalised deltas"),
         *_integers("relu activation derivative dropout threshold"),
         *_floats("dropout_scale"),
     ]
@@ -68,12 +68,13 @@ class Layer(Block):
 class Task(Block):
     """What `epoch`, `outputs` and `refresh_transposed` work on.
 
-    - The call: ``n_threads`` that run it at once, ``n_samples``, ``batch_size``, ``block`` (rows
-      that the workspace has room for), ``slab`` (rows that training takes through all layers at
-      once), the epoch's steps from ``first_step`` to ``stop_step``, and the loss of those before;
-      ``numbers`` of all its steps (see `fastmlp.optimizers.Optimizer.step_numbers`), ``units`` and
-      ``bounds`` (see `Layout.units` and `Layout.bounds`), ``prefetch`` (whether parameters are
-      worth asking for early), ``stations`` (of the threads, or 0), ``alpha``.
+    - The call: ``n_threads`` that run it at once, ``n_samples``, ``batch_size``, ``micro_batch``
+      (rows that the workspace holds), ``row_block`` (rows that training takes through all layers at
+      once), the epoch's steps from ``first_step`` to ``stop_step``, and the
+      loss of those before; ``numbers`` of all its steps (see
+      `fastmlp.optimizers.Optimizer.step_numbers`), ``gradient_blocks`` and ``bounds`` (see
+      `Layout`), ``prefetch`` (whether parameters are worth asking for early), ``standby`` (the
+      threads' flags, or 0), ``alpha``.
     - The samples: ``values`` are dense rows ``row_stride`` bytes apart or, if ``sparse``, the
       values of a CSR matrix with ``columns`` (int32) and ``row_starts`` (int64); ``targets``,
       ``classes`` and ``weights``; ``order`` (int64) lists the rows to visit.
@@ -81,12 +82,14 @@ class Task(Block):
       ``dropout_seed``, whether outputs go through ``softmax``, ``loss_divisor`` (averages a loss
       over outputs).
     - Memory: packed ``parameters`` and their ``transposed`` copy, slots of state, ``average``,
-      ``gradient``; workspace ``work``; ``zeros``; ``progress`` and ``barrier``.  Softmax needs
-      ``sums`` and ``peaks``, one number per row; losses other than `log_loss` need ``scores``,
-      ``true`` targets, ``constants`` and ``per_output`` losses, one per row and output; each row
-      has one of ``scales`` and ``losses``, each thread a ``scratch`` and ``slivers``, each unit one
-      of ``squares`` and ``norms``.
-    - Where results of `outputs` go: ``out``, or if that is 0, sums of losses to ``slab_losses``.
+      ``gradient``; workspace ``work``; ``zeros``; ``control`` words, which threads share (see
+      `fastmlp.engine.cpu.layout`), and a ``barrier``.  Softmax needs ``sums`` and ``peaks``, one
+      number per row; losses other than `log_loss` need ``scores``, ``true`` targets, ``constants``
+      and ``per_output`` losses, one per row and output; each row has one of ``scales`` and
+      ``losses``, each thread a ``scratch`` and ``micro_panels``, each gradient block one of
+      ``squares`` and ``norms``.
+    - Where results of `outputs` go: ``out``, or if that is 0, sums of losses to
+      ``row_block_losses``.
     - The update: address of its ``loop``, which is that of the optimizer if ``training``, else the
       one that only completes the gradient; ``clipped``, the optimizer's loop if it has to wait for
       the norm of the whole gradient, with ``sum_squares``, ``scale`` and ``max_norm``; ``averager``
@@ -95,19 +98,20 @@ class Task(Block):
     """
 
     _fields_ = [
-        *_integers("n_threads n_samples batch_size block slab first_step stop_step numbers"),
-        *_integers("units n_units bounds prefetch stations"),
+        *_integers("n_threads n_samples batch_size micro_batch row_block first_step stop_step"),
+        *_integers("numbers"),
+        *_integers("gradient_blocks n_gradient_blocks bounds prefetch standby"),
         *_floats("alpha loss_before"),
         *_integers("sparse values row_stride columns row_starts targets classes weights order"),
         *_integers("n_layers layers dropout_seed softmax loss_divisor"),
         *_integers("parameters transposed first_slot second_slot average gradient work zeros"),
-        *_integers("progress barrier sums peaks scores true constants per_output scales losses"),
-        *_integers("scratch slivers squares norms out slab_losses"),
+        *_integers("control barrier sums peaks scores true constants per_output scales losses"),
+        *_integers("scratch micro_panels squares norms out row_block_losses"),
         *_integers("loop training clipped sum_squares scale averager"),
         *_floats("max_norm average_rate"),
         *_integers("tiles dots transpose softmax_rows forward forward_sparse forward_narrow head"),
-        *_integers("loss link normalise normalise_derivative backward unit unit_sparse"),
-        *_integers("unit_narrow update_clipped"),
+        *_integers("loss link normalise normalise_derivative backward gradient_block"),
+        *_integers("gradient_sparse gradient_narrow update_clipped"),
     ]
 
 
@@ -146,6 +150,6 @@ class Shuffle(Block):
 
 
 class Watch(Block):
-    """``stations`` of ``n_threads`` threads; the ``word`` to tell, or ``most`` looks to take."""
+    """``flags`` of ``n_threads`` threads; the ``word`` to tell, or ``most`` looks to take."""
 
-    _fields_ = _integers("stations n_threads word most")
+    _fields_ = _integers("flags n_threads word most")

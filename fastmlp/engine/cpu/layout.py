@@ -24,18 +24,20 @@ N_VECTORS = 2  # of a panel's width
 MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6)  # of tiles one and two vectors wide
 
 _LINE = 64
-_UNIT_ROWS = 112
-_SMALL_UNIT_ROWS = 32
-_SMALLEST_UNIT_ROWS = 4
-MAX_UNIT_ROWS = 128  # at least _UNIT_ROWS + _SMALLEST_UNIT_ROWS, and whole vectors
+_GRADIENT_ROWS = 112
+_SMALL_GRADIENT_ROWS = 32
+_SMALLEST_GRADIENT_ROWS = 4
+MAX_GRADIENT_ROWS = 128  # at least _GRADIENT_ROWS + _SMALLEST_GRADIENT_ROWS, and whole vectors
 
 # Rows that a thread takes through all layers at once: few, so that they stay in L1 and L2, but in
-# training more if each slab has to fetch the parameters from L3.
-SLAB, LARGE_SLAB = 8 * MAX_ROWS[-1], 264
-# Cutting activations into slivers pays if they serve many panels and would not fit in L1.
-CUT_PANELS, CUT_ROWS = 16, 256
-SLIVER_ROWS = MAX_UNIT_ROWS + MAX_ROWS[-1]  # no unit's slivers have more columns
-STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)  # what the words of a task's progress are
+# training more if each row block has to fetch the parameters from L3.
+ROW_BLOCK, LARGE_ROW_BLOCK = 8 * MAX_ROWS[-1], 264
+# Packing activations into micro-panels pays if they serve many panels and would not fit in L1.
+PACK_PANELS, PACK_ROWS = 16, 256
+MICRO_PANEL_COLUMNS = MAX_GRADIENT_ROWS + MAX_ROWS[-1]  # no gradient block's have more
+# A task's control words, which Python and all threads share: asked to stop, steps done, whether to
+# stop after this step (thread 0 decides for all), give up waiting, and steps before the call.
+STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)
 AHEAD = 256  # indices that a shuffle draws before elements are swapped
 
 
@@ -53,7 +55,7 @@ class Layout:
     Attributes
     ----------
     widths, strides : ndarray of shape (n_layers,)
-        Units, and distance between rows of activations.
+        Neurons, and distance between rows of activations.
     rows, rows_transposed : ndarray of shape (n_layers - 1,)
         Rows per panel of each layer and of its transpose, padding included.
     weights, transposed : ndarray of shape (n_layers,)
@@ -79,7 +81,7 @@ class Layout:
         ]
         self.weights = np.cumsum([0, *sizes])
         self.transposed = np.cumsum([0, *sizes_transposed])
-        self._units: dict[bool, np.ndarray] = {}
+        self._gradient_blocks: dict[bool, np.ndarray] = {}
         self._bounds: dict[tuple[bool, int], np.ndarray] = {}
 
     def pad(self, n: int) -> int:
@@ -99,46 +101,47 @@ class Layout:
             start = int(self.weights[layer] + column * self.rows[layer])
             yield column, width, slice(start, start + width * int(self.rows[layer]))
 
-    def units(self, sparse: bool) -> np.ndarray:
-        """Pieces of the weight gradient to share among threads: [layer, column, first row, end].
+    def gradient_blocks(self, sparse: bool) -> np.ndarray:
+        """The weight gradient in blocks for threads to share: [layer, column, first row, end].
 
         The cut depends on the shapes only, never on the number of threads, because sums are kept
-        per unit.  With sparse input a piece of the first layer is a whole panel.
+        per block.  With sparse input a block of the first layer is a whole panel.
         """
-        if sparse not in self._units:
-            self._units[sparse] = self._cut(sparse)
-        return self._units[sparse]
+        if sparse not in self._gradient_blocks:
+            self._gradient_blocks[sparse] = self._cut(sparse)
+        return self._gradient_blocks[sparse]
 
     def _cut(self, sparse: bool) -> np.ndarray:
         shapes = list(pairwise(self.network.widths))
         n_large = sum(
-            -(-(fan_in + 1) // _UNIT_ROWS) * -(-fan_out // self.panel) for fan_in, fan_out in shapes
+            -(-(fan_in + 1) // _GRADIENT_ROWS) * -(-fan_out // self.panel)
+            for fan_in, fan_out in shapes
         )
-        step = _UNIT_ROWS if n_large >= 16 else _SMALL_UNIT_ROWS
-        units = []
+        step = _GRADIENT_ROWS if n_large >= 16 else _SMALL_GRADIENT_ROWS
+        blocks = []
         for layer, (fan_in, _) in enumerate(shapes):
             starts = [0] if sparse and layer == 0 else list(range(0, fan_in + 1, step))
-            if len(starts) > 1 and fan_in + 1 - starts[-1] <= _SMALLEST_UNIT_ROWS:
+            if len(starts) > 1 and fan_in + 1 - starts[-1] <= _SMALLEST_GRADIENT_ROWS:
                 starts.pop()
-            units += [
+            blocks += [
                 [layer, column, first, end]
                 for first, end in pairwise([*starts, fan_in + 1])
                 for column, _, _ in self.panels(layer)
             ]
-        return np.array(units, np.int64)
+        return np.array(blocks, np.int64)
 
     def bounds(self, sparse: bool, n_threads: int) -> np.ndarray:
-        """Which units each thread takes, by arithmetic: shape (n_threads + 1,)."""
+        """Which gradient blocks each thread takes, by arithmetic: shape (n_threads + 1,)."""
         key = sparse, n_threads
         if key not in self._bounds:
-            self._bounds[key] = self._share_out(self.units(sparse), n_threads)
+            self._bounds[key] = self._share_out(self.gradient_blocks(sparse), n_threads)
         return self._bounds[key]
 
-    def _share_out(self, units: np.ndarray, n_threads: int) -> np.ndarray:
+    def _share_out(self, blocks: np.ndarray, n_threads: int) -> np.ndarray:
         if n_threads == 1:
-            return np.array([0, len(units)], np.int64)
-        columns = np.minimum(self.panel, self.rows_transposed[units[:, 0]] - units[:, 1])
-        cost = np.cumsum((units[:, 3] - units[:, 2]) * columns)
+            return np.array([0, len(blocks)], np.int64)
+        columns = np.minimum(self.panel, self.rows_transposed[blocks[:, 0]] - blocks[:, 1])
+        cost = np.cumsum((blocks[:, 3] - blocks[:, 2]) * columns)
         shares = cost[-1] * np.arange(1, n_threads) / n_threads
         middles = cost - np.diff(cost, prepend=0) / 2
-        return np.array([0, *np.searchsorted(middles, shares), len(units)], np.int64)
+        return np.array([0, *np.searchsorted(middles, shares), len(blocks)], np.int64)

@@ -1,6 +1,8 @@
-"""Names of the pieces that kernels are made of, and which of them a network needs.
+"""Names of the pieces that kernels are made of.
 
-`fastmlp.engine.cpu.kernels` holds what they stand for.  Formulas of the tables in
+A piece is a C function that is compiled apart, kept by its name, and called by its address.
+`fastmlp.engine.cpu.kernels` holds their sources, `fastmlp.engine.cpu.program` which of them a
+network needs.  Formulas of the tables in
 `fastmlp.functions` and `fastmlp.optimizers` are ``family/key``; a user's own are compiled in this
 process and cached by the checksum of what they are made of.
 """
@@ -36,8 +38,9 @@ _STABLE_MODULES = ("math", "numpy", "builtins")  # whose functions stay what the
 
 PARAMETERS = ("pack", "unpack", "refresh_transposed", "transpose")
 ANY = (
-    *("unit", "tiles", "forward", "epoch", "backward", "unit_narrow", "forward_narrow"),
-    *("unit_sparse", "forward_sparse", "update_clipped", "outputs", *PARAMETERS),
+    *("gradient_block", "tiles", "forward", "epoch", "backward", "gradient_narrow"),
+    *("forward_narrow", "gradient_sparse", "forward_sparse", "update_clipped", "outputs"),
+    *PARAMETERS,
     *("head_softmax", "head_elementwise", "softmax_rows", "dropout", "normalise"),
     *("normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows", "one_row"),
     *("derivative/kept", *(f"link/{link}" for link in _LINKS_WITH_LOOPS)),
@@ -54,7 +57,7 @@ def keys(names: Iterable[str | None], dtype: str) -> list[objects.Key]:
     ]
 
 
-def company(network: Network, dtype: str) -> list[objects.Key]:
+def likely(network: Network, dtype: str) -> list[objects.Key]:
     """What most programs will need for a network sooner or later, whatever they begin with."""
     names = ["outputs", "softmax_rows", "few_rows", "one_row", *ONLY_INTEGERS]
     loops = [activation(row) for row in network.hidden if not row.by_user]
@@ -66,7 +69,7 @@ def everything() -> list[objects.Key]:
     names = [
         *ANY,
         *(f"loss/{key}" for key in LOSSES),
-        *(f"slopes/{key}" for key in ACTIVATIONS),
+        *(f"activation_and_derivative/{key}" for key in ACTIVATIONS),
         *(f"update/{key}{decay}" for key in OPTIMIZERS for decay in ("", "-decay")),
         *(f"activation/{key}" for key in ACTIVATIONS if key != "identity"),
         *(
@@ -95,23 +98,23 @@ def _key_of(value: Callable, out_activation: str | None = None) -> str:
     )
 
 
-def activation(row: Activation, *, slopes: bool = False) -> str | None:
+def activation(row: Activation, *, keep_derivative: bool = False) -> str | None:
     """The loop of an activation of `ACTIVATIONS`; None for the identity.
 
-    ``slopes`` makes it write the derivative as well.
+    ``keep_derivative`` makes it write the derivative as well.
     """
     key = _key_of(row.value)
-    if slopes:
-        return f"slopes/{key}"
+    if keep_derivative:
+        return f"activation_and_derivative/{key}"
     return None if key == "identity" else f"activation/{key}"
 
 
-def derivative(row: Activation, *, slopes: bool = False) -> str | None:
+def derivative(row: Activation, *, keep_derivative: bool = False) -> str | None:
     """The loop that multiplies deltas by a derivative; None where that is 1.
 
-    ``slopes`` says that the derivative was worked out with the activation.
+    ``keep_derivative`` says that the derivative was worked out with the activation.
     """
-    if slopes:
+    if keep_derivative:
         return "derivative/kept"
     return None if row.derivative in _CONSTANT_DERIVATIVES else f"derivative/{_key_of(row.value)}"
 
@@ -135,15 +138,15 @@ def update(optimizer: str | None, *, decays: bool = False) -> str:
 
 
 @cache
-def user_activation(row: Activation, dtype: str, *, slopes: bool) -> int:
+def user_activation(row: Activation, dtype: str, *, keep_derivative: bool) -> int:
     """Address of the loop of a user's activation."""
 
     def make():
         from fastmlp.engine.cpu.kernels import loops
 
-        return loops.user_activation(row, slopes=slopes)
+        return loops.user_activation(row, keep_derivative=keep_derivative)
 
-    what = f"activation {slopes} {row.of_score}"
+    what = f"activation {keep_derivative} {row.of_score}"
     return _user_address("activation", what, (row.value, row.derivative), dtype, make)
 
 

@@ -22,7 +22,7 @@ from fastmlp.network import Network
 
 def _activation(row: Activation, dtype: str) -> int:
     if row.by_user:
-        return pieces.user_activation(row, dtype, slopes=False)
+        return pieces.user_activation(row, dtype, keep_derivative=False)
     return piece(pieces.activation(row), dtype)
 
 

@@ -1,13 +1,8 @@
-"""Threads for the CPU engine: how many may be used, how many pay, and a team that runs them.
+"""Threads for the CPU engine: how many may be used, by how many fits, and a team that runs them.
 
 Kernels release the GIL, so plain Python threads run them side by side.  No Numba threading layer
 is involved: `workqueue` aborts the process when two Python threads meet in it, and `omp` dies
 after a fork.
-
-Results have the same bits for every number of threads, so the number can be chosen by timing, and
-changed at any epoch (`Tuner`).  That is the only safe guide: on a virtual machine the cost of
-handing a cache line from core to core changes by a factor of three within seconds, and a second
-thread that halves the time in one minute doubles it in the next.
 
 A thread that is woken up often finds itself on the processor of the thread that woke it, behind
 that thread, which is waiting for it: epochs of 0.3 ms took up to 77.  So the helpers are kept off
@@ -23,21 +18,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from functools import cache
 from queue import Empty, SimpleQueue
 
-import joblib
 import numpy as np
 from joblib.parallel import get_active_backend
 
-from fastmlp.engine.cpu.stations import GO, LEAVE, Stations
+from fastmlp.engine.cpu.standby import GO, LEAVE, Standby
+from fastmlp.engine.processor import n_processors
 
-_LONGEST_PAUSE = 64  # epochs between two looks at the other thread counts
-_MOST_THREADS = 1024  # that room is made for; a user's limit may be any number
+_MOST_THREADS = 1024  # that memory is set aside for; a user's limit may be any number
 _LINGERING = 0.05  # seconds after which an idle fit no longer counts
 _LONGEST_WAIT = 120.0  # seconds for a helper that has nothing more to do than its last step
-_SUDDEN = 2.0  # times the usual time, at which the others are tried at once
-_GAIN = 0.97  # a change must take this much off the time
 _LIMITING_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # joblib's workers set these
 
 
@@ -55,7 +46,7 @@ def available_threads(n_threads: int | None) -> int:
     backend, _ = get_active_backend()
     if backend.nesting_level:
         return 1
-    limits = [_n_processors()]
+    limits = [n_processors()]
     for variable in _LIMITING_VARIABLES:
         value = os.environ.get(variable, "")
         if value.isdigit() and int(value) > 0:
@@ -63,20 +54,8 @@ def available_threads(n_threads: int | None) -> int:
     return min(limits)
 
 
-def _n_processors() -> int:
-    """Those that affinity and the container leave; its limits, in files, are read once."""
-    if not hasattr(os, "sched_getaffinity"):
-        return joblib.cpu_count()
-    return _n_processors_of(frozenset(os.sched_getaffinity(0)))
-
-
-@cache
-def _n_processors_of(affinity: frozenset[int]) -> int:
-    return joblib.cpu_count()
-
-
-class Crowd:
-    """The fits of this process that run side by side, among which processors are shared out.
+class ThreadBudget:
+    """Shares the processors out among the fits of this process that run side by side.
 
     Two fits of two threads each on two processors take 2.5 times as long as one; of one thread
     each, 1.5 times.  A fit counts until `_LINGERING` seconds after its last epoch, for between two
@@ -102,68 +81,7 @@ class Crowd:
         self._until[id(fit)] = time.perf_counter() + _LINGERING
 
 
-CROWD = Crowd()
-
-
-class Tuner:
-    """Chooses the number of threads of each epoch by the time that epochs took.
-
-    Every now and then one epoch is run with each of the other counts: soon after the start and
-    after a change, ever more rarely while nothing changes.  The first epochs may be misleading,
-    because threads of whatever ran before (a BLAS) can still be spinning.
-
-    Parameters
-    ----------
-    limit : int
-        Most threads to use.
-    first : int
-        Threads of the first epoch.
-    pause : int
-        Epochs before the others are tried.
-
-    Attributes
-    ----------
-    current : int
-        The number in use between trials.
-    seconds : float
-        What an epoch takes with it, lately; 0 before the first.
-    """
-
-    def __init__(self, limit: int, first: int, pause: int = 1):
-        powers = (2**i for i in range(limit.bit_length()))
-        self._counts = sorted({first, limit, *powers})
-        self.current = first
-        self.seconds = 0.0
-        self._trials: list[int] = []
-        self._better: tuple[float, int] = (np.inf, first)
-        self._pause = self._until_check = pause
-
-    def choose(self) -> int:
-        """Threads for the next epoch."""
-        return self._trials[-1] if self._trials else self.current
-
-    def report(self, n_threads: int, seconds: float) -> None:
-        """Take note of an epoch's time."""
-        if not self._trials:
-            self._until_check -= 1
-            if n_threads > 1 and self.seconds and seconds > _SUDDEN * self.seconds:
-                self._until_check = 0  # something else has begun to use the processors
-            self.seconds += (0.25 if self.seconds else 1.0) * (seconds - self.seconds)
-            if self._until_check <= 0:
-                self._trials = [count for count in self._counts if count != self.current]
-                self._better = (_GAIN * self.seconds, self.current)
-                self._until_check = self._pause
-            return
-        self._trials.pop()
-        self._better = min(self._better, (seconds, n_threads))
-        if self._trials:
-            return
-        seconds, best = self._better
-        if best == self.current:
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        else:
-            self.current, self.seconds, self._pause = best, seconds, 2
-        self._until_check = self._pause
+THREAD_BUDGET = ThreadBudget()
 
 
 class Team:
@@ -171,13 +89,13 @@ class Team:
 
     Only the main thread ever sees Ctrl-C, and never inside a compiled call.  A short call runs its
     first share in the calling thread.  For a long one the calling thread only waits, so that it can
-    tell the kernel to stop.  Helpers whose call has stations stay in it after their share, ready
-    for the same call again.
+    tell the kernel to stop.  Helpers whose call has a standby stay in it after their share,
+    ready for the same call again.
     """
 
     def __init__(self):
         self._helpers: list[_Helper] = []
-        self._stations: Stations | None = None
+        self._standby: Standby | None = None
         self._standing: list[_Helper] = []
         self._kept_off = -1
         weakref.finalize(self, _dismiss, self._helpers)
@@ -190,9 +108,9 @@ class Team:
         RuntimeError
             If one never gets there, which would be a fault of the kernels: see `run`.
         """
-        if self._stations is None or self._stations.settle(_LONGEST_WAIT):
+        if self._standby is None or self._standby.settle(_LONGEST_WAIT):
             return
-        raise self._lost(f"{self._stations.describe()}, {describe()}", abort)
+        raise self._lost(f"{self._standby.describe()}, {describe()}", abort)
 
     def run(
         self,
@@ -200,7 +118,7 @@ class Team:
         n_threads: int,
         *,
         supervised: bool,
-        stations: Stations | None,
+        standby: Standby | None,
         stop: Callable[[], None],
         abort: Callable[[], None],
         describe: Callable[[], str],
@@ -214,8 +132,8 @@ class Team:
         n_threads : int
         supervised : bool
             Whether the calling thread only waits.
-        stations : Stations or None
-            Where helpers stay after their share.  With those of the last run, ``call`` must be the
+        standby : Standby or None
+            Where helpers wait after their share.  With that of the last run, ``call`` must be the
             same call, of as many threads.
         stop, abort : callable
             Tell the kernel to end after the current step; or, when not all threads were started,
@@ -234,7 +152,7 @@ class Team:
         RuntimeError
             If a helper does not end although thread 0 has, which would be a fault of the kernels.
         """
-        again = stations is self._stations
+        again = standby is self._standby
         if not again:
             self._recall()
         own = 0 if supervised else 1
@@ -246,20 +164,20 @@ class Team:
             self._keep_off(_processor())
         all_running = False
         try:
-            if stations is not None and again:
-                stations.tell(GO)
-            elif stations is not None:
-                stations.open()
-            self._stations, self._standing = stations, busy if stations else []
+            if standby is not None and again:
+                standby.tell(GO)
+            elif standby is not None:
+                standby.open()
+            self._standby, self._standing = standby, busy if standby else []
             for thread, helper in enumerate(busy, own):
-                if stations is not None and again:
-                    if not stations.reopen(thread):
+                if standby is not None and again:
+                    if not standby.reopen(thread):
                         continue
                     helper.wait(_LONGEST_WAIT)
                 helper.send(call, thread)
             results = [] if supervised else [call(0)]
             all_running = True
-            if stations is None:
+            if standby is None:
                 for thread, helper in enumerate(busy, own):
                     results.append(helper.wait(_LONGEST_WAIT if thread else np.inf))
         except KeyboardInterrupt:
@@ -271,7 +189,7 @@ class Team:
             for helper in busy:
                 helper.thread.join()
             self._helpers.clear()
-            self._stations, self._standing = None, []
+            self._standby, self._standing = None, []
             raise
         except TimeoutError:
             raise self._lost(describe(), abort) from None
@@ -282,7 +200,7 @@ class Team:
         abort()
         _dismiss(self._helpers)
         self._helpers.clear()
-        self._stations, self._standing = None, []
+        self._standby, self._standing = None, []
         return RuntimeError(
             f"A thread of this fit did not end within {_LONGEST_WAIT:.0f} s ({report}); this is a "
             "fault of fastmlp: please report it with this line, and set n_threads=1 meanwhile."
@@ -290,12 +208,12 @@ class Team:
 
     def _recall(self) -> None:
         """Have the helpers that stand by, which `settle` has seen to, return from their call."""
-        if self._stations is None:
+        if self._standby is None:
             return
-        self._stations.tell(LEAVE)
+        self._standby.tell(LEAVE)
         for helper in self._standing:
             helper.wait(_LONGEST_WAIT)
-        self._stations, self._standing = None, []
+        self._standby, self._standing = None, []
 
     def _keep_off(self, processor: int) -> None:
         """Let the helpers run on any allowed processor but this one."""

@@ -8,10 +8,10 @@ Activations carry a constant 1 in the column after the last.  With it, ``W`` and
 are one matrix of fan_in + 1 rows, contiguous in the flat parameter vector, and no product needs a
 bias: forward ``[A 1] @ [W; b]``, weight gradient ``[A 1]^T @ D``, input gradient ``D @ W^T``.
 
-No kernel is told which step it is in.  ``progress`` (int64: steps done, samples, batch size, steps
+No kernel is told which step it is in.  ``control`` (int64: steps done, samples, batch size, steps
 before) is in device memory and `finish_step` advances it, so that one captured launch sequence
-serves every step of every epoch.  A step takes its batch in blocks of rows, as many as the
-workspace holds; ``first`` is where a block starts in its batch, and ``most`` its size.
+serves every step of every epoch.  A step takes its batch in micro-batches of as many rows
+as the workspace holds; ``first`` is where one starts in its batch, and ``most`` its size.
 
 Sums have one order: within a thread, then over threads and splits by number.  Same seed, same GPU,
 same bits.
@@ -54,7 +54,7 @@ TERMS = 1  # that are multiplied at a time
 MULTIPLY: Callable[..., Any] = unbound
 PLACE: Callable[..., Any] = unbound
 STORE: Callable[..., Any] = unbound
-FINISH: Callable[..., Any] = unbound
+EPILOGUE: Callable[..., Any] = unbound
 LOAD: Callable[..., Any] = unbound  # of fragments
 MMA: Callable[..., Any] = unbound
 FORMULA: Callable[..., Any] = unbound
@@ -71,9 +71,9 @@ FULL_WARP = 0xFFFFFFFF
 # --- device functions -------------------------------------------------------------------------
 
 
-def count_rows(progress, first, most):
-    """Rows of this block of the current batch."""
-    rows = min(progress[2], progress[1] - progress[0] * progress[2]) - first
+def count_rows(control, first, most):
+    """Rows of this micro-batch of the current batch."""
+    rows = min(control[2], control[1] - control[0] * control[2]) - first
     return max(0, min(most, rows))
 
 
@@ -125,14 +125,14 @@ def add_over_warp(value):
 # --- products ---------------------------------------------------------------------------------
 
 
-def product(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N, K,
+def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N, K,
             aux):  # fmt: skip
-    """``C[m, n]`` = what STORE makes of the sum over k of ``A[m, k] B[k, n]``, and FINISH of that.
+    """``C[m, n]`` = what STORE makes of the sum over k of ``A[m, k] B[k, n]``, then the EPILOGUE.
 
-    M or K is 0 for the rows of the current block.  Block z of the grid takes ``split`` terms and
-    writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
+    M or K is 0 for the rows of the current micro-batch.  Block z of the grid takes ``split`` terms
+    and writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
     """
-    rows = count_rows(progress, first, most)
+    rows = count_rows(control, first, most)
     M = M if M else rows
     K = K if K else rows
     m0, n0 = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN
@@ -170,7 +170,7 @@ def product(progress, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, 
         for j in range(LINE):
             row, column = PLACE(i, j)
             if m0 + row < M and n0 + column < N:
-                FINISH(C, c0 + (m0 + row) * ldc + n0 + column, aux)
+                EPILOGUE(C, c0 + (m0 + row) * ldc + n0 + column, aux)
 
 
 def multiply(As, Bs, at, a, b, sums):
@@ -249,7 +249,7 @@ def put(value, C, at):
 
 
 def add(value, C, at):
-    """Added to what is there: the gradient of a further block of rows."""
+    """Added to what is there: the gradient of a further micro-batch."""
     C[at] += value
 
 
@@ -267,7 +267,7 @@ def activate(C, at, aux):
     C[at] = FORMULA(C[at])
 
 
-def activate_and_keep_slope(C, at, aux):
+def activate_and_keep_derivative(C, at, aux):
     """`activate`, for training where the output does not tell the derivative: it goes to ``aux``,
     which is placed like ``C``.
     """
@@ -275,7 +275,7 @@ def activate_and_keep_slope(C, at, aux):
     C[at] = FORMULA(C[at])
 
 
-def activate_and_keep_slope_of_output(C, at, aux):
+def activate_and_keep_derivative_of_output(C, at, aux):
     """The same for an activation whose output tells the derivative."""
     C[at] = FORMULA(C[at])
     aux[at] = GRADIENT(C[at])
@@ -303,20 +303,20 @@ def find_nonfinite(n, X, found):
             found[0] = 1
 
 
-def gather(progress, first, most, order, X, n_features, A, lda):
-    """Copy the block's samples side by side; one thread per element."""
+def gather(control, first, most, order, X, n_features, A, lda):
+    """Copy the micro-batch's samples side by side; one thread per element."""
     e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     i, feature = e // n_features, e % n_features
-    if i < count_rows(progress, first, most):
-        sample = order[progress[0] * progress[2] + first + i]
+    if i < count_rows(control, first, most):
+        sample = order[control[0] * control[2] + first + i]
         A[i * lda + feature] = X[sample * n_features + feature]
 
 
-def gather_sparse(progress, first, most, order, values, columns, starts, n_features, A, lda):
+def gather_sparse(control, first, most, order, values, columns, starts, n_features, A, lda):
     """The same for CSR samples, made dense; one warp per row."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
-        sample = order[progress[0] * progress[2] + first + i]
+    if i < count_rows(control, first, most):
+        sample = order[control[0] * control[2] + first + i]
         for feature in range(lane, n_features, 32):
             A[i * lda + feature] = 0
         cuda.syncwarp()
@@ -325,13 +325,13 @@ def gather_sparse(progress, first, most, order, values, columns, starts, n_featu
                 A[i * lda + columns[p]] += values[p]
 
 
-def normalise(progress, first, most, A, kept, a0, lda, width, epsilon, aux):
-    """Layer normalisation of scores, then FINISH; one warp per row.
+def normalise(control, first, most, A, kept, a0, lda, width, epsilon, aux):
+    """Layer normalisation of scores, then EPILOGUE; one warp per row.
 
     ``kept``, placed like ``A``, gets the normalised scores and, behind them, the factor.
     """
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
+    if i < count_rows(control, first, most):
         at = a0 + i * lda
         total, squares = REAL(0), REAL(0)
         for k in range(lane, width, 32):
@@ -343,15 +343,15 @@ def normalise(progress, first, most, A, kept, a0, lda, width, epsilon, aux):
         for k in range(lane, width, 32):
             A[at + k] = (A[at + k] - mean) * factor
             kept[at + k] = A[at + k]
-            FINISH(A, at + k, aux)
+            EPILOGUE(A, at + k, aux)
         if lane == 0:
             kept[at + width] = factor
 
 
-def normalise_delta(progress, first, most, D, kept, a0, lda, width):
+def normalise_delta(control, first, most, D, kept, a0, lda, width):
     """From gradients of normalised scores to gradients of scores; one warp per row."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
+    if i < count_rows(control, first, most):
         at = a0 + i * lda
         total, moment = REAL(0), REAL(0)
         for k in range(lane, width, 32):
@@ -362,15 +362,15 @@ def normalise_delta(progress, first, most, D, kept, a0, lda, width):
             D[at + k] = kept[at + width] * (D[at + k] - mean - slope * kept[at + k])
 
 
-def drop(progress, first, most, A, slopes, a0, lda, width, seed, layer, threshold, scale):
-    """Dropout of a hidden layer's outputs and slopes; one thread per element."""
+def drop(control, first, most, A, derivatives, a0, lda, width, seed, layer, threshold, scale):
+    """Dropout of a hidden layer's outputs and kept derivatives; one thread per element."""
     e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    i, unit, at = e // width, e % width, a0 + e // width * lda + e % width
-    if i < count_rows(progress, first, most):
-        key = row_key(seed, progress[3] + progress[0], layer, first + i)
-        mask = REAL(0) if random_bits(key, unit) < threshold else scale
+    i, neuron, at = e // width, e % width, a0 + e // width * lda + e % width
+    if i < count_rows(control, first, most):
+        key = row_key(seed, control[3] + control[0], layer, first + i)
+        mask = REAL(0) if random_bits(key, neuron) < threshold else scale
         A[at] *= mask
-        slopes[at] *= mask
+        derivatives[at] *= mask
 
 
 def plain_loss(z, y, tiny, constant):
@@ -390,14 +390,14 @@ def logistic_loss(z, y, tiny, constant):
     return value, slope
 
 
-def head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights, scales,
+def head(control, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights, scales,
          losses, divisor, tiny, constants, smoothing):  # fmt: skip
     """Scores become scaled gradients, and each row's weighted loss is kept; one warp per row."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
-        sample = order[progress[0] * progress[2] + first + i]
+    if i < count_rows(control, first, most):
+        sample = order[control[0] * control[2] + first + i]
         weight = weights[sample] if n_weights else REAL(1)
-        scale = scales[progress[0]] * weight
+        scale = scales[control[0]] * weight
         total = REAL(0)
         for k in range(lane, n_outputs, 32):
             z, y = Z[z0 + i * ldz + k], targets[sample * n_outputs + k]
@@ -410,14 +410,14 @@ def head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, 
             losses[first + i] = weight * total / divisor
 
 
-def softmax_head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights,
+def softmax_head(control, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights,
                  scales, losses, divisor, tiny, constants, smoothing):  # fmt: skip
     """`head` for the log loss of softmax; ``targets`` are class numbers."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
-        sample = order[progress[0] * progress[2] + first + i]
+    if i < count_rows(control, first, most):
+        sample = order[control[0] * control[2] + first + i]
         weight = weights[sample] if n_weights else REAL(1)
-        scale = scales[progress[0]] * weight
+        scale = scales[control[0]] * weight
         label = targets[sample]
         peak, total = softmax_sums(Z, z0 + i * ldz, n_outputs, lane)
         score = Z[z0 + i * ldz + label] - peak
@@ -435,15 +435,15 @@ def class_target(k, label, n_outputs, smoothing):
     return REAL(1) - smoothing + spread if k == label else spread
 
 
-def probability_head(progress, first, most, order, Z, z0, ldz, n_outputs, targets, weights,
+def probability_head(control, first, most, order, Z, z0, ldz, n_outputs, targets, weights,
                      n_weights, scales, losses, divisor, tiny, constants,
                      smoothing):  # fmt: skip
     """`softmax_head` for other losses of the probabilities of all classes."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
-        sample = order[progress[0] * progress[2] + first + i]
+    if i < count_rows(control, first, most):
+        sample = order[control[0] * control[2] + first + i]
         weight = weights[sample] if n_weights else REAL(1)
-        scale = scales[progress[0]] * weight
+        scale = scales[control[0]] * weight
         label, at = targets[sample], z0 + i * ldz
         peak, total = softmax_sums(Z, at, n_outputs, lane)
         peak += log(total)
@@ -479,18 +479,18 @@ def softmax_sums(Z, at, n_outputs, lane):
     return peak, total
 
 
-def link(progress, first, most, Z, z0, ldz, n_outputs, out):
+def link(control, first, most, Z, z0, ldz, n_outputs, out):
     """Outputs of an elementwise output activation; one warp per row."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
+    if i < count_rows(control, first, most):
         for k in range(lane, n_outputs, 32):
             out[(first + i) * n_outputs + k] = FORMULA(Z[z0 + i * ldz + k])
 
 
-def softmax_link(progress, first, most, Z, z0, ldz, n_outputs, out):
+def softmax_link(control, first, most, Z, z0, ldz, n_outputs, out):
     """`link` for softmax."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
-    if i < count_rows(progress, first, most):
+    if i < count_rows(control, first, most):
         peak, total = softmax_sums(Z, z0 + i * ldz, n_outputs, lane)
         for k in range(lane, n_outputs, 32):
             out[(first + i) * n_outputs + k] = exp(Z[z0 + i * ldz + k] - peak) / total
@@ -527,7 +527,7 @@ def move_average(average, i, w, rate):
     average[i] += rate * (w - average[i])
 
 
-def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, alpha, scales,
+def update(control, parameters, partial, n_splits, slots, n, layers, n_layers, alpha, scales,
            numbers, squares, average, average_rate):  # fmt: skip
     """Sum the gradient's splits, add the penalty and update; one thread per parameter.
 
@@ -541,14 +541,14 @@ def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, 
         w, g = parameters[i], REAL(0)
         for split in range(n_splits):
             g += partial[split * n + i]
-        scale = scales[progress[0]]
+        scale = scales[control[0]]
         heavy = is_weight(i, layers, n_layers)
         if heavy:
             g += alpha * scale * w
             square = float64(w) * float64(w)
         if scale != 0:
             parameters[i], slots[i], slots[n + i] = apply_rule(
-                w, g, slots[i], slots[n + i], heavy, numbers, progress[0]
+                w, g, slots[i], slots[n + i], heavy, numbers, control[0]
             )
             AVERAGE(average, i, parameters[i], average_rate)
     total = add_over_block(shared, square)
@@ -556,7 +556,7 @@ def update(progress, parameters, partial, n_splits, slots, n, layers, n_layers, 
         squares[cuda.blockIdx.x] = total
 
 
-def complete_gradient(progress, parameters, partial, n_splits, slots, n, layers, n_layers, alpha,
+def complete_gradient(control, parameters, partial, n_splits, slots, n, layers, n_layers, alpha,
                       scales, numbers, squares, average, average_rate):  # fmt: skip
     """In `update`'s place: leave the parameters, and the gradient in the first split."""
     shared = cuda.shared.array(THREADS, float64)
@@ -567,7 +567,7 @@ def complete_gradient(progress, parameters, partial, n_splits, slots, n, layers,
         for split in range(n_splits):
             g += partial[split * n + i]
         if is_weight(i, layers, n_layers):
-            g += alpha * scales[progress[0]] * w
+            g += alpha * scales[control[0]] * w
             square = float64(w) * float64(w)
         partial[i] = g
     total = add_over_block(shared, square)
@@ -575,7 +575,7 @@ def complete_gradient(progress, parameters, partial, n_splits, slots, n, layers,
         squares[cuda.blockIdx.x] = total
 
 
-def sum_squares(progress, gradient, n, norms):
+def sum_squares(control, gradient, n, norms):
     """Each block's sum of squares of the gradient."""
     shared = cuda.shared.array(THREADS, float64)
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
@@ -585,7 +585,7 @@ def sum_squares(progress, gradient, n, norms):
         norms[cuda.blockIdx.x] = total
 
 
-def finish_norm(progress, norms, n_blocks):
+def finish_norm(control, norms, n_blocks):
     """The gradient's norm, behind the blocks' sums; one block."""
     shared = cuda.shared.array(THREADS, float64)
     total = float64(0)
@@ -596,33 +596,33 @@ def finish_norm(progress, norms, n_blocks):
         norms[n_blocks] = sqrt(total)
 
 
-def clipped_update(progress, parameters, gradient, slots, n, layers, n_layers, scales, numbers,
+def clipped_update(control, parameters, gradient, slots, n, layers, n_layers, scales, numbers,
                    norms, n_blocks, max_norm, average, average_rate):  # fmt: skip
     """`update` with the gradient scaled to ``max_norm`` at most, as PyTorch's clip_grad_norm_."""
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    if i < n and scales[progress[0]] != 0:
+    if i < n and scales[control[0]] != 0:
         factor = max_norm / (norms[n_blocks] + 1e-6)
         g = gradient[i] * REAL(factor) if factor < 1 else gradient[i]
         parameters[i], slots[i], slots[n + i] = apply_rule(
             parameters[i], g, slots[i], slots[n + i], is_weight(i, layers, n_layers), numbers,
-            progress[0],
+            control[0],
         )  # fmt: skip
         AVERAGE(average, i, parameters[i], average_rate)
 
 
-def rewind(progress, n, batch_size, steps):
+def rewind(control, n, batch_size, steps):
     """Stand before a pass over ``n`` samples, after so many steps; one block."""
     if cuda.threadIdx.x == 0:
-        progress[0] = 0
-        progress[1] = n
-        progress[2] = batch_size
-        progress[3] = steps
+        control[0] = 0
+        control[1] = n
+        control[2] = batch_size
+        control[3] = steps
 
 
-def finish_step(progress, losses, squares, n_squares, results):
+def finish_step(control, losses, squares, n_squares, results):
     """Sum losses and squares into ``results[2 step]`` and go on to the next step; one block."""
     shared = cuda.shared.array(THREADS, float64)
-    rows = count_rows(progress, 0, progress[2])
+    rows = count_rows(control, 0, control[2])
     loss, square = float64(0), float64(0)
     for i in range(cuda.threadIdx.x, rows, THREADS):
         loss += losses[i]
@@ -632,6 +632,6 @@ def finish_step(progress, losses, squares, n_squares, results):
     cuda.syncthreads()
     square = add_over_block(shared, square)
     if cuda.threadIdx.x == 0:
-        results[2 * progress[0]] = loss
-        results[2 * progress[0] + 1] = square
-        progress[0] += 1
+        results[2 * control[0]] = loss
+        results[2 * control[0] + 1] = square
+        control[0] += 1

@@ -2,18 +2,19 @@
 
 A small network's step on a GPU is all latency: a dozen launches of two microseconds each around
 less than one microsecond of arithmetic.  So one launch stays for the epoch.  Its blocks, no more
-than can run at once, each take a share of the batch's rows through the network and back, meet,
-each sum a slice of the gradient over all blocks and update that slice of the parameters, and meet
-again.  Parameters and state are read and written through L2 and never leave the chip.
+than can run at once, each take a share of the batch's rows through the network and back; after a
+barrier of the whole grid, each sum a slice of the gradient over all blocks and update that slice of
+the parameters; then comes a second barrier.  Parameters and state are read and written through L2
+and never leave the chip.
 
-Shared memory holds a chunk of R rows of a block's activations and deltas, ``[column][row]``: a
+Shared memory holds a row tile, R rows of a block's activations and deltas, ``[column][row]``: a
 thread reads four rows at once and uses each weight four times.  Beside the parameters lies a
 transposed copy of each layer's weights for the input gradient, so that neighbouring threads always
 read neighbouring weights.
 
 Same seed, same GPU, same bits: each sum has one order.
 
-Nothing here has run on a GPU.  On paper a step costs its two meetings, 1 to 2 microseconds each.
+Nothing here has run on a GPU.  On paper a step costs its two barriers, 1 to 2 microseconds each.
 """
 
 from collections.abc import Callable
@@ -37,11 +38,11 @@ from fastmlp.engine.cuda.ptx import add_release, load_acquire
 REAL: Any = None  # element type
 THREADS = 0
 SHARED = 0  # elements of shared memory
-R = 4  # rows of a chunk, a multiple of 4
+R = 4  # rows of a row tile, a multiple of 4
 ACTIVATION: Callable[..., Any] = unbound
 DERIVATIVE: Callable[..., Any] = unbound
-KEEP_SLOPE: Callable[..., Any] = unbound
-SLOPE: Callable[..., Any] = unbound
+KEEP_DERIVATIVE: Callable[..., Any] = unbound
+TAKE_DERIVATIVE: Callable[..., Any] = unbound
 HEAD: Callable[..., Any] = unbound
 FORMULA: Callable[..., Any] = unbound  # the loss
 GRADIENT: Callable[..., Any] = unbound  # of the loss
@@ -52,7 +53,7 @@ AVERAGE: Callable[..., Any] = unbound
 # --- device functions -------------------------------------------------------------------------
 
 
-def meet(barrier, n_times):
+def grid_barrier(barrier, n_times):
     """Wait until all blocks have come here for the ``n_times``-th time."""
     cuda.syncthreads()
     if cuda.threadIdx.x == 0:
@@ -62,14 +63,14 @@ def meet(barrier, n_times):
     cuda.syncthreads()
 
 
-def gather_chunk(memory, order, first, rows, X, n_features):
-    """Samples of a chunk; missing rows are zero."""
+def gather_rows(memory, order, first, rows, X, n_features):
+    """Samples of a row tile; missing rows are zero."""
     for e in range(cuda.threadIdx.x, R * n_features, THREADS):
         i, k = e // n_features, e % n_features
         memory[k * R + i] = X[order[first + i] * n_features + k] if i < rows else REAL(0)
 
 
-def keep_slope(memory, at, score):
+def keep_derivative(memory, at, score):
     """For an activation whose output does not tell the derivative."""
     memory[at] = DERIVATIVE(score)
 
@@ -78,17 +79,17 @@ def keep_nothing(memory, at, score):
     """For the others."""
 
 
-def kept_slope(memory, output, slope):
-    """The derivative that `keep_slope` left."""
-    return memory[slope]
+def kept_derivative(memory, output, kept):
+    """The derivative that `keep_derivative` left."""
+    return memory[kept]
 
 
-def slope_of_output(memory, output, slope):
+def derivative_of_output(memory, output, kept):
     """The derivative that the output tells."""
     return DERIVATIVE(memory[output])
 
 
-def forward(memory, a, out, slopes, parameters, at, fan_in, fan_out, hidden):
+def forward(memory, a, out, derivatives, parameters, at, fan_in, fan_out, hidden):
     """Columns ``out`` = activation of (columns ``a``) @ W + b; one thread per output, four rows."""
     for e in range(cuda.threadIdx.x, R // 4 * fan_out, THREADS):
         i, j = e // fan_out * 4, e % fan_out
@@ -101,17 +102,17 @@ def forward(memory, a, out, slopes, parameters, at, fan_in, fan_out, hidden):
             s3 += memory[x + 3] * w
         z = (out + j) * R + i
         if hidden:
-            d = (slopes + j) * R + i
-            KEEP_SLOPE(memory, d, s0)
-            KEEP_SLOPE(memory, d + 1, s1)
-            KEEP_SLOPE(memory, d + 2, s2)
-            KEEP_SLOPE(memory, d + 3, s3)
+            d = (derivatives + j) * R + i
+            KEEP_DERIVATIVE(memory, d, s0)
+            KEEP_DERIVATIVE(memory, d + 1, s1)
+            KEEP_DERIVATIVE(memory, d + 2, s2)
+            KEEP_DERIVATIVE(memory, d + 3, s3)
             s0, s1, s2, s3 = ACTIVATION(s0), ACTIVATION(s1), ACTIVATION(s2), ACTIVATION(s3)
         memory[z], memory[z + 1], memory[z + 2], memory[z + 3] = s0, s1, s2, s3
 
 
 def gradient(memory, a, delta, partial, at, fan_in, fan_out, fresh):
-    """The chunk's share of a layer's gradient; one thread per parameter."""
+    """The row tile's share of a layer's gradient; one thread per parameter."""
     for e in range(cuda.threadIdx.x, (fan_in + 1) * fan_out, THREADS):
         k, j = e // fan_out, e % fan_out
         total = REAL(0)
@@ -133,10 +134,10 @@ def input_gradient(memory, a, delta, below, transposed, at, fan_in, fan_out):
             s2 += memory[d + 2] * w
             s3 += memory[d + 3] * w
         x, z = (a + k) * R + i, (below + k) * R + i
-        memory[z] = s0 * SLOPE(memory, x, z)
-        memory[z + 1] = s1 * SLOPE(memory, x + 1, z + 1)
-        memory[z + 2] = s2 * SLOPE(memory, x + 2, z + 2)
-        memory[z + 3] = s3 * SLOPE(memory, x + 3, z + 3)
+        memory[z] = s0 * TAKE_DERIVATIVE(memory, x, z)
+        memory[z + 1] = s1 * TAKE_DERIVATIVE(memory, x + 1, z + 1)
+        memory[z + 2] = s2 * TAKE_DERIVATIVE(memory, x + 2, z + 2)
+        memory[z + 3] = s3 * TAKE_DERIVATIVE(memory, x + 3, z + 3)
 
 
 def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
@@ -218,11 +219,11 @@ def place_transposed(i, layers, widths, n_layers):
 # --- the kernel -------------------------------------------------------------------------------
 
 
-def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_weights, scales,
+def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weights, scales,
                    numbers, parameters, transposed, partial, slots, n, layers, widths, n_layers,
                    alpha, divisor, tiny, constants, smoothing, average, average_rate, sums,
                    results):  # fmt: skip
-    """``n_steps`` steps from step ``progress[0]`` on; a cooperative grid of blocks.
+    """``n_steps`` steps from step ``control[0]`` on; a cooperative grid of blocks.
 
     ``partial`` (blocks x n) holds each block's gradient, ``sums`` (blocks x 2) its loss and sum of
     squares, ``results`` (steps x 2) both, summed over blocks.  Delta columns follow the activation
@@ -234,17 +235,17 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
     n_columns = 0
     for layer in range(n_layers + 1):
         n_columns += widths[layer]
-    first_step = progress[0]
+    first_step = control[0]
     for step in range(first_step, first_step + n_steps):
-        start = step * progress[2]
-        n_rows = min(progress[2], progress[1] - start)
+        start = step * control[2]
+        n_rows = min(control[2], control[1] - start)
         begin, end = block * n_rows // n_blocks, (block + 1) * n_rows // n_blocks
         loss, square = float64(0), float64(0)
         for i in range(thread, n if begin == end else 0, THREADS):
             partial[block * n + i] = REAL(0)
         for first in range(begin, end, R):
             rows = min(R, end - first)
-            gather_chunk(memory, order, start + first, rows, X, widths[0])
+            gather_rows(memory, order, start + first, rows, X, widths[0])
             cuda.syncthreads()
             a, at = 0, 0
             for layer in range(n_layers):
@@ -277,7 +278,7 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
                     input_gradient(memory, a, n_columns + a + fan_in, n_columns + a, transposed,
                                    at, fan_in, fan_out)  # fmt: skip
                 cuda.syncthreads()
-        meet(barrier, 2 * step + 1)
+        grid_barrier(barrier, 2 * step + 1)
         for i in range(block * THREADS + thread, n, n_blocks * THREADS):
             w, g = parameters[i], REAL(0)
             for other in range(n_blocks):
@@ -299,11 +300,11 @@ def resident_epoch(progress, barrier, n_steps, order, X, targets, weights, n_wei
         square = add_over_block(shared, square)
         if thread == 0:
             sums[2 * block], sums[2 * block + 1] = loss, square
-        meet(barrier, 2 * step + 2)
+        grid_barrier(barrier, 2 * step + 2)
         if block == 0 and thread < 2:
             total = float64(0)
             for other in range(n_blocks):
                 total += sums[2 * other + thread]
             results[2 * step + thread] = total
     if block == 0 and thread == 0:
-        progress[0] = first_step + n_steps
+        control[0] = first_step + n_steps

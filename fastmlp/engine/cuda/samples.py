@@ -1,8 +1,8 @@
-"""Samples for the kernels: on the device for good, or brought there slab by slab.
+"""Samples for the kernels: on the device for good, or brought there chunk by chunk.
 
 Engines share samples, and each has a feed of its own from them.  The feeds of both kinds answer the
-same few questions of the engine, which never asks which one it has: the data of each slab in turn,
-and where in its slab each sample is.
+same few questions of the engine, which never asks which one it has: the data of each chunk in
+turn, and where in its chunk each sample is.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from fastmlp._arrays import GpuArray
+from fastmlp.engine.cuda import device as devices
+from fastmlp.engine.cuda import kernels, tiles
+from fastmlp.engine.cuda.device import Launch
+from fastmlp.engine.cuda.tiles import Sizes, common_names
 from fastmlp.objective import Objective
 
-_SLAB_BYTES = 2**27
+_FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
+_CHUNK_BYTES = 2**27
 
 
 class Data(NamedTuple):
@@ -27,7 +33,7 @@ class Data(NamedTuple):
     sparse: bool
 
 
-class Slab(NamedTuple):
+class Chunk(NamedTuple):
     """Samples that are on the device together: those of ``steps`` whole batches, or, with 0
     steps, the rows from ``first`` to ``end`` of a batch, to the size of a whole one with the last.
     """
@@ -133,14 +139,14 @@ class Whole(Feed):
         """Where the kernels find the samples of ``order``."""
         return order
 
-    def slabs(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Slab]:
-        yield Slab(self._data, 0, -(-order.size // batch_size), 0, batch_size)
+    def chunks(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Chunk]:
+        yield Chunk(self._data, 0, -(-order.size // batch_size), 0, batch_size)
 
 
 class Stream(Feed):
-    """Of samples that are brought to the device in pieces: while one is worked on, the next comes.
+    """Of samples that are brought to the device in chunks: while one is worked on, the next comes.
 
-    A piece, at most `_SLAB_BYTES` unless a block of rows is larger, is as many whole batches as it
+    A chunk, at most `_CHUNK_BYTES` unless a micro-batch is larger, is as many whole batches as it
     holds, or a part of one batch.
     """
 
@@ -149,40 +155,38 @@ class Stream(Feed):
         self._device, self._dtype, self._X, self._y = device, dtype, X, y
         self._arrays = [array for array in (X, y, sample_weight) if array is not None]
         self._types = [dtype if array.dtype.kind == "f" else array.dtype for array in self._arrays]
-        self._room = 0
+        self._capacity = 0
         self._hosts: list[list[np.ndarray]] = []
         self._buffers: list[list[Any]] = []
         self._copies: list[Any] = [None, None]
         self._marks: list[Any] = [None, None]
 
-    def _slab_rows(self, batch_size: int, most: int) -> int:
+    def _chunk_rows(self, batch_size: int, most: int) -> int:
         row_bytes = max(1, self._X.shape[1]) * self._dtype.itemsize
-        rows = max(1, _SLAB_BYTES // row_bytes)
-        unit = batch_size if rows >= batch_size else most
-        return max(rows // unit, 1) * unit
+        rows = max(1, _CHUNK_BYTES // row_bytes)
+        whole = batch_size if rows >= batch_size else most
+        return max(rows // whole, 1) * whole
 
     def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
-        """Where in its slab each sample of ``order`` is."""
-        rows, i = self._slab_rows(batch_size, most), np.arange(order.size)
+        """Where in its chunk each sample of ``order`` is."""
+        rows, i = self._chunk_rows(batch_size, most), np.arange(order.size)
         return (i % batch_size if rows < batch_size else i) % rows
 
-    def slabs(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Slab]:
-        rows = self._slab_rows(batch_size, most)
+    def chunks(self, order: np.ndarray, batch_size: int, most: int) -> Iterator[Chunk]:
+        rows = self._chunk_rows(batch_size, most)
         self._reserve(rows)
-        pieces = list(self._pieces(order.size, batch_size, rows))
-        for number, (start, end, *place) in enumerate(pieces):
+        parts = list(self._cut(order.size, batch_size, rows))
+        for number, (start, end, *place) in enumerate(parts):
             if number == 0:
                 self._fill(0, order[start:end])
-            yield Slab(self._data(number % 2), number % 2, *place)
+            yield Chunk(self._data(number % 2), number % 2, *place)
             self._marks[number % 2] = self._device.mark()
-            if number + 1 < len(pieces):
-                start, end, *_ = pieces[number + 1]
+            if number + 1 < len(parts):
+                start, end, *_ = parts[number + 1]
                 self._fill((number + 1) % 2, order[start:end])
 
-    def _pieces(
-        self, n: int, batch_size: int, rows: int
-    ) -> Iterator[tuple[int, int, int, int, int]]:
-        """(start, end, steps, first, end in the batch) of each slab; see `Slab`."""
+    def _cut(self, n: int, batch_size: int, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """(start, end, steps, first, end in the batch) of each chunk; see `Chunk`."""
         if rows >= batch_size:
             for start in range(0, n, rows):
                 end = min(n, start + rows)
@@ -195,10 +199,10 @@ class Stream(Feed):
                 yield start, end, 0, start - batch, batch_size if end == batch_end else end - batch
 
     def _reserve(self, rows: int) -> None:
-        """Two slabs on either side."""
-        if rows <= self._room:
+        """Two chunks on either side."""
+        if rows <= self._capacity:
             return
-        self._room = rows
+        self._capacity = rows
         for each in self.passes.values():
             each.sequences.clear()  # their launches hold the smaller buffers
         shapes = [(rows, *array.shape[1:]) for array in self._arrays]
@@ -225,3 +229,67 @@ class Stream(Feed):
         ):
             host[: rows.size] = array[rows]
             self._copies[slot] = self._device.send(buffer, host[: rows.size], self._marks[slot])
+
+
+# --- the way there ------------------------------------------------------------------------------
+
+
+def place(
+    X, y=None, sample_weight=None, *, dtype, objective: Objective | None = None,
+    rows: np.ndarray | None = None, device=None, sizes: Sizes | None = None,
+) -> InMemory | Streamed:  # fmt: skip
+    """See `fastmlp.engine.place`; a `GpuArray` must be contiguous in C order.
+
+    Parameters
+    ----------
+    device, sizes
+        See `fastmlp.engine.cuda.engine.CudaEngine`.
+    """
+    device, dtype = devices.open_device() if device is None else device, np.dtype(dtype)
+    if rows is not None:
+        y, sample_weight = (None if array is None else array[rows] for array in (y, sample_weight))
+    if y is not None:
+        assert objective is not None
+        y = np.asarray(y, np.int64 if objective.row.per_row else dtype)
+    if sample_weight is not None:
+        sample_weight = np.asarray(sample_weight, dtype)
+    options = {"dtype": dtype, "objective": None if y is None else objective}
+    if isinstance(X, GpuArray):
+        sizes = tiles.SIZES[dtype.name] if sizes is None else sizes
+        buffer, shape = _adopt(device, sizes, X, dtype, rows)
+        return InMemory(device, shape, [buffer], y, sample_weight, **options)
+    X = X if rows is None else X[rows]
+    too_large = X.shape[0] * X.shape[1] * dtype.itemsize > _FREE_SHARE * device.free_bytes()
+    if too_large and not sparse.issparse(X):
+        return Streamed(X, y, sample_weight, **options)
+    fields = upload(device, dtype, X)
+    return InMemory(device, X.shape, fields, y, sample_weight, **options)
+
+
+def _adopt(device, sizes: Sizes, X: GpuArray, dtype: np.dtype, rows: np.ndarray | None):
+    """(buffer, shape) of samples that are on the device already; copied if some rows are wanted, or
+    another type.
+
+    Raises
+    ------
+    ValueError
+        If there is a NaN or an infinity among them.
+    """
+    buffer, (n, n_features) = device.adopt(X.array)
+    names = common_names(dtype, sizes)
+    if rows is not None or buffer.dtype != dtype:
+        order = np.arange(n) if rows is None else np.asarray(rows, np.int64)
+        n, given = order.size, buffer
+        buffer = device.empty(n * n_features, dtype)
+        control = device.upload(np.array([0, n, n, 0], np.int64))
+        blocks = (-(-n * n_features // sizes.threads), 1, 1)
+        device.launch(Launch(
+            device.kernel(kernels.gather, **names), blocks, sizes.threads,
+            (control, 0, n, device.upload(order), given, n_features, buffer, n_features),
+        ))  # fmt: skip
+    found, blocks = device.zeros(1, np.int64), (4 * device.n_multiprocessors, 1, 1)
+    find = device.kernel(kernels.find_nonfinite, **names)
+    device.launch(Launch(find, blocks, sizes.threads, (n * n_features, buffer, found)))
+    if device.read(found)[0]:
+        raise ValueError("Input X contains NaN or infinity; impute or drop such samples.")
+    return buffer, (n, n_features)

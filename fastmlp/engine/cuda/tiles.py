@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from numba import uint32
+import numpy as np
+from numba import float32, float64, uint32
 
 from fastmlp.engine.cuda import kernels, ptx
 
@@ -90,3 +91,11 @@ _FLOAT32 = Sizes(
 )
 # With 8 x 8 sums of a float64 thread, some activations spill.
 SIZES = {"float32": _FLOAT32, "float64": _FLOAT32._replace(large=Tile(64, 64, 8, 4, 4))}
+
+_REAL = {"float32": float32, "float64": float64}
+
+
+def common_names(dtype: np.dtype, sizes: Sizes) -> dict[str, Any]:
+    """What names stand for that most kernels use."""
+    real = _REAL[dtype.name]
+    return {"REAL": real, "OPERAND": real, "THREADS": sizes.threads}

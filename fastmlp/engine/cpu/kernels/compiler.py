@@ -3,7 +3,7 @@
 import pickle
 import sys
 
-from fastmlp.engine.cpu.kernels import loops, rows, shuffle, stations, tiles, training
+from fastmlp.engine.cpu.kernels import loops, rows, shuffle, standby, tiles, training
 from fastmlp.engine.cpu.kernels.jit import Piece, emit, translate
 from fastmlp.engine.objects import Key
 
@@ -12,7 +12,7 @@ PIECES = {
     **tiles.PIECES,
     **loops.PIECES,
     **rows.PIECES,
-    **stations.PIECES,
+    **standby.PIECES,
     **shuffle.PIECES,
 }
 

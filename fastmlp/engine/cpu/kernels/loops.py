@@ -1,8 +1,8 @@
 """Elementwise loops: each formula of the library is a piece of its own.
 
 So only what a network uses is compiled, a new row in a table costs the others nothing, and a
-formula of the user's takes the same way.  The call is paid once per slab or tile of a few thousand
-numbers.
+formula of the user's takes the same way.  The call is paid once per row block or tile of a few
+thousand numbers.
 
 The loops are templates: plain functions that use the names ``FORMULA``, ``GRADIENT`` and ``DECAY``,
 which a `Piece` binds to formulas compiled with this engine's elementary functions.
@@ -46,7 +46,7 @@ _exp, _log, _log1p = (PRIMITIVES[name] for name in ("exp", "log", "log1p"))
 _row_key, _random_bits = (_jit.formula(function, {}) for function in (row_key, random_bits))
 
 
-def _activation_loop(z, slopes, stride, rows, columns, like):
+def _activation_loop(z, derivatives, stride, rows, columns, like):
     """Apply an activation to ``rows`` x ``columns`` in place."""
     for i in range(rows):
         row = z + i * stride * size_of(like)
@@ -55,37 +55,40 @@ def _activation_loop(z, slopes, stride, rows, columns, like):
     return like
 
 
-def _slope_loop(z, slopes, stride, rows, columns, like):
-    """Apply an activation in place; its derivative at the scores goes to ``slopes``."""
+def _value_and_derivative_loop(z, derivatives, stride, rows, columns, like):
+    """Apply an activation in place; its derivative at the scores goes to ``derivatives``."""
     for i in range(rows):
         shift = i * stride * size_of(like)
         for j in range(columns):
             score = load(z + shift, j, like)
             store(z + shift, j, type(like)(FORMULA(score)))
-            store(slopes + shift, j, type(like)(GRADIENT(score)))
+            store(derivatives + shift, j, type(like)(GRADIENT(score)))
     return like
 
 
-def _output_slope_loop(z, slopes, stride, rows, columns, like):
-    """`_slope_loop` for a derivative that is a function of the output."""
+def _value_and_output_derivative_loop(z, derivatives, stride, rows, columns, like):
+    """`_value_and_derivative_loop` for a derivative that is a function of the output."""
     for i in range(rows):
         shift = i * stride * size_of(like)
         for j in range(columns):
             output = type(like)(FORMULA(load(z + shift, j, like)))
             store(z + shift, j, output)
-            store(slopes + shift, j, type(like)(GRADIENT(output)))
+            store(derivatives + shift, j, type(like)(GRADIENT(output)))
     return like
 
 
-def _dropout_loop(a, slopes, stride, rows, columns, seed, step, layer, first, threshold, scale):
-    """Multiply outputs and slopes by 0 or ``scale``; ``first`` is the first row in the batch."""
+def _dropout_loop(a, derivatives, stride, rows, columns, seed, step, layer, first, threshold,
+                  scale):  # fmt: skip
+    """Multiply outputs and kept derivatives by 0 or ``scale``; ``first`` is the first row's number
+    in the batch.
+    """
     for i in range(rows):
         shift = i * stride * size_of(scale)
         key = _row_key(seed, step, layer, first + i)
         for j in range(columns):
             mask = type(scale)(0) if _random_bits(key, j) < threshold else scale
             store(a + shift, j, load(a + shift, j, scale) * mask)
-            store(slopes + shift, j, load(slopes + shift, j, scale) * mask)
+            store(derivatives + shift, j, load(derivatives + shift, j, scale) * mask)
     return scale
 
 
@@ -267,9 +270,9 @@ def _activation(key: str) -> Piece:
     return _bound(_activation_loop, _ACTIVATION, ACTIVATIONS[key].value)
 
 
-def _slopes(key: str) -> Piece:
+def _activation_and_derivative(key: str) -> Piece:
     row = ACTIVATIONS[key]
-    template = _slope_loop if row.of_score else _output_slope_loop
+    template = _value_and_derivative_loop if row.of_score else _value_and_output_derivative_loop
     return _bound(template, _ACTIVATION, row.value, row.derivative)
 
 
@@ -308,7 +311,7 @@ def _update(key: str) -> Piece:
 _ACTIVATION, _LOSS, _UPDATE = "iiiiirr", "iiiiiirr", "iiiii" + "r" * 10
 FAMILIES: dict[str, Callable[[str], Piece]] = {
     "activation": _activation,
-    "slopes": _slopes,
+    "activation_and_derivative": _activation_and_derivative,
     "derivative": _derivative,
     "link": _link,
     "loss": _loss,
@@ -326,12 +329,12 @@ PIECES = {
 }
 
 
-def user_activation(row: Activation, *, slopes: bool) -> Piece:
-    """The loop of an activation of the user's; ``slopes`` makes it write the derivative as well."""
-    formulas = [row.value, row.derivative] if slopes else [row.value]
+def user_activation(row: Activation, *, keep_derivative: bool) -> Piece:
+    """The loop of an activation of the user's; `fastmlp.engine.cpu.pieces.activation`."""
+    formulas = [row.value, row.derivative] if keep_derivative else [row.value]
     template = _activation_loop
-    if slopes:
-        template = _slope_loop if row.of_score else _output_slope_loop
+    if keep_derivative:
+        template = _value_and_derivative_loop if row.of_score else _value_and_output_derivative_loop
     return _user_piece(template, _ACTIVATION, *formulas)
 
 

@@ -236,8 +236,8 @@ def transpose(typingctx, source, source_stride, valid_rows, target, target_strid
     return types.void(*[types.int64] * 5, like), codegen
 
 
-def _emit_dots(e, A, A_stride, rows, B, B_hop, pieces, tail, bias, out, out_stride):
-    """``out[i] = bias + A[i] . B`` in pieces of two vectors; ``tail``, of one, may be 0."""
+def _emit_dots(e, A, A_stride, rows, B, B_hop, panels, tail, bias, out, out_stride):
+    """``out[i] = bias + A[i] . B`` ``B`` in panels of two vectors; ``tail``, of one, may be 0."""
     b, n = e.builder, e.n
     has_tail = b.icmp_signed("!=", tail, _index(0))
     A, B, tail, out = (b.inttoptr(p, e.element.as_pointer()) for p in (A, B, tail, out))
@@ -252,22 +252,22 @@ def _emit_dots(e, A, A_stride, rows, B, B_hop, pieces, tail, bias, out, out_stri
         row = b.gep(A, [b.mul(loop.index, A_stride)])
         for state in sums:
             b.store(e.constant(0), state)
-        with cgutils.for_range(b, pieces, intp=I64) as piece:
-            column, at = b.mul(piece.index, _index(2 * n)), b.mul(piece.index, B_hop)
+        with cgutils.for_range(b, panels, intp=I64) as panel:
+            column, at = b.mul(panel.index, _index(2 * n)), b.mul(panel.index, B_hop)
             for j, state in enumerate(sums):
                 add(state, row, b.add(column, _index(j * n)), B, b.add(at, _index(j * n)))
         with b.if_then(has_tail):
-            add(sums[0], row, b.mul(pieces, _index(2 * n)), tail, _index(0))
+            add(sums[0], row, b.mul(panels, _index(2 * n)), tail, _index(0))
         total = e.reduce(b.fadd(*(b.load(state) for state in sums)), b.fadd)
         b.store(b.fadd(total, bias), b.gep(out, [b.mul(loop.index, out_stride)]))
     b.ret_void()
 
 
 @intrinsic
-def dots(typingctx, A, A_stride, rows, B, B_hop, pieces, tail, bias, out, out_stride, like):
+def dots(typingctx, A, A_stride, rows, B, B_hop, panels, tail, bias, out, out_stride, like):
     """``out[i] = bias + A[i] . B``, for an output of so few that a tile would be mostly padding.
 
-    ``B`` lies in ``pieces`` of two vectors, ``B_hop`` elements apart, and if ``tail`` is not 0, a
+    ``B`` lies in ``panels`` of two vectors, ``B_hop`` elements apart, and if ``tail`` is not 0, a
     last one of one vector there.
     """
 

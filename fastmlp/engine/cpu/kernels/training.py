@@ -1,36 +1,36 @@
 """The epoch kernel: one function, run by T threads at once, over packed parameters.
 
 A step has two halves with a barrier after each.  First every thread takes a share of the batch's
-rows through the network and back: gather -> forward -> loss -> input gradients, in slabs of rows
-that stay in its cache.  Then the weight gradient is shared out by pieces of its *output*
-(`Layout.units`); each tile of it goes to a scratch in L1, where the optimizer consumes it at once,
-so that gradients never reach memory.  Batches of more than one block of rows, and the first layer
-of sparse input, sum their gradient in memory first.
+rows through the network and back: gather -> forward -> loss -> input gradients, in row blocks that
+stay in its cache.  Then the weight gradient is shared out by blocks of its *output*
+(`Layout.gradient_blocks`); each tile of it goes to a scratch in L1, where the optimizer consumes it
+at once, so that gradients never reach memory.  Batches of more than one micro-batch (rows that the
+workspace holds), and the first layer of sparse input, sum their gradient in memory first.
 
 Results have the same bits for every T: which rows share a tile never changes the order of a sum,
-losses are kept per row and penalties per unit, and thread 0 adds both up in one order.
+losses are kept per row and penalties per gradient block, and thread 0 adds both up in one order.
 
 Sizes and offsets are run-time integers, and formulas (`loops`) and what only some networks need are
 pieces of their own, called by address: one compilation per element type serves every network, and a
 fit needs only its pieces.  A task's fields are read where they are used; what an inner loop needs
 is taken out of it first, because the compiler can't know that a store leaves the task alone.  ReLU
-and its derivative are fused into the tiles; the other activations are a second pass over a slab,
-which costs about 1 % of a step.
+and its derivative are fused into the tiles; the other activations are a second pass over a row
+block, which costs about 1 % of a step.
 
 Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.  What keeps
 an epoch from it, on one Zen 3 core: wide (84 % of the rate) streams 11 MB of weights from L3 for
-every slab and reads and writes 40 MB of parameters and state per step; mnist-like (84 %) is one
-third weight gradients of 128 terms; digits and california (60 and 69 %) spend 18 and 11 % outside
-products, which reach 80 to 88 % where they are deep and half of it for the last layer; tiny (40 %)
-spends a third on loss, optimizer and transposed copy, and pads 20, 33 and 2 to whole vectors.  A
-second thread has to fetch what the first has just written: all parameters, and half of the
-activations and deltas.
+every row block and reads and writes 40 MB of parameters and state per step; mnist-like (84 %) is
+one third weight gradients of 128 terms; digits and california (60 and 69 %) spend 18 and 11 %
+outside products, which reach 80 to 88 % where they are deep and half of it for the last layer; tiny
+(40 %) spends a third on loss, optimizer and transposed copy, and pads 20, 33 and 2 to whole
+vectors.  A second thread has to fetch what the first has just written: all parameters, and half of
+the activations and deltas.
 
 Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
 work, and no fusion); an optimizer pass of its own after the gradient (twice the memory traffic); a
-gradient per chunk of rows, summed over the chunks, so that threads meet once less (digits 0.65 to
+gradient per row block, summed over them, which saves a barrier (digits 0.65 to
 0.63 ms on two threads, but 7 % slower on one, and the same on california); huge pages (nothing);
-blocks of 128 and 192 terms (nothing); slivers where a panel serves few others (mnist-like 3 to 5 %
+blocks of 128 and 192 terms (nothing); micro-panels where they serve few panels (mnist-like 3 to 5 %
 slower).
 """
 
@@ -38,7 +38,7 @@ import numpy as np
 
 from fastmlp.engine.cpu.blocks import Layer, Packing, Task
 from fastmlp.engine.cpu.kernels.jit import Piece, call, jit, record
-from fastmlp.engine.cpu.kernels.stations import stand_by
+from fastmlp.engine.cpu.kernels.standby import stand_by
 from fastmlp.engine.cpu.kernels.tiles import (
     PLAIN,
     RELU,
@@ -61,15 +61,15 @@ from fastmlp.engine.cpu.kernels.vector import (
 )
 from fastmlp.engine.cpu.layout import (
     ABORT,
-    CUT_PANELS,
-    CUT_ROWS,
     DECISION,
     FIRST_STEP,
+    MAX_GRADIENT_ROWS,
     MAX_ROWS,
-    MAX_UNIT_ROWS,
+    MICRO_PANEL_COLUMNS,
     N_VECTORS,
-    SLAB,
-    SLIVER_ROWS,
+    PACK_PANELS,
+    PACK_ROWS,
+    ROW_BLOCK,
     STEPS,
     STOP,
 )
@@ -80,7 +80,7 @@ REAL = np.float64  # bound to each element type (`jit.Piece`)
 _MAX_TERMS = 256  # of a product at a time: the part of a panel that stays in L1
 _SPINS = 300  # before a waiting thread offers its processor to others
 _YIELDS = 200  # before it goes to sleep
-_UNIT_FIELDS = 4  # see `Layout.units`
+_GRADIENT_BLOCK_FIELDS = 4  # see `Layout.gradient_blocks`
 
 _task, _layer, _packing = record(Task), record(Layer), record(Packing)
 
@@ -114,18 +114,18 @@ def _split(rows, vectors):
 
 
 @jit
-def _product(tiles, rows, vectors, A, sliver, row_stride, column_stride, B, B_stride, init,
+def _product(tiles, rows, vectors, A, micro_panel, row_stride, column_stride, B, B_stride, init,
              init_stride, C, C_stride, terms, epilogue, aux, size):  # fmt: skip
     """``C = epilogue(init + A @ B)`` for one panel, ``vectors`` wide; strides in elements.
 
     Many terms are taken in blocks, between which sums rest in ``C``; that changes no bit of them.
-    ``sliver`` is the size of a sliver if ``A`` was cut into such (`_cut`), otherwise 0.
+    ``micro_panel`` is the size of one if ``A`` was packed into such (`_pack_micro_panels`), else 0.
     """
     n_tiles, height, n_higher = _split(rows, vectors)
     n_blocks = (terms + _MAX_TERMS - 1) // _MAX_TERMS
     skip = n_higher * (height + 1)
-    hop = sliver if sliver else height * row_stride
-    higher_hop = sliver if sliver else hop + row_stride
+    hop = micro_panel if micro_panel else height * row_stride
+    higher_hop = micro_panel if micro_panel else hop + row_stride
     for block in range(n_blocks):
         k = block * terms // n_blocks
         n_terms = (block + 1) * terms // n_blocks - k
@@ -146,12 +146,14 @@ def _product(tiles, rows, vectors, A, sliver, row_stride, column_stride, B, B_st
 
 
 @jit
-def _cut(A, stride, terms, columns, slivers, like):
-    """Copy columns of ``A`` into slivers: one for each tile of `_product`, two vectors wide."""
+def _pack_micro_panels(A, stride, terms, columns, micro_panels, like):
+    """Copy columns of ``A`` into micro-panels, as BLIS calls them: one for each tile of `_product`
+    that is two vectors wide, its columns side by side.
+    """
     size = size_of(like)
     n_tiles, height, n_higher = _split(columns, 2)
     for k in range(terms):
-        source, target = A + size * k * stride, slivers + size * k * MAX_ROWS[1]
+        source, target = A + size * k * stride, micro_panels + size * k * MAX_ROWS[1]
         for t in range(n_tiles):
             n = height + (t < n_higher)
             for j in range(n):
@@ -161,8 +163,8 @@ def _cut(A, stride, terms, columns, slivers, like):
 
 
 @jit
-def _wait(barrier, progress, n_threads, count):
-    """Meet the other threads for the ``count``-th time; False if they will not come.
+def _wait_for_all(barrier, control, n_threads, count):
+    """The ``count``-th barrier of this call; False if the other threads will not come to it.
 
     Waiting threads spin, then yield, then sleep: Linux may take no notice of a yield until the
     next clock tick, 4 ms later, although the thread that is waited for is on the same processor.
@@ -174,7 +176,7 @@ def _wait(barrier, progress, n_threads, count):
             spins += 1
             if spins < _SPINS:
                 pause()
-            elif atomic_load(progress + 8 * ABORT):
+            elif atomic_load(control + 8 * ABORT):
                 return False
             elif spins < _SPINS + _YIELDS:
                 yield_thread()
@@ -236,15 +238,15 @@ def forward_narrow(task, layer, rows, A, out):
     t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
     fan_in = here.width
-    n_pieces = _padded(fan_in, like) // (N_VECTORS * lanes)
+    n_panels = _padded(fan_in, like) // (N_VECTORS * lanes)
     hop = N_VECTORS * lanes * here.rows_transposed
     W = t.transposed + size * here.transposed
     bias = t.parameters + size * (here.weights + fan_in * lanes)
     for k in range(above.width):
         tail = 0
-        if _padded(fan_in, like) > n_pieces * N_VECTORS * lanes:
-            tail = W + size * (n_pieces * hop + k * lanes)
-        dots(A, here.stride, rows, W + size * k * N_VECTORS * lanes, hop, n_pieces, tail,
+        if _padded(fan_in, like) > n_panels * N_VECTORS * lanes:
+            tail = W + size * (n_panels * hop + k * lanes)
+        dots(A, here.stride, rows, W + size * k * N_VECTORS * lanes, hop, n_panels, tail,
              bias + size * k, out + size * k, above.stride, like)  # fmt: skip
     return np.int64(0)
 
@@ -260,18 +262,18 @@ def _normalise(task, layer, rows, out, like):
 
 
 @jit
-def _drop(task, layer, step, row, rows, out, slopes, like):
+def _drop(task, layer, step, row, rows, out, derivatives, like):
     """Dropout of one layer's outputs, from row ``row`` of the batch on."""
     t = _task(task, 0)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
     call(here.dropout, (
-        out, slopes, above.stride, rows, above.width, t.dropout_seed, step, layer, row,
+        out, derivatives, above.stride, rows, above.width, t.dropout_seed, step, layer, row,
         here.threshold, type(like)(here.dropout_scale),
     ))  # fmt: skip
 
 
 @jit
-def _forward_layer(task, layer, step, begin, start, first, rows, A, out, slopes, like):
+def _forward_layer(task, layer, step, begin, start, first, rows, A, out, derivatives, like):
     """``out = activation(A @ W + b)`` for ``rows`` rows; raw scores for the last layer."""
     t, size = _task(task, 0), size_of(like)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
@@ -297,9 +299,9 @@ def _forward_layer(task, layer, step, begin, start, first, rows, A, out, slopes,
         if t.normalise:
             _normalise(task, layer, rows, out, like)
         if here.activation and (sparse or not here.relu):
-            call(here.activation, (out, slopes, out_stride, rows, padded, like))
+            call(here.activation, (out, derivatives, out_stride, rows, padded, like))
         if here.dropout:
-            _drop(task, layer, step, start - begin + first, rows, out, slopes, like)
+            _drop(task, layer, step, start - begin + first, rows, out, derivatives, like)
         for i in range(rows):
             store(out, i * out_stride + fan_out, type(like)(1))
 
@@ -319,8 +321,8 @@ def forward(task, step, begin, start, first, rows, place):
         above = _layer(t.layers, layer + 1)
         skip = place * above.stride
         out = t.work + size * (above.activations + skip)
-        slopes = t.work + size * (above.slopes + skip)
-        _forward_layer(task, layer, step, begin, start, first, rows, A, out, slopes, like)
+        derivatives = t.work + size * (above.kept_derivatives + skip)
+        _forward_layer(task, layer, step, begin, start, first, rows, A, out, derivatives, like)
         A = out
     return A
 
@@ -387,7 +389,7 @@ def backward(task, rows, place, delta):
     for layer in range(t.n_layers - 1, 0, -1):
         here, below = _layer(t.layers, layer), _layer(t.layers, layer - 1)
         fan_in, stride = here.width, here.stride
-        slopes = t.work + size * (here.slopes + place * stride)
+        derivatives = t.work + size * (here.kept_derivatives + place * stride)
         deltas = t.work + size * (here.deltas + place * stride)
         padded = _padded(fan_in, like)
         epilogue = RELU_DERIVATIVE if below.relu else PLAIN
@@ -397,10 +399,10 @@ def backward(task, rows, place, delta):
             W = t.transposed + size * (here.transposed + column * here.rows_transposed)
             shift = size * column
             _product(t.tiles, rows, width // lanes, delta, 0, above.stride, 1, W, width, t.zeros,
-                     0, deltas + shift, stride, above.width, epilogue, slopes + shift,
+                     0, deltas + shift, stride, above.width, epilogue, derivatives + shift,
                      size)  # fmt: skip
         if below.derivative and not below.relu:
-            call(below.derivative, (slopes, deltas, stride, rows, padded, like))
+            call(below.derivative, (derivatives, deltas, stride, rows, padded, like))
         if t.normalise_derivative:
             kept = t.work + size * (here.normalised + place * stride)
             call(t.normalise_derivative, (kept, deltas, stride, rows, fan_in, like))
@@ -423,7 +425,7 @@ def _set_scales(task, start, first, rows, place, scale, like):
 # --- second half: weights ---------------------------------------------------------------------
 
 
-def transpose_unit(task, layer, column, width, first, end):
+def transpose_block(task, layer, column, width, first, end):
     """Refresh the transposed copy of rows ``first`` to ``end`` of one panel."""
     like = REAL(0)
     t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
@@ -442,7 +444,7 @@ def transpose_unit(task, layer, column, width, first, end):
     return np.int64(0)
 
 
-def unit_sparse(task, start, rows, column, width, G, fresh):
+def gradient_sparse(task, start, rows, column, width, G, fresh):
     """Gradient of one panel of the first layer for sparse samples, bias included, into ``G``."""
     like = REAL(0)
     t, size = _task(task, 0), size_of(like)
@@ -471,7 +473,7 @@ def unit_sparse(task, start, rows, column, width, G, fresh):
     return np.int64(0)
 
 
-def unit_narrow(task, layer, n, rows, D, A, G, fresh, scratch):
+def gradient_narrow(task, layer, n, rows, D, A, G, fresh, scratch):
     """``n`` rows of a narrow layer's gradient into ``G``: its transpose, deltas times activations.
 
     ``scratch`` has room for the transpose.
@@ -485,15 +487,15 @@ def unit_narrow(task, layer, n, rows, D, A, G, fresh, scratch):
             value = REAL(0)
             if not fresh:
                 value = load(G, i * lanes + k, like)
-            store(scratch, k * MAX_UNIT_ROWS + i, value)
+            store(scratch, k * MAX_GRADIENT_ROWS + i, value)
     for i in range(0, n, N_VECTORS * lanes):
         vectors = 1 if n - i <= lanes else N_VECTORS
         C = scratch + size * i
         _product(t.tiles, n_outputs, vectors, D, 0, 1, above.stride, A + size * i, here.stride, C,
-                 MAX_UNIT_ROWS, C, MAX_UNIT_ROWS, rows, PLAIN, C, size)  # fmt: skip
+                 MAX_GRADIENT_ROWS, C, MAX_GRADIENT_ROWS, rows, PLAIN, C, size)  # fmt: skip
     for i in range(n):
         for k in range(n_outputs):
-            store(G, i * lanes + k, load(scratch, k * MAX_UNIT_ROWS + i, like))
+            store(G, i * lanes + k, load(scratch, k * MAX_GRADIENT_ROWS + i, like))
         for k in range(n_outputs, lanes):
             store(G, i * lanes + k, REAL(0))
     return np.int64(0)
@@ -533,13 +535,13 @@ def _update_rows(task, loop, at, g, n, n_bias, step, penalty):
     return squares
 
 
-def unit(task, layer, column, first, end, start, rows, is_first, is_last, scratch, slivers, is_new,
-         step, penalty):  # fmt: skip
-    """One unit of the weight gradient for one block of rows and, after the last, its update.
+def gradient_block(task, layer, column, first, end, start, rows, is_first, is_last, scratch,
+                   micro_panels, is_new, step, penalty):  # fmt: skip
+    """One block of the weight gradient for one micro-batch and, after the last, its update.
 
-    ``is_new`` says whether the unit has other rows than the unit before.
+    ``is_new`` says whether it has other rows than the block before.
 
-    Returns the sum of squares of the unit's weights before the update.
+    Returns the sum of squares of the block's weights before the update.
     """
     like = REAL(0)
     t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
@@ -549,20 +551,20 @@ def unit(task, layer, column, first, end, start, rows, is_first, is_last, scratc
     panel = here.weights + column * here.rows
     if layer == 0 and t.sparse:
         G = t.gradient + size * panel
-        call(t.unit_sparse, (task, start, rows, column, width, G, is_first))
+        call(t.gradient_sparse, (task, start, rows, column, width, G, is_first))
         if not is_last:
             return REAL(0)
         return _update_rows(task, t.loop, panel, G, fan_in * width, width, step, penalty)
     deltas = above.activations if layer == t.n_layers - 1 else above.deltas
     D = t.work + size * (deltas + column)
     A = t.work + size * (here.activations + first)
-    sliver, column_stride = 0, stride
+    micro_panel, column_stride = 0, stride
     n_panels = above.width // (N_VECTORS * lanes)
-    if t.slivers and n_panels >= CUT_PANELS and rows >= CUT_ROWS:
+    if t.micro_panels and n_panels >= PACK_PANELS and rows >= PACK_ROWS:
         if is_new:
-            _cut(A, stride, rows, end - first, slivers, like)
+            _pack_micro_panels(A, stride, rows, end - first, micro_panels, like)
         if width == N_VECTORS * lanes:
-            A, sliver, column_stride = slivers, rows * MAX_ROWS[1], MAX_ROWS[1]
+            A, micro_panel, column_stride = micro_panels, rows * MAX_ROWS[1], MAX_ROWS[1]
     at = panel + first * width
     G = scratch if is_first and is_last and t.training else t.gradient + size * at
     if t.prefetch:
@@ -571,11 +573,11 @@ def unit(task, layer, column, first, end, start, rows, is_first, is_last, scratc
         prefetch_for_writing(t.first_slot + size * at, n_bytes)
         prefetch_for_writing(t.second_slot + size * at, n_bytes)
     if _is_narrow(task, layer, like):
-        call(t.unit_narrow, (task, layer, end - first, rows, D, A, G, is_first,
-                             scratch + size * MAX_UNIT_ROWS * lanes))  # fmt: skip
+        call(t.gradient_narrow, (task, layer, end - first, rows, D, A, G, is_first,
+                             scratch + size * MAX_GRADIENT_ROWS * lanes))  # fmt: skip
     else:
         init, init_stride = (t.zeros, 0) if is_first else (G, width)
-        _product(t.tiles, end - first, width // lanes, A, sliver, 1, column_stride, D,
+        _product(t.tiles, end - first, width // lanes, A, micro_panel, 1, column_stride, D,
                  above.stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
     if not is_last:
         return REAL(0)
@@ -588,17 +590,17 @@ def unit(task, layer, column, first, end, start, rows, is_first, is_last, scratc
 
 
 @jit
-def _unit_at(task, u, like):
-    """(layer, column, first row, end) of unit ``u``; see `Layout.units`."""
-    unit = _task(task, 0).units + 8 * _UNIT_FIELDS * u
+def _gradient_block_at(task, b, like):
+    """(layer, column, first row, end) of gradient block ``b``; see `Layout.gradient_blocks`."""
+    block = _task(task, 0).gradient_blocks + 8 * _GRADIENT_BLOCK_FIELDS * b
     none = np.int64(0)
-    return load(unit, 0, none), load(unit, 1, none), load(unit, 2, none), load(unit, 3, none)
+    return load(block, 0, none), load(block, 1, none), load(block, 2, none), load(block, 3, none)
 
 
 @jit
-def _unit_place(task, u, like):
-    """A unit's start in the packed parameters, how many they are, and the width of its panel."""
-    layer, column, first, end = _unit_at(task, u, like)
+def _gradient_block_place(task, b, like):
+    """Where a block's parameters start, how many they are, and the width of their panel."""
+    layer, column, first, end = _gradient_block_at(task, b, like)
     layers = _task(task, 0).layers
     here = _layer(layers, layer)
     width = _panel_width(column, _padded(_layer(layers, layer + 1).width, like), like)
@@ -607,19 +609,19 @@ def _unit_place(task, u, like):
 
 
 def update_clipped(task, begin, stop, step):
-    """Update units ``begin`` to ``stop`` with the gradient in memory, scaled to its norm at most.
+    """Update blocks ``begin`` to ``stop`` with the gradient in memory, clipped by its norm.
 
     The 1e-6 is that of PyTorch's clip_grad_norm_.
     """
     like = REAL(0)
     t, size = _task(task, 0), size_of(like)
     norms, total = t.norms, 0.0
-    for u in range(t.n_units):
-        total += load(norms, u, like)
+    for b in range(t.n_gradient_blocks):
+        total += load(norms, b, like)
     factor = t.max_norm / (np.sqrt(total) + 1e-6)
-    for u in range(begin, stop):
-        layer, column, first, end = _unit_at(task, u, like)
-        at, n, width = _unit_place(task, u, like)
+    for b in range(begin, stop):
+        layer, column, first, end = _gradient_block_at(task, b, like)
+        at, n, width = _gradient_block_place(task, b, like)
         G = t.gradient + size * at
         if factor < 1:
             call(t.scale, (G, n, REAL(factor)))
@@ -657,16 +659,16 @@ def _sum_losses(weights, order, losses, start, rows, like):
 
 
 @jit
-def _rows_of_block(thread, task, step, begin, start, n, scale, like):
+def _forward_backward(thread, task, step, begin, start, n, scale, like):
     """This thread's share of ``n`` rows from ``start`` on: forward, loss, deltas."""
     t = _task(task, 0)
-    n_threads, most = t.n_threads, t.slab
+    n_threads, most = t.n_threads, t.row_block
     share = thread * n // n_threads
     n_share = (thread + 1) * n // n_threads - share
-    n_slabs = (n_share + most - 1) // most
-    for slab in range(n_slabs):
-        first = share + slab * n_share // n_slabs
-        rows = share + (slab + 1) * n_share // n_slabs - first
+    n_blocks = (n_share + most - 1) // most
+    for block in range(n_blocks):
+        first = share + block * n_share // n_blocks
+        rows = share + (block + 1) * n_share // n_blocks - first
         _set_scales(task, start, first, rows, first, scale, like)
         z = call(t.forward, (task, step, begin, start, first, rows, first))
         call(t.head, (task, t.order + 8 * (start + first), rows, first, z))
@@ -674,60 +676,60 @@ def _rows_of_block(thread, task, step, begin, start, n, scale, like):
 
 
 @jit
-def _units_of_block(thread, task, step, start, n, is_first, is_last, penalty):
-    """This thread's units of the weight gradient, for ``n`` rows from ``start`` on."""
+def _weight_gradient(thread, task, step, start, n, is_first, is_last, penalty):
+    """This thread's blocks of the weight gradient, for ``n`` rows from ``start`` on."""
     t, size = _task(task, 0), size_of(penalty)
-    scratch = t.scratch + thread * size * MAX_UNIT_ROWS * N_VECTORS * _lanes(penalty)
-    slivers = t.slivers + thread * size * SLIVER_ROWS * t.block
+    scratch = t.scratch + thread * size * MAX_GRADIENT_ROWS * N_VECTORS * _lanes(penalty)
+    micro_panels = t.micro_panels + thread * size * MICRO_PANEL_COLUMNS * t.micro_batch
     layer, first = np.int64(-1), np.int64(-1)
     begin, stop = load(t.bounds, thread, np.int64(0)), load(t.bounds, thread + 1, np.int64(0))
-    for u in range(begin, stop):
-        own_layer, column, own_first, end = _unit_at(task, u, penalty)
+    for b in range(begin, stop):
+        own_layer, column, own_first, end = _gradient_block_at(task, b, penalty)
         is_new = own_layer != layer or own_first != first
         layer, first = own_layer, own_first
-        squares = call(t.unit, (
+        squares = call(t.gradient_block, (
             task, layer, column, first, end, start, n, np.int64(is_first), np.int64(is_last),
-            scratch, slivers, np.int64(is_new), step, penalty,
+            scratch, micro_panels, np.int64(is_new), step, penalty,
         ))  # fmt: skip
-        store(t.squares, u, squares)
+        store(t.squares, b, squares)
         if t.clipped and is_last:
-            at, n_elements, _ = _unit_place(task, u, penalty)
+            at, n_elements, _ = _gradient_block_place(task, b, penalty)
             norm = call(t.sum_squares, (t.gradient + size * at, n_elements, penalty))
-            store(t.norms, u, norm)
+            store(t.norms, b, norm)
 
 
 @jit
 def _epoch(thread, task, like):
     """See `epoch`."""
     t, kind = _task(task, 0), type(like)
-    n_threads, progress, barrier = t.n_threads, t.progress, t.barrier
+    n_threads, control, barrier = t.n_threads, t.control, t.barrier
     accumulated = t.loss_before
     count = 0
-    first_step = load(progress, FIRST_STEP, np.int64(0)) - t.first_step
+    first_step = load(control, FIRST_STEP, np.int64(0)) - t.first_step
     for step in range(t.first_step, t.stop_step):
         begin = step * t.batch_size
         stop = min(begin + t.batch_size, t.n_samples)
         total_weight = _total_weight(t.weights, t.order, begin, stop, like)
         if total_weight != 0.0:
             loss = 0.0
-            for block in range((stop - begin + t.block - 1) // t.block):
-                start = begin + block * t.block
-                n = min(t.block, stop - start)
+            for part in range((stop - begin + t.micro_batch - 1) // t.micro_batch):
+                start = begin + part * t.micro_batch
+                n = min(t.micro_batch, stop - start)
                 scale = kind(1 / total_weight)
-                _rows_of_block(thread, task, first_step + step, begin, start, n, scale, like)
+                _forward_backward(thread, task, first_step + step, begin, start, n, scale, like)
                 count += 1
-                if not _wait(barrier, progress, n_threads, count):
+                if not _wait_for_all(barrier, control, n_threads, count):
                     return accumulated
                 if thread == 0:
                     loss += _sum_losses(t.weights, t.order, t.losses, start, n, like)
-                    store(progress, DECISION, load(progress, STOP, np.int64(0)))
-                is_last = start + t.block >= stop
+                    store(control, DECISION, load(control, STOP, np.int64(0)))
+                is_last = start + t.micro_batch >= stop
                 penalty = kind(t.alpha / total_weight)
-                _units_of_block(thread, task, step, start, n, start == begin, is_last, penalty)
+                _weight_gradient(thread, task, step, start, n, start == begin, is_last, penalty)
                 count += 1
-                if not _wait(barrier, progress, n_threads, count):
+                if not _wait_for_all(barrier, control, n_threads, count):
                     return accumulated
-                if load(progress, DECISION, np.int64(0)) and not is_last:
+                if load(control, DECISION, np.int64(0)) and not is_last:
                     return accumulated
             if t.clipped:
                 first, end = (
@@ -735,20 +737,20 @@ def _epoch(thread, task, like):
                 )  # fmt: skip
                 call(t.update_clipped, (task, first, end, step))
                 count += 1
-                if not _wait(barrier, progress, n_threads, count):
+                if not _wait_for_all(barrier, control, n_threads, count):
                     return accumulated
             if thread == 0:
                 squared = 0.0
-                for u in range(t.n_units):
-                    squared += load(t.squares, u, like)
+                for b in range(t.n_gradient_blocks):
+                    squared += load(t.squares, b, like)
                 accumulated += (loss + 0.5 * t.alpha * squared) / total_weight * (stop - begin)
         else:
             count += 1
-            if not _wait(barrier, progress, n_threads, count):
+            if not _wait_for_all(barrier, control, n_threads, count):
                 return accumulated
         if thread == 0:
-            store(progress, STEPS, load(progress, STEPS, np.int64(0)) + 1)
-        if load(progress, DECISION, np.int64(0)):
+            store(control, STEPS, load(control, STEPS, np.int64(0)) + 1)
+        if load(control, DECISION, np.int64(0)):
             return accumulated
     return accumulated
 
@@ -756,10 +758,10 @@ def _epoch(thread, task, like):
 def epoch(thread, task):
     """One pass over the samples in steps of a batch, as thread ``thread``.
 
-    A batch whose weights sum to zero carries no information and is passed over.  A helper that has
-    a station there waits for the word to go over the data once more, whose order and numbers
-    the caller has changed in place.  So all threads meet after the last batch, whatever it weighs:
-    one that still summed up its weights would read the next epoch's order.
+    A batch whose weights sum to zero carries no information and is passed over.  A helper with a
+    standby flag waits there for the word to go over the data once more, whose order and numbers
+    the caller has changed in place.  So there is a barrier after the last batch, whatever it
+    weighs: a thread that still summed up its weights would read the next epoch's order.
 
     Returns
     -------
@@ -768,35 +770,35 @@ def epoch(thread, task):
     """
     while True:
         loss = _epoch(thread, task, REAL(0))
-        if thread == 0 or not stand_by(_task(task, 0).stations, thread):
+        if thread == 0 or not stand_by(_task(task, 0).standby, thread):
             return loss
 
 
 def outputs(thread, task):
-    """Forward pass over all samples in slabs, slab by slab to the threads in turn.
+    """Forward pass over all samples in row blocks, dealt out to the threads in turn.
 
-    Each thread has a slab's workspace of its own.  Outputs (n_samples, n_outputs) go to ``out``,
-    or if that is 0, each slab's weighted sum of losses to ``slab_losses``.
+    Each thread has a row block's workspace of its own.  Outputs (n_samples, n_outputs) go to
+    ``out``, or if that is 0, each block's weighted sum of losses to ``row_block_losses``.
     """
     like = REAL(0)
     t, size = _task(task, 0), size_of(like)
     stride, n_outputs = _layer(t.layers, t.n_layers).stride, _layer(t.layers, t.n_layers).width
-    place = thread * SLAB
+    place = thread * ROW_BLOCK
     scales, losses = t.scales + size * place, t.losses + size * place
-    n_slabs = (t.n_samples + SLAB - 1) // SLAB
-    for turn in range((n_slabs - thread + t.n_threads - 1) // t.n_threads):
-        if load(t.progress, STOP, np.int64(0)):
+    n_blocks = (t.n_samples + ROW_BLOCK - 1) // ROW_BLOCK
+    for turn in range((n_blocks - thread + t.n_threads - 1) // t.n_threads):
+        if load(t.control, STOP, np.int64(0)):
             return 0.0
-        slab = thread + turn * t.n_threads
-        start = slab * SLAB
-        rows = min(SLAB, t.n_samples - start)
+        block = thread + turn * t.n_threads
+        start = block * ROW_BLOCK
+        rows = min(ROW_BLOCK, t.n_samples - start)
         z = call(t.forward, (task, np.int64(0), start, start, np.int64(0), rows, place))
         for i in range(rows):
             store(scales, i, REAL(1))
         if not t.out:
             call(t.head, (task, t.order + 8 * start, rows, place, z))
             loss = _sum_losses(t.weights, t.order, losses, start, rows, like)
-            store(t.slab_losses, slab, loss)
+            store(t.row_block_losses, block, loss)
             continue
         if t.softmax:
             call(t.softmax_rows, (z, stride, rows, _padded(n_outputs, like), scales,
@@ -813,8 +815,8 @@ def refresh_transposed(thread, task):
     """Rebuild the transposed copy after the parameters were set."""
     like = REAL(0)
     t = _task(task, 0)
-    for u in range(t.n_units):
-        layer, column, first, end = _unit_at(task, u, like)
+    for b in range(t.n_gradient_blocks):
+        layer, column, first, end = _gradient_block_at(task, b, like)
         if layer > 0:
             padded = _padded(_layer(t.layers, layer + 1).width, like)
             width = _panel_width(column, padded, like)
@@ -886,9 +888,9 @@ PIECES = {
     "head_elementwise": Piece(head_elementwise, "iiiiii"),
     "softmax_rows": Piece(softmax_rows, "iiiiiiii"),
     "backward": Piece(backward, "iiiii"),
-    "transpose": Piece(transpose_unit, "iiiiiii"),
-    "unit": Piece(unit, "iiiiiiiiiiiiirr"),
-    "unit_sparse": Piece(unit_sparse, "iiiiiiii"),
-    "unit_narrow": Piece(unit_narrow, "iiiiiiiiii"),
+    "transpose": Piece(transpose_block, "iiiiiii"),
+    "gradient_block": Piece(gradient_block, "iiiiiiiiiiiiirr"),
+    "gradient_sparse": Piece(gradient_sparse, "iiiiiiii"),
+    "gradient_narrow": Piece(gradient_narrow, "iiiiiiiiii"),
     "update_clipped": Piece(update_clipped, "iiiii"),
 }

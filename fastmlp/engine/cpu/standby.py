@@ -1,12 +1,12 @@
-"""Stations: where helper threads wait between epochs without going to sleep.
+"""Standby: how helper threads wait between epochs without going to sleep.
 
 A thread that sleeps takes 60 to 190 microseconds to wake up and get hold of the interpreter (less
 right after it slept in), on digits a fifth of an epoch.  So a helper that has finished an epoch
-stays in compiled code for a moment and watches a word in memory, its station; the caller, who
+stays in compiled code for a moment and watches a word in memory, its flag; the caller, who
 arrives with the next epoch some 50 microseconds later, finds it there.  If nobody comes, the helper
 goes back to its Python loop.
 
-A station says BUSY while its helper works, then WAITING.  The caller answers GO (another epoch) or
+A flag says BUSY while its helper works, then WAITING.  The caller answers GO (another epoch) or
 LEAVE; a helper that runs out of patience writes GONE.  Each of these replaces WAITING in one atomic
 step, so that only one of them happens.
 
@@ -25,11 +25,11 @@ from fastmlp.engine.objects import entry
 BUSY, WAITING, GO, LEAVE, GONE = range(5)
 SPINS = 300  # before a waiting thread offers its processor to others
 LOOKS = SPINS + 1000  # before a helper gives up, after about half a millisecond
-WORDS = 8  # int64s per station: a cache line
+WORDS = 8  # int64s per flag: a cache line
 
 
-class Stations:
-    """One station for each of a team's threads; that of thread 0, the caller, is not used.
+class Standby:
+    """One flag for each of a team's threads; that of thread 0, the caller, is not used.
 
     Attributes
     ----------
@@ -40,10 +40,10 @@ class Stations:
     def __init__(self, n_threads: int):
         self._words = aligned(n_threads * WORDS, np.int64)
         self.address = self._words.__array_interface__["data"][0]
-        self._watch = Watch(stations=self.address, n_threads=n_threads, most=LOOKS)
+        self._watch = Watch(flags=self.address, n_threads=n_threads, most=LOOKS)
 
     def open(self) -> None:
-        """Let every station say BUSY, before helpers are sent to work."""
+        """Let every flag say BUSY, before helpers are sent to work."""
         self._words[:] = BUSY
 
     def settle(self, limit: float) -> bool:
@@ -56,8 +56,8 @@ class Stations:
         return True
 
     def describe(self) -> str:
-        """What the stations say, for a report."""
-        return f"stations {self._words[::WORDS].tolist()}"
+        """What the flags say, for a report."""
+        return f"flags {self._words[::WORDS].tolist()}"
 
     def tell(self, word: int) -> None:
         """Tell GO or LEAVE to the helpers that wait."""
@@ -65,7 +65,7 @@ class Stations:
         entry("tell")(0, self._watch.address)
 
     def reopen(self, thread: int) -> bool:
-        """Make the station of a helper that is gone say BUSY again; whether it was gone."""
+        """Make the flag of a helper that is gone say BUSY again; whether it was gone."""
         word = self._words[thread * WORDS]
         if word == GONE:
             self._words[thread * WORDS] = BUSY

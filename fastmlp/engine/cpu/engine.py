@@ -1,0 +1,366 @@
+"""The CPU engine: what it is asked, and how a compiled call is run.
+
+An engine allocates everything once: packed parameters and state when it is made, the workspace
+when it first sees its batch size.  An epoch then allocates nothing.
+
+A compiled call cannot see Ctrl-C: Python delivers it when the call returns.  A call that takes
+longer than a blink is therefore watched by the calling thread, ready to set the stop flag that the
+kernel polls at every micro-batch, while helper threads do the work.  What is short is estimated
+from the arithmetic, not measured, so the choice never depends on the machine's load.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.dropout import Dropout
+from fastmlp.engine import objects
+from fastmlp.engine.cpu.blocks import Task
+from fastmlp.engine.cpu.layout import ABORT, FIRST_STEP, ROW_BLOCK, STEPS, STOP, Layout
+from fastmlp.engine.cpu.memory import Memory
+from fastmlp.engine.cpu.program import Program
+from fastmlp.engine.cpu.samples import Samples
+from fastmlp.engine.cpu.source import address
+from fastmlp.engine.cpu.standby import Standby
+from fastmlp.engine.cpu.threads import THREAD_BUDGET, Team, available_threads
+from fastmlp.engine.cpu.tuner import Tuner, run_trial
+from fastmlp.network import Network
+from fastmlp.objective import Objective
+from fastmlp.optimizers import N_NUMBERS, Optimizer
+
+_SHORT_CALL = 5e8  # operations; about 0.1 s where the kernels are slowest
+_WORTH_SHARING = 2e5  # operations per step below which more threads never pay
+_SURELY_WORTH_SHARING = 1e8
+_WORTH_THREADS = 4e7  # operations of a single call
+_MICRO_BATCH_ROWS = 1024
+_MICRO_BATCH_ELEMENTS = 2**23
+_PREFETCH_BYTES = 2**20
+
+
+class CpuEngine:
+    """See `fastmlp.engine.contract.Engine`.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        Most threads to use; None means as many as pay.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        dtype,
+        objective: Objective | None = None,
+        dropout: Dropout | None = None,
+        alpha: float = 0.0,
+        optimizer: Optimizer | None = None,
+        batch_size: int = 1,
+        n_threads: int | None = None,
+    ):
+        self._network = network
+        self._objective = objective
+        self._dtype = np.dtype(dtype)
+        self._type = str(self._dtype.name)  # which NumPy works out anew each time
+        self._alpha = float(alpha)
+        self._optimizer = optimizer
+        self._batch_size = int(batch_size)
+        self._threads = available_threads(n_threads)
+        self._team = Team()
+        self._tuner: Tuner | None = None
+        self._seconds = 0.0  # that the last kernel call took
+        self._layout = Layout(network, dtype)
+        self._memory = Memory(self._layout, optimizer)
+        self._control, self._barrier = self._memory.control, self._memory.barrier
+        dropout = dropout or Dropout((0.0,) * len(network.hidden), 0)
+        self._program = Program(self._layout, objective, dropout, optimizer)
+        self._workspace: _Workspace | None = None
+        self._numbers = np.empty((0, N_NUMBERS))
+        self._samples: Samples | None = None
+        self._row_block_losses = np.empty(0)
+        self._forward_tasks: dict[tuple[int, bool, bool], Task] = {}
+        self._calls: dict[int, _Call] = {}  # by the number of threads
+        self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
+        self._program.require_first()
+
+    # --- parameters and state
+
+    def get_parameters(self) -> np.ndarray:
+        return self._memory.get_parameters()
+
+    def set_parameters(self, flat: np.ndarray) -> None:
+        self._memory.set_parameters(flat)
+
+    def get_state(self) -> tuple[np.ndarray, int]:
+        return self._memory.get_slots(), self.n_steps
+
+    def set_state(self, slots: np.ndarray, step: int) -> None:
+        self._memory.set_state(slots, step)
+
+    @property
+    def n_steps(self) -> int:
+        return int(self._control[STEPS])
+
+    def stop(self) -> None:
+        self._control[STOP] = 1
+
+    def info(self) -> dict[str, Any]:
+        return {"device": "cpu", "dtype": self._type, "max_threads": self._threads}
+
+    # --- data and verbs
+
+    def load(self, samples: Samples) -> None:
+        self._require_objective(samples)
+        self._samples = samples
+        self._calls.clear()
+        if self._workspace is not None and self._workspace.sparse != samples.sparse:
+            self._workspace = None
+
+    def unload(self) -> None:
+        self._samples = None
+        self._calls.clear()
+
+    def _require_objective(self, samples: Samples) -> None:
+        if self._objective is None:
+            raise ValueError("This needs an engine that was made with an objective.")
+        if (samples.dtype, samples.objective) != (self._dtype, self._objective):
+            raise ValueError("These samples have no targets, or another dtype or objective.")
+
+    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
+        if self._optimizer is None:
+            raise ValueError("run_epoch needs an engine that was made with an optimizer.")
+        steps = int(self._control[STEPS])
+        numbers = self._optimizer.step_numbers(learning_rates, steps, self._dtype)
+        if self._tuner is None:
+            per_step = self._operations(min(self._batch_size, order.size))
+            limit = self._threads if per_step >= _WORTH_SHARING else 1
+            if per_step >= _SURELY_WORTH_SHARING:
+                self._tuner = Tuner(limit, first=limit, pause=8)
+            else:
+                self._tuner = Tuner(limit, first=1)
+        share = THREAD_BUDGET.enter(self, self._threads)
+        try:
+            return self._run_tuned(order, numbers, self._tuner, share)
+        finally:
+            THREAD_BUDGET.leave(self)
+
+    def _run_tuned(self, order, numbers, tuner: Tuner, share: int) -> float:
+        """An epoch on as many threads as the tuner says, if the share allows."""
+        n_threads = min(tuner.choose(), share)
+        if n_threads != tuner.current and tuner.seconds:
+            run = partial(self._run_steps, order, numbers)
+            return run_trial(tuner, n_threads, share, len(numbers), run)
+        loss = self._train(order, self._batch_size, numbers, self._optimizer, n_threads)
+        if n_threads == tuner.choose():  # else the share did not allow it
+            tuner.report(n_threads, self._seconds)
+        return loss
+
+    def _run_steps(
+        self, order, numbers, n_threads: int, first: int, stop: int, loss: float
+    ) -> tuple[float, float]:
+        """Some steps of an epoch, for `run_trial`."""
+        loss = self._train(
+            order, self._batch_size, numbers, self._optimizer, n_threads, first, stop, loss
+        )
+        return loss, self._seconds
+
+    def loss_and_gradient(self) -> tuple[float, np.ndarray]:
+        assert self._samples is not None
+        n_samples = self._samples.n_samples
+        worth = self._operations(n_samples) >= _WORTH_THREADS
+        n_threads = self._threads if worth else 1
+        steps = self._control[STEPS]
+        share = THREAD_BUDGET.enter(self, n_threads)
+        try:
+            numbers = np.zeros((1, N_NUMBERS))
+            loss = self._train(self._samples.natural_order, n_samples, numbers, None, share)
+        finally:
+            THREAD_BUDGET.leave(self)
+        self._control[STEPS] = steps
+        return loss / n_samples, self._memory.unpack(self._memory.gradient)
+
+    def evaluate(self, samples: Samples) -> float:
+        self._require_objective(samples)
+        n_blocks = -(-samples.n_samples // ROW_BLOCK)
+        if self._row_block_losses.size < n_blocks:
+            self._row_block_losses = np.empty(n_blocks)
+        losses = self._row_block_losses[:n_blocks]
+        self._run_rows(samples, None, losses)
+        with np.errstate(over="ignore", invalid="ignore"):  # parameters that have diverged
+            return float(losses.sum() / samples.total_weight)
+
+    def predict(self, X) -> np.ndarray:
+        samples = X if isinstance(X, Samples) else Samples(X, dtype=self._dtype)
+        out = np.empty((samples.n_samples, self._network.n_outputs), self._dtype)
+        self._run_rows(samples, out, None)
+        return out
+
+    # --- inside
+
+    def _operations(self, n_rows: int) -> float:
+        """Rough cost of training on ``n_rows`` rows, in floating-point operations."""
+        return n_rows * self._operations_per_row
+
+    def _micro_batch(self, batch_size: int) -> int:
+        """Rows that the workspace of such batches holds."""
+        per_row = int(self._layout.strides.sum())
+        most = max(ROW_BLOCK, _MICRO_BATCH_ELEMENTS // per_row)
+        return max(1, min(batch_size, _MICRO_BATCH_ROWS, most))
+
+    def _train(
+        self, order, batch_size, numbers, optimizer: Optimizer | None, n_threads, first=0,
+        stop=None, loss=0.0,
+    ) -> float:  # fmt: skip
+        """Run the epoch kernel; without an optimizer it only leaves the gradient.
+
+        It takes the steps from ``first`` to ``stop`` of the epoch, and adds to ``loss``.
+        """
+        order = np.ascontiguousarray(order, np.int64)
+        batch_size = min(batch_size, order.size)
+        if self._numbers.shape != numbers.shape:
+            self._numbers = np.empty_like(numbers)
+            self._calls.clear()
+        self._numbers[:] = numbers
+        call = self._calls.get(n_threads)
+        if call is None or not call.is_for(order, batch_size, optimizer):
+            call = self._calls[n_threads] = self._make_call(order, batch_size, optimizer, n_threads)
+        task = call.task
+        task.first_step, task.loss_before = first, loss
+        task.stop_step = len(numbers) if stop is None else stop
+        self._refresh_transposed(task)
+        operations = self._operations(order.size)
+        return self._run("epoch", task, operations, call.standby)
+
+    def _refresh_transposed(self, task: Task) -> None:
+        if self._memory.transposed_is_stale:
+            objects.entry("refresh_transposed", self._type)(0, task.address)
+            self._memory.transposed_is_stale = False
+
+    def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
+        samples, space = self._samples, self._workspace
+        assert samples is not None
+        if space is None or (space.batch_size, space.optimizer) != (batch_size, optimizer):
+            space = self._workspace = self._make_workspace(batch_size, optimizer, samples.sparse)
+        standby = None
+        if n_threads > 1 and not self._needs_supervision(self._operations(order.size)):
+            standby = Standby(n_threads)
+        bounds = self._layout.bounds(samples.sparse, n_threads)
+        task = Task.from_buffer_copy(space.task)  # helpers may still look at the last call's
+        task.update(samples.fields)
+        task.update({
+            "n_threads": n_threads, "n_samples": order.size, "batch_size": batch_size,
+            "micro_batch": space.micro_batch, "numbers": address(self._numbers),
+            "bounds": address(bounds), "alpha": self._alpha, "order": address(order),
+            "prefetch": n_threads > 1 and 3 * self._memory.parameters.nbytes > _PREFETCH_BYTES,
+            "standby": standby.address if standby else 0,
+        })  # fmt: skip
+        task.keep = space, bounds, standby, order, self._numbers, samples
+        return _Call(task, standby, order, space)
+
+    def _make_workspace(
+        self, batch_size: int, optimizer: Optimizer | None, sparse: bool
+    ) -> "_Workspace":
+        micro_batch = self._micro_batch(batch_size)
+        task = self._program.training_task(
+            self._memory, micro_batch, self._threads, optimizer,
+            sparse=sparse, accumulates=micro_batch < batch_size,
+        )  # fmt: skip
+        return _Workspace(batch_size, optimizer, sparse, micro_batch, task)
+
+    def _run_rows(self, samples: Samples, out, losses) -> None:
+        """Run the forward kernel."""
+        operations = self._operations(samples.n_samples) / 3
+        n_blocks = -(-samples.n_samples // ROW_BLOCK)
+        n_threads = min(self._threads, n_blocks) if operations >= _WORTH_THREADS else 1
+        kind = n_threads, samples.sparse, out is None
+        task = self._forward_tasks.get(kind)
+        if task is None:
+            task = self._forward_tasks[kind] = self._program.forward_task(
+                self._memory, ROW_BLOCK * n_threads, n_threads,
+                sparse=samples.sparse, loss=out is None,
+            )  # fmt: skip
+        if self._memory.averages:
+            objects.entry("refresh_transposed", self._type)(0, task.address)
+        else:
+            self._refresh_transposed(task)
+        order = samples.natural_order
+        task.update(samples.fields)
+        task.n_threads, task.n_samples, task.order = n_threads, samples.n_samples, address(order)
+        task.out, task.row_block_losses = address(out), address(losses)
+        self._run("outputs", task, operations, None, samples, order, out, losses)
+
+    def _needs_supervision(self, operations: float) -> bool:
+        return operations >= _SHORT_CALL and (threading.current_thread() is threading.main_thread())
+
+    def _run(
+        self, kernel: str, task: Task, operations: float, standby: Standby | None, *keep
+    ) -> float:
+        """Call a kernel on as many threads as its task says, open to Ctrl-C.
+
+        ``keep`` holds whatever the task's addresses belong to and the task does not keep.
+        """
+        call, n_threads = objects.entry(kernel, self._type), task.n_threads
+        self._team.settle(self._where_threads_are, self._abort)
+        steps = self._control[STEPS]
+        self._control[:FIRST_STEP] = 0
+        self._control[STEPS] = self._control[FIRST_STEP] = steps
+        self._barrier[0] = 0
+        supervised = self._needs_supervision(operations)
+        started = time.perf_counter()
+        if n_threads == 1 and not supervised:
+            result = call(0, task.address)
+        else:
+            result = self._team.run(
+                partial(_call, call, task, (self, *keep)),
+                n_threads,
+                supervised=supervised,
+                standby=standby,
+                stop=self.stop,
+                abort=self._abort,
+                describe=self._where_threads_are,
+            )
+        self._seconds = time.perf_counter() - started
+        if self._control[STOP]:
+            raise KeyboardInterrupt
+        return result
+
+    def _abort(self) -> None:
+        """Have threads that wait for others give up."""
+        self._control[[STOP, ABORT]] = 1
+
+    def _where_threads_are(self) -> str:
+        """For a report of threads that wait without end."""
+        return f"control {self._control[:5].tolist()}, barrier {int(self._barrier[0])}"
+
+
+class _Workspace(NamedTuple):
+    """What stays the same while batches, optimizer and the kind of data do."""
+
+    batch_size: int
+    optimizer: Optimizer | None
+    sparse: bool
+    micro_batch: int
+    task: Task
+
+
+class _Call(NamedTuple):
+    """A call of the epoch kernel, which every epoch repeats whose order is in the same array."""
+
+    task: Task
+    standby: Standby | None
+    order: np.ndarray
+    workspace: _Workspace
+
+    def is_for(self, order, batch_size, optimizer: Optimizer | None) -> bool:
+        space = self.workspace
+        return order is self.order and (
+            (batch_size, optimizer) == (space.batch_size, space.optimizer)
+        )
+
+
+def _call(call: Callable[[int, int], float], task: Task, keep: tuple, thread: int) -> float:
+    return call(thread, task.address)

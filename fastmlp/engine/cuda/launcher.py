@@ -1,0 +1,88 @@
+"""Launches: kernels with their grids and the names that are bound in them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from fastmlp.engine.cuda import kernels
+from fastmlp.engine.cuda.device import Launch
+from fastmlp.engine.cuda.tiles import Sizes, common_names
+from fastmlp.engine.cuda.workspace import MicroBatch
+
+
+class Launcher:
+    """Queues the launches of one engine, or records them for a sequence.
+
+    ``control`` tells kernels which step they are in.
+    """
+
+    def __init__(
+        self, device, dtype: np.dtype, sizes: Sizes, precision: str, n_parameters: int, control
+    ):
+        self._device, self._sizes, self._precision = device, sizes, precision
+        self._n_parameters, self._control = n_parameters, control
+        self._names = common_names(dtype, sizes)
+        self._recorded: list[Launch] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Launch]]:
+        """A list of what is launched meanwhile, which is not queued."""
+        recorded: list[Launch] = []
+        self._recorded = recorded
+        try:
+            yield recorded
+        finally:
+            self._recorded = None
+
+    def product(self, rows, shape, A, B, C, *, aux=None, n_splits=1, **names) -> None:
+        """Launch `kernels.product`; 0 in ``shape`` (M, N, K) stands for the rows."""
+        M, N, K = shape
+        *A, A_by_rows = A
+        *B, B_by_rows = B
+        tile, sizes = self._choose_tile(M or rows.most, N)
+        kernel = self.kernel(
+            kernels.product, A_BY_ROWS=A_by_rows, B_BY_ROWS=B_by_rows,
+            **({"STORE": kernels.put, "EPILOGUE": kernels.leave} | names | sizes),
+        )  # fmt: skip
+        split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
+        blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
+        self.launch(kernel, blocks, tile.threads, self._control, *rows, *A, *B, *C,
+                    self._n_parameters, split, M, N, K,
+                    C[0] if aux is None else aux)  # fmt: skip
+
+    def _choose_tile(self, rows: int, columns: int):
+        """(tile, what its names stand for)."""
+        sizes = self._sizes
+        if self._precision == "highest":
+            large = min(rows, columns) >= sizes.large.BM // 2
+            tile = sizes.large if large else sizes.small
+            return tile, tile.names()
+        large = min(rows, columns) >= sizes.large_mma.BM // 2
+        mma = sizes.large_mma if large else sizes.small_mma
+        return mma, mma.names(self._precision)
+
+    def kernel(self, template, **names):
+        """A template with these names bound, and those that most kernels use."""
+        return self._device.kernel(template, **(self._names | names))
+
+    def launch(self, kernel, blocks: tuple[int, int, int], threads: int, *args) -> None:
+        """Queue a launch, or record it for a sequence."""
+        launch = Launch(kernel, blocks, threads, args)
+        if self._recorded is None:
+            self._device.launch(launch)
+        else:
+            self._recorded.append(launch)
+
+    def by_threads(self, kernel, n: int, *args) -> None:
+        """Launch a kernel that gives a thread to each of ``n`` things."""
+        blocks = (self.blocks_for(n), 1, 1)
+        self.launch(kernel, blocks, self._sizes.threads, self._control, *args)
+
+    def by_warps(self, kernel, rows: MicroBatch, *args) -> None:
+        """Launch a kernel that gives a warp to each row."""
+        self.by_threads(kernel, 32 * rows.most, *rows, *args)
+
+    def blocks_for(self, n: int) -> int:
+        """Blocks that hold ``n`` threads."""
+        return -(-n // self._sizes.threads)

@@ -1,0 +1,334 @@
+"""The two paths through an epoch: which kernels are launched, in what order, with what names bound.
+
+The resident path is one launch for all of a chunk's steps (see `resident`).  The tiled path has,
+per step, a launch for each layer and direction (see `kernels`), over one micro-batch after another.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fastmlp.dropout import Dropout, threshold
+from fastmlp.engine.cuda import kernels, resident
+from fastmlp.engine.cuda.device import Sequence, UserFormula
+from fastmlp.engine.cuda.launcher import Launcher
+from fastmlp.engine.cuda.samples import Chunk, Data
+from fastmlp.engine.cuda.tiles import Sizes
+from fastmlp.engine.cuda.workspace import Buffers, MicroBatch, Pass, Workspace
+from fastmlp.functions import (
+    ACTIVATIONS,
+    LAYER_NORM_EPSILON,
+    LINKS,
+    Activation,
+    Loss,
+    identity,
+    with_our_arguments,
+)
+from fastmlp.network import Network
+from fastmlp.objective import Objective
+from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer, decay_weight, keep_weight
+
+_SHARED_BYTES = 48 * 1024
+_SHARED_STEP = 1024  # elements: few sizes of shared memory, so few compilations
+_MOST_TILE_ROWS = 16
+
+
+class _Path:
+    """What both paths know."""
+
+    def __init__(
+        self, device, launcher: Launcher, buffers: Buffers, network: Network, dtype: np.dtype,
+        sizes: Sizes, objective: Objective | None, dropout: Dropout, alpha: float,
+    ):  # fmt: skip
+        self._device, self._buffers, self._recording = device, buffers, launcher.recording
+        self._kernel, self._product, self._launch = (
+            launcher.kernel, launcher.product, launcher.launch
+        )  # fmt: skip
+        self._by_threads, self._by_warps = launcher.by_threads, launcher.by_warps
+        self._blocks_for = launcher.blocks_for
+        self._network, self._dtype, self._sizes = network, dtype, sizes
+        self._objective, self._dropout, self._alpha = objective, dropout, alpha
+
+
+class ResidentPath(_Path):
+    """For small networks whose activations and deltas for four rows fit in shared memory."""
+
+    transposed_is_stale = True
+
+    def takes(self, optimizer: Optimizer | None) -> bool:
+        """Whether it can train this network."""
+        return not (
+            any(self._dropout.rates)
+            or self._network.layer_norm
+            or (optimizer and optimizer.max_grad_norm is not None)
+            or len(set(self._network.hidden)) > 1
+            or self._row_tile() < 4
+        )
+
+    def begin(self) -> None:
+        """Before the first chunk of an epoch."""
+        if self.transposed_is_stale:
+            flat = self._device.read(self._buffers.parameters)
+            transposed = [W.T.ravel() for W in self._network.unflatten(flat)[0]]
+            blank = [np.zeros(width, self._dtype) for width in self._network.widths[1:]]
+            parts = [part for pair in zip(transposed, blank, strict=True) for part in pair]
+            self._device.write(self._buffers.transposed, np.concatenate(parts))
+        self.transposed_is_stale = False
+        self._device.write(self._buffers.barrier, np.zeros(1, np.uint32))
+
+    def _row_tile(self) -> int:
+        """Rows whose activations and deltas fit in shared memory; a multiple of 4."""
+        free = _SHARED_BYTES - self._sizes.threads * np.dtype(np.float64).itemsize
+        fit = free // (2 * sum(self._network.widths) * self._dtype.itemsize)
+        return min(_MOST_TILE_ROWS, fit // 4 * 4)
+
+    def run(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> None:
+        """All of a chunk's steps."""
+        network, buffers = self._network, self._buffers
+        kind, n = self._dtype.type, network.n_parameters
+        multiprocessors, most = self._device.n_multiprocessors, self._row_tile()
+        rows = min(most, -(-call.batch_size // (4 * multiprocessors)) * 4)
+        n_blocks = min(multiprocessors, -(-call.batch_size // rows))
+        columns = 2 * sum(network.widths)
+        shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
+        objective = self._objective
+        assert objective is not None
+        loss = objective.row
+        activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
+        keeps = activation.of_score
+        kernel = self._kernel(
+            resident.resident_epoch, R=rows, SHARED=shared, **_rule(optimizer),
+            ACTIVATION=_formula(activation, activation.value),
+            DERIVATIVE=_formula(activation, activation.derivative),
+            KEEP_DERIVATIVE=resident.keep_derivative if keeps else resident.keep_nothing,
+            TAKE_DERIVATIVE=resident.kept_derivative if keeps else resident.derivative_of_output,
+            HEAD=_head(loss, resident), **_loss(loss),
+        )  # fmt: skip
+        data = chunk.data
+        partial, sums = call.buffers_for_blocks(n_blocks, n)
+        self._launch(
+            kernel, (n_blocks, 1, 1), self._sizes.threads, buffers.control, buffers.barrier,
+            chunk.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
+            call.scales, call.numbers, buffers.parameters, buffers.transposed, partial,
+            buffers.slots, n, buffers.layers, buffers.widths, len(network.widths) - 1,
+            kind(self._alpha), kind(objective.divisor), np.finfo(kind).eps, buffers.constants,
+            kind(objective.label_smoothing), buffers.average, buffers.average_rate, sums,
+            call.results,
+        )  # fmt: skip
+
+
+class TiledPath(_Path):
+    """For every network, batch and kind of samples."""
+
+    def run(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> None:
+        """All of a chunk's steps."""
+        self._sequence(call, chunk, optimizer).run(chunk.steps)
+
+    def _sequence(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> Sequence:
+        """The launches of one step, the same for every step on this data."""
+        if chunk.buffer not in call.sequences:
+            with self._recording() as launches:
+                whole = chunk._replace(steps=0, first=0, end=call.batch_size)
+                self.step(call, whole, optimizer)
+            call.sequences[chunk.buffer] = self._device.sequence(launches)
+        return call.sequences[chunk.buffer]
+
+    def step(self, call: Pass, chunk: Chunk, optimizer: Optimizer | None) -> None:
+        """The chunk's part of one step; with the batch's last rows, its end."""
+        for rows in call.micro_batches(chunk):
+            self.forward(call, chunk.data, rows, train=True)
+            self.head(call, chunk.data, rows)
+            self._backward(call, rows)
+        if chunk.end < call.batch_size:
+            return
+        self._update(call, optimizer)
+        self.finish_step(call, self._blocks_for(self._network.n_parameters))
+
+    def forward(self, call: Pass, data: Data, rows: MicroBatch, *, train: bool = False) -> None:
+        """Scores of a micro-batch, in the last layer's place; ``train`` prepares `_backward`."""
+        work, widths = call.workspace, self._network.widths
+        parameters = self._buffers.parameters if train else self._buffers.average
+        if data.sparse:
+            gather = self._kernel(kernels.gather_sparse)
+            self._by_warps(gather, rows, call.order, *data.fields, widths[0], work.activations,
+                           work.strides[0])  # fmt: skip
+        else:
+            gather = self._kernel(kernels.gather)
+            elements = rows.most * widths[0]
+            self._by_threads(gather, elements, *rows, call.order, *data.fields, widths[0],
+                             work.activations, work.strides[0])  # fmt: skip
+        for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            hidden = layer < len(widths) - 2
+            names = self._activation(layer, work, train) if hidden else {}
+            normalised = hidden and self._network.layer_norm
+            self._product(
+                rows, (0, fan_out, fan_in + 1),
+                (work.activations, work.places[layer], work.strides[layer], True),
+                (parameters, self._network.offsets[layer], fan_out, False),
+                (work.activations, work.places[layer + 1], work.strides[layer + 1]),
+                **({} if normalised else names),
+            )  # fmt: skip
+            if normalised:
+                self._normalise(layer, work, rows, **names)
+            if train and hidden and self._dropout.rates[layer]:
+                self._drop(layer, work, rows)
+
+    def _normalise(
+        self, layer: int, work: Workspace, rows: MicroBatch, *, aux=None, **names
+    ) -> None:
+        """Layer normalisation and activation of a hidden layer's scores."""
+        epsilon = self._dtype.type(LAYER_NORM_EPSILON)
+        self._by_warps(
+            self._kernel(kernels.normalise, **names), rows, work.activations, work.kept,
+            work.places[layer + 1], work.strides[layer + 1], self._network.widths[layer + 1],
+            epsilon, work.activations if aux is None else aux,
+        )  # fmt: skip
+
+    def _drop(self, layer: int, work: Workspace, rows: MicroBatch) -> None:
+        """Dropout of a hidden layer."""
+        rate, width = self._dropout.rates[layer], self._network.widths[layer + 1]
+        self._by_threads(
+            self._kernel(kernels.drop), rows.most * width, *rows, work.activations, work.deltas,
+            work.places[layer + 1], work.strides[layer + 1], width, self._dropout.seed,
+            layer, threshold(rate), self._dtype.type(1 / (1 - rate)),
+        )  # fmt: skip
+
+    def _activation(self, layer: int, work: Workspace, train: bool) -> dict[str, Any]:
+        """What ends the product of a hidden layer."""
+        row = self._network.hidden[layer]
+        if not (train and (row.of_score or self._dropout.rates[layer])):
+            return {"EPILOGUE": kernels.activate, "FORMULA": _formula(row, row.value)}
+        return {
+            "EPILOGUE": kernels.activate_and_keep_derivative if row.of_score
+            else kernels.activate_and_keep_derivative_of_output,
+            "FORMULA": _formula(row, row.value),
+            "GRADIENT": _formula(row, row.derivative), "aux": work.deltas,
+        }  # fmt: skip
+
+    def head(self, call: Pass, data: Data, rows: MicroBatch) -> None:
+        """Scores become gradients; losses are kept."""
+        objective, work, kind = self._objective, call.workspace, self._dtype.type
+        assert objective is not None
+        row = objective.row
+        head = self._kernel(_head(row, kernels), **_loss(row))
+        self._by_warps(head, rows, call.order, work.activations, work.places[-1], work.strides[-1],
+                       self._network.n_outputs, data.targets, data.weights, data.weighted,
+                       call.scales, call.losses, kind(objective.divisor), np.finfo(kind).eps,
+                       self._buffers.constants, kind(objective.label_smoothing))  # fmt: skip
+
+    def link(self, call: Pass, rows: MicroBatch, out) -> None:
+        """Scores become outputs, which go to ``out``."""
+        work = call.workspace
+        if self._network.out_activation == "softmax":
+            link = self._kernel(kernels.softmax_link)
+        else:
+            formula = LINKS[self._network.out_activation]
+            link = self._kernel(kernels.link, FORMULA=formula)
+        self._by_warps(link, rows, work.activations, work.places[-1], work.strides[-1],
+                       self._network.n_outputs, out)  # fmt: skip
+
+    def _backward(self, call: Pass, rows: MicroBatch) -> None:
+        """Gradients of all layers, into the workspace's splits."""
+        work, widths, offsets = call.workspace, self._network.widths, self._network.offsets
+        deltas = work.activations
+        accumulate = kernels.put if rows.first == 0 else kernels.add
+        for layer in range(len(widths) - 2, -1, -1):
+            fan_in, fan_out = widths[layer], widths[layer + 1]
+            place, stride = work.places[layer + 1], work.strides[layer + 1]
+            self._product(
+                rows, (fan_in + 1, fan_out, 0),
+                (work.activations, work.places[layer], work.strides[layer], False),
+                (deltas, place, stride, False),
+                (work.partial, offsets[layer], fan_out), n_splits=work.n_splits,
+                STORE=accumulate,
+            )  # fmt: skip
+            if layer > 0:
+                self._product(
+                    rows, (0, fan_in, fan_out), (deltas, place, stride, True),
+                    (self._buffers.parameters, offsets[layer], fan_out, True),
+                    (work.deltas, work.places[layer], work.strides[layer]),
+                    aux=work.activations, **self._derivative(layer - 1),
+                )  # fmt: skip
+                if self._network.layer_norm:
+                    self._by_warps(
+                        self._kernel(kernels.normalise_delta), rows, work.deltas, work.kept,
+                        work.places[layer], work.strides[layer], fan_in,
+                    )  # fmt: skip
+            deltas = work.deltas
+
+    def _derivative(self, layer: int) -> dict[str, Any]:
+        """What ends the product that makes the gradient of a hidden layer's outputs."""
+        row = self._network.hidden[layer]
+        if row.of_score or self._dropout.rates[layer]:
+            return {"STORE": kernels.multiply_by}
+        return {"EPILOGUE": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
+
+    def _update(self, call: Pass, optimizer: Optimizer | None) -> None:
+        """Sum the gradient's splits and update, or without an optimizer leave the gradient."""
+        buffers, work = self._buffers, call.workspace
+        n, kind = self._network.n_parameters, self._dtype.type
+        max_norm = None if optimizer is None else optimizer.max_grad_norm
+        if optimizer is None or max_norm is not None:
+            kernel = self._kernel(kernels.complete_gradient)
+        else:
+            kernel = self._kernel(kernels.update, **_rule(optimizer))
+        places = buffers.layers, len(self._network.widths) - 1
+        self._by_threads(
+            kernel, n, buffers.parameters, work.partial, work.n_splits, buffers.slots, n, *places,
+            kind(self._alpha), call.scales, call.numbers, buffers.squares, buffers.average,
+            buffers.average_rate,
+        )  # fmt: skip
+        if optimizer is None or max_norm is None:
+            return
+        n_blocks = self._blocks_for(n)
+        norms = call.buffer_for_norms(n_blocks)
+        self._by_threads(self._kernel(kernels.sum_squares), n, work.partial, n, norms)
+        self._by_threads(self._kernel(kernels.finish_norm), 1, norms, n_blocks)
+        self._by_threads(
+            self._kernel(kernels.clipped_update, **_rule(optimizer)), n, buffers.parameters,
+            work.partial, buffers.slots, n, *places, call.scales, call.numbers, norms, n_blocks,
+            float(max_norm), buffers.average, buffers.average_rate,
+        )  # fmt: skip
+
+    def finish_step(self, call: Pass, n_squares: int) -> None:
+        """Sum losses and squares of weights, and go on to the next step."""
+        finish = self._kernel(kernels.finish_step)
+        self._by_threads(finish, 1, call.losses, self._buffers.squares, n_squares, call.results)
+
+
+def _formula(row: Activation, function: Callable) -> Callable | UserFormula:
+    return UserFormula(function) if row.by_user else function
+
+
+def _loss(row: Loss) -> dict[str, Any]:
+    """What a head's formulas are."""
+    value: Any = row.value
+    gradient: Any = row.gradient or identity
+    if row.by_user:
+        value = UserFormula(value, lambda compiled: with_our_arguments(row, compiled, compiled)[0])
+        gradient = UserFormula(
+            gradient, lambda compiled: with_our_arguments(row, compiled, compiled)[1]
+        )
+    return {
+        "FORMULA": value, "GRADIENT": gradient,
+        "LOSS": kernels.logistic_loss if row.of_probability else kernels.plain_loss,
+    }  # fmt: skip
+
+
+def _head(row: Loss, module):
+    """The head of either path that works out a loss."""
+    if not row.per_row:
+        return module.head
+    return module.probability_head if row.of_probability else module.softmax_head
+
+
+def _rule(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer's formulas are."""
+    return {
+        "UPDATE": OPTIMIZERS[optimizer.name].update,
+        "DECAY": decay_weight if optimizer.weight_decay else keep_weight,
+        "N_NUMBERS": N_NUMBERS,
+        "AVERAGE": kernels.no_average if optimizer.ema_decay is None else kernels.move_average,
+    }

@@ -1,0 +1,154 @@
+"""What an engine keeps on the device: parameters and state, workspace, and what a pass needs."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.engine.cuda.device import Sequence
+from fastmlp.engine.cuda.samples import Chunk
+from fastmlp.network import Network
+from fastmlp.objective import Objective
+from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
+
+# A weight gradient's terms are split so that all multiprocessors have something to do.
+_TERMS_PER_SPLIT = 128  # at least
+_TILE_ELEMENTS = 32 * 32
+_TILES_PER_MULTIPROCESSOR = 2
+
+
+class MicroBatch(NamedTuple):
+    """Rows of a batch that the workspace holds: the first, and how many at most."""
+
+    first: int
+    most: int
+
+
+class Buffers:
+    """What an engine allocates once, when it is made.
+
+    Attributes
+    ----------
+    parameters, average : buffer
+        Those that are trained, and their average, which is the same buffer unless ``averages``.
+    averages : bool
+    average_rate : float
+    slots : buffer
+        The optimizer's.
+    transposed : buffer
+        Each layer's transposed weights, for the resident path.
+    layers, widths : buffer
+        Each layer's end in the flat vector, and that of its weights; the network's widths.
+    control : buffer
+        What kernels know of the step that they are in: see `fastmlp.engine.cuda.kernels`.
+    barrier : buffer
+    squares : buffer
+        Each block's sum of squares of its weights.
+    constants : buffer
+        The loss's, one per output.
+    """
+
+    def __init__(
+        self, device, network: Network, dtype: np.dtype, objective: Objective | None,
+        optimizer: Optimizer | None, n_blocks: int,
+    ):  # fmt: skip
+        n = network.n_parameters
+        decay = None if optimizer is None else optimizer.ema_decay
+        self.parameters = device.zeros(n, dtype)
+        self.averages, self.average = decay is not None, self.parameters
+        self.average_rate = dtype.type(0.0 if decay is None else 1.0 - decay)
+        if self.averages:
+            self.average = device.zeros(n, dtype)
+        self.slots = device.zeros(N_SLOTS * n, dtype)
+        self.transposed = device.zeros(n, dtype)
+        shapes = zip(pairwise(network.widths), pairwise(network.offsets), strict=True)
+        ends = [(end, start + fan_in * fan_out) for (fan_in, fan_out), (start, end) in shapes]
+        self.layers = device.upload(np.array(ends, np.int64))
+        self.widths = device.upload(np.array(network.widths, np.int64))
+        self.control = device.zeros(4, np.int64)
+        self.barrier = device.zeros(1, np.uint32)
+        self.squares = device.zeros(n_blocks, np.float64)
+        constants = () if objective is None else objective.constant_per_output
+        self.constants = device.upload(np.array(constants, dtype))
+
+
+class Workspace:
+    """Activations and deltas of a micro-batch of ``most`` rows, and the gradient's splits."""
+
+    def __init__(self, device, network: Network, dtype: np.dtype, most: int):
+        self.most = most
+        self.strides = [-(-(width + 1) // 4) * 4 for width in network.widths]
+        self.places = np.cumsum([0, *(stride * most for stride in self.strides)]).tolist()[:-1]
+        total = self.places[-1] + self.strides[-1] * most
+        self.activations = device.empty(total, dtype)
+        self.deltas = device.empty(total, dtype)
+        self.kept = device.empty(total * network.layer_norm, dtype)  # normalised scores
+        largest = max((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(network.widths))
+        n_tiles = -(-largest // _TILE_ELEMENTS)
+        self.n_splits = max(
+            1, min(_TILES_PER_MULTIPROCESSOR * device.n_multiprocessors // n_tiles,
+                   most // _TERMS_PER_SPLIT)
+        )  # fmt: skip
+        self.partial = device.empty(self.n_splits * network.n_parameters, dtype)
+
+
+class Pass:
+    """Passes over as many samples in batches of one size: what their launches read and write."""
+
+    def __init__(self, device, dtype: np.dtype, n: int, batch_size: int, workspace: Workspace):
+        self._device, self._dtype = device, dtype
+        self.batch_size, self.workspace = batch_size, workspace
+        self._starts = np.arange(0, n, batch_size)
+        self._n_rows = np.minimum(n - self._starts, batch_size)
+        self._totals = self._n_rows.astype(np.float64)
+        self.order = device.empty(n, np.int64)
+        self.scales = device.empty(self._starts.size, dtype)
+        self.numbers = device.empty(self._starts.size * N_NUMBERS, np.float64)
+        self.losses = device.empty(batch_size, dtype)
+        self.results = device.empty(2 * self._starts.size, np.float64)
+        self.sequences: dict[int, Sequence] = {}
+        self._partial: Any = None
+        self._sums: Any = None
+        self._norms: Any = None
+        self._outputs: Any = None
+
+    def start(self, order: np.ndarray, numbers: np.ndarray, weights: np.ndarray | None) -> None:
+        """Write what the next pass reads; ``weights`` are in the samples' order."""
+        if weights is not None:
+            self._totals = np.add.reduceat(weights.astype(np.float64), self._starts)
+        with np.errstate(divide="ignore"):
+            scales = np.where(self._totals == 0, 0, 1 / self._totals)
+        self._device.write(self.order, np.asarray(order, np.int64))
+        self._device.write(self.scales, scales.astype(self._dtype))
+        self._device.write(self.numbers, numbers.reshape(-1))
+
+    def buffers_for_blocks(self, n_blocks: int, n_parameters: int) -> tuple[Any, Any]:
+        """Each block's gradient, and its loss and sum of squares."""
+        if self._partial is None:
+            self._partial = self._device.empty(n_blocks * n_parameters, self._dtype)
+            self._sums = self._device.empty(2 * n_blocks, np.float64)
+        return self._partial, self._sums
+
+    def buffer_for_norms(self, n_blocks: int) -> Any:
+        """The blocks' sums of squares of the gradient, and its norm."""
+        if self._norms is None:
+            self._norms = self._device.empty(n_blocks + 1, np.float64)
+        return self._norms
+
+    def buffer_for_outputs(self, n: int) -> Any:
+        if self._outputs is None:
+            self._outputs = self._device.empty(n, self._dtype)
+        return self._outputs
+
+    def micro_batches(self, chunk: Chunk) -> Iterator[MicroBatch]:
+        """Those that a chunk's part of a batch is taken in."""
+        for first in range(chunk.first, chunk.end, self.workspace.most):
+            yield MicroBatch(first, self.workspace.most)
+
+    def total_loss(self, alpha: float) -> float:
+        """Sum of (mean loss of a batch, penalty included) x (its length)."""
+        losses, squares = self._device.read(self.results).reshape(-1, 2).T
+        used = self._totals != 0
+        means = (losses[used] + 0.5 * alpha * squares[used]) / self._totals[used]
+        return float(means @ self._n_rows[used])
