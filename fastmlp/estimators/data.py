@@ -9,7 +9,7 @@ from scipy import sparse
 
 from fastmlp._arrays import GpuArray, on_gpu
 from fastmlp._sklearn import get_config, safe_indexing, validate_data
-from fastmlp.engine import to_host
+from fastmlp.engine import capabilities, to_host
 from fastmlp.training.run import is_finite
 
 
@@ -85,7 +85,7 @@ def checked(estimator: Any, X: Any, *y: Any, reset: bool, **options: Any) -> Any
             estimator, X, *targets, accept_sparse=["csr", "csc"], reset=reset, **options
         )
         return (_by_rows(found[0]), *found[1:]) if targets else _by_rows(found)
-    if estimator.device != "cuda":
+    if not capabilities(estimator.device).arrays_on_device:
         raise ValueError(
             "X is on a GPU, but device='cpu'; use device='cuda', or copy X to the host."
         )
