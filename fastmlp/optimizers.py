@@ -82,18 +82,17 @@ def keep_weight(w, rate):
     return w
 
 
-def _prepare_adam(
-    numbers: np.ndarray, t: np.ndarray, constants: tuple[float, float, float]
-) -> None:
+def _prepare_adam(numbers: np.ndarray, step: int, constants: tuple[float, float, float]) -> None:
     beta_1, beta_2, _ = constants
-    block, start = divmod(int(t[0]) - 1, _CORRECTIONS)
-    stop = start + t.size
+    block, start = divmod(step, _CORRECTIONS)
+    stop, rates = start + len(numbers), numbers[:, 0]
     if stop <= _CORRECTIONS:
         second, first = _corrections(beta_1, beta_2, block)
         second, first = second[start:stop], first[start:stop]
     else:
-        second, first = _corrections_at(beta_1, beta_2, t)
-    numbers[:, 0] = numbers[:, 0] * second / first
+        second, first = _corrections_at(beta_1, beta_2, np.arange(step + 1, step + 1 + rates.size))
+    np.multiply(rates, second, out=rates)
+    np.divide(rates, first, out=rates)
 
 
 _CORRECTIONS = 1024  # steps whose corrections are worked out together: NumPy's calls cost more
@@ -108,15 +107,14 @@ def _corrections_at(beta_1: float, beta_2: float, t: np.ndarray) -> tuple[np.nda
     return np.sqrt(1 - beta_2**t), 1 - beta_1**t
 
 
-def _prepare_nadam(
-    numbers: np.ndarray, t: np.ndarray, constants: tuple[float, float, float]
-) -> None:
+def _prepare_nadam(numbers: np.ndarray, step: int, constants: tuple[float, float, float]) -> None:
     """PyTorch's rates.
 
     With ``beta_2 (1 - beta_2^(t - 1)) / (1 - beta_2^t)`` for its ``beta_2``, ``v`` is at each step
     what Adam's becomes by the correction of its bias.
     """
     beta_1, beta_2, _ = constants
+    t = np.arange(step + 1, step + 1 + len(numbers))
     # the first 100 factors are below 0.51, so later products do not differ from 0 beside 1
     begin = 1 if t[0] < 100 else t[0]
     momenta = beta_1 * (1 - 0.5 * 0.96 ** (np.arange(begin, t[-1] + 2) * _MOMENTUM_DECAY))
@@ -132,14 +130,14 @@ class Rule(NamedTuple):
     """One row of `OPTIMIZERS`: update rule, its constants, and what depends on the step.
 
     ``constants`` are parameters of the estimators.  The first ``n_means`` are decay rates of means,
-    and epsilon is the one behind them.  ``prepare(numbers, t, constants)`` changes the numbers of
-    steps ``t`` in place.
+    and epsilon is the one behind them.  ``prepare(numbers, step, constants)`` changes the numbers
+    of the steps after ``step`` steps in place.
     """
 
     update: Callable[..., Any]
     constants: tuple[str, ...]
     n_means: int = 0
-    prepare: Callable[[np.ndarray, np.ndarray, tuple[float, float, float]], None] | None = None
+    prepare: Callable[[np.ndarray, int, tuple[float, float, float]], None] | None = None
 
 
 OPTIMIZERS = {
@@ -204,15 +202,24 @@ class Optimizer(NamedTuple):
         -------
         ndarray of shape (n_steps, N_NUMBERS), float64
         """
-        numbers = np.empty((len(learning_rates), N_NUMBERS))
+        numbers = self.blank_numbers(len(learning_rates), dtype)
+        self.fill(numbers, learning_rates, step)
+        return numbers
+
+    def blank_numbers(self, n_steps: int, dtype: Any) -> np.ndarray:
+        """Numbers of steps but for those that depend on the rate, for `fill`."""
+        numbers = np.empty((n_steps, N_NUMBERS))
         numbers[:] = _constant_numbers(self, np.dtype(dtype))
+        return numbers
+
+    def fill(self, numbers: np.ndarray, learning_rates: np.ndarray, step: int) -> None:
+        """Make ``numbers`` those of the steps after ``step`` steps; see `step_numbers`."""
         numbers[:, 0] = learning_rates
         if self.weight_decay:
             numbers[:, _DECAY] = numbers[:, 0] * self.weight_decay
         prepare = OPTIMIZERS[self.name].prepare
         if prepare is not None:
-            prepare(numbers, np.arange(step + 1, step + 1 + len(numbers)), self.constants)
-        return numbers
+            prepare(numbers, step, self.constants)
 
     def _numbers_of_rule(self, dtype: np.finfo) -> list[float]:
         """The constants, with ``1 - beta`` behind each decay rate ``beta`` of a mean."""

@@ -7,6 +7,7 @@ changes by `invscaling`, `shrink` and `plateau`.  A warm-up multiplies whatever 
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -112,6 +113,7 @@ def learning_rates(schedule: Schedule, current: float, first_step: int, n_steps:
     Returns
     -------
     ndarray of shape (n_steps,), float64
+        Not to be written to.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def learning_rates(schedule: Schedule, current: float, first_step: int, n_steps:
     """
     by_step = callable(schedule.name) or schedule.name in STEP_SCHEDULES
     if not (by_step or schedule.warmup_epochs):
-        return np.full(n_steps, current)
+        return _constant(current, n_steps)
     steps = np.arange(first_step, first_step + n_steps)
     if callable(schedule.name):
         rates = _rates_of_user(schedule.name, steps, schedule.max_iter)
@@ -131,6 +133,13 @@ def learning_rates(schedule: Schedule, current: float, first_step: int, n_steps:
         rates = np.full(n_steps, current)
     if schedule.warmup_epochs:
         rates = rates * np.minimum(1.0, (steps + 1) / (schedule.warmup_epochs * n_steps))
+    return rates
+
+
+@lru_cache(maxsize=16)
+def _constant(rate: float, n_steps: int) -> np.ndarray:
+    rates = np.full(n_steps, rate)
+    rates.flags.writeable = False
     return rates
 
 

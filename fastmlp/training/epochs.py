@@ -14,7 +14,7 @@ from fastmlp import schedules
 from fastmlp._sklearn import ConvergenceWarning
 from fastmlp.training.hooks import Hook, Limit, begin_epoch, end_epoch
 from fastmlp.training.run import Run, is_finite
-from fastmlp.training.shuffle import shuffle
+from fastmlp.training.shuffle import Shuffler
 
 
 def train(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
@@ -41,12 +41,12 @@ def train(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
     run.n_iter, run.stop_reason = 0, None
     for hook in hooks:
         hook.begin(run)
-    first_step = run.n_steps
+    first_step, shuffle = run.n_steps, Shuffler(run.order, run.random_state)
     try:
         while run.stop_reason is None:
             begin_epoch(run, hooks)
             if plan.shuffle:
-                shuffle(run.order, run.random_state)
+                shuffle()
             _run_epoch(run)
             end_epoch(run, hooks)
         if run.stop_reason == "max_iter" and not (plan.incremental or plan.is_as_planned):

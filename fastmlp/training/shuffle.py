@@ -12,6 +12,7 @@ with itself (5 ns for few elements, 10 to 14 for many: loads wait for stores to 
 """
 
 import ctypes
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from fastmlp.engine.objects import entry
 _WORTH_IT = 256  # elements
 
 
-def shuffle(values: np.ndarray, random_state: np.random.RandomState) -> None:
-    """``random_state.shuffle(values)``, in place.
+class Shuffler:
+    """``random_state.shuffle(values)``, in place, once for every call.
 
     Parameters
     ----------
@@ -31,18 +32,26 @@ def shuffle(values: np.ndarray, random_state: np.random.RandomState) -> None:
     random_state : RandomState
         Left in the state that NumPy would leave it in.
     """
-    generator = getattr(random_state, "_bit_generator", None)
-    if generator is None or not _WORTH_IT <= values.size < 2**31:
-        random_state.shuffle(values)
-        return
-    interface = generator.ctypes
-    drawn = np.empty(AHEAD, np.int64)
-    task = Shuffle(
-        values=values.__array_interface__["data"][0],
-        n=values.size,
-        function=ctypes.cast(interface.next_uint32, ctypes.c_void_p).value,
-        state=interface.state_address,
-        drawn=drawn.__array_interface__["data"][0],
-    )
-    with generator.lock:
-        entry("shuffle")(0, task.address)
+
+    def __init__(self, values: np.ndarray, random_state: np.random.RandomState):
+        self._values, self._random_state = values, random_state
+        self._generator: Any = getattr(random_state, "_bit_generator", None)
+        self._task: Shuffle | None = None
+        if self._generator is None or not _WORTH_IT <= values.size < 2**31:
+            return
+        interface = self._generator.ctypes
+        self._drawn = np.empty(AHEAD, np.int64)
+        self._task = Shuffle(
+            values=values.__array_interface__["data"][0],
+            n=values.size,
+            function=ctypes.cast(interface.next_uint32, ctypes.c_void_p).value,
+            state=interface.state_address,
+            drawn=self._drawn.__array_interface__["data"][0],
+        )
+
+    def __call__(self) -> None:
+        if self._task is None:
+            self._random_state.shuffle(self._values)
+            return
+        with self._generator.lock:
+            entry("shuffle")(0, self._task.address)

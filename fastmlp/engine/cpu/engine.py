@@ -20,7 +20,7 @@ import numpy as np
 from fastmlp.dropout import Dropout
 from fastmlp.engine import objects
 from fastmlp.engine.cpu.blocks import Task
-from fastmlp.engine.cpu.layout import ABORT, FIRST_STEP, ROW_BLOCK, STEPS, STOP, Layout
+from fastmlp.engine.cpu.layout import ABORT, DECISION, FIRST_STEP, ROW_BLOCK, STEPS, STOP, Layout
 from fastmlp.engine.cpu.memory import Memory
 from fastmlp.engine.cpu.program import Program
 from fastmlp.engine.cpu.samples import Samples
@@ -39,6 +39,7 @@ _WORTH_THREADS = 4e7  # operations of a single call
 _MICRO_BATCH_ROWS = 1024
 _MICRO_BATCH_ELEMENTS = 2**23
 _PREFETCH_BYTES = 2**20
+_NO_NUMBERS = np.zeros((1, N_NUMBERS))  # of a step that only leaves the gradient
 
 
 class CpuEngine:
@@ -75,7 +76,8 @@ class CpuEngine:
         self._seconds = 0.0  # that the last kernel call took
         self._layout = Layout(network, dtype)
         self._memory = Memory(self._layout, optimizer)
-        self._control, self._barrier = self._memory.control, self._memory.barrier
+        self._words = self._memory.control.data
+        self._barrier = self._memory.barrier.data
         dropout = dropout or Dropout((0.0,) * len(network.hidden), 0)
         self._program = Program(self._layout, objective, dropout, optimizer)
         self._workspace: _Workspace | None = None
@@ -103,10 +105,10 @@ class CpuEngine:
 
     @property
     def n_steps(self) -> int:
-        return int(self._control[STEPS])
+        return self._words[STEPS]
 
     def stop(self) -> None:
-        self._control[STOP] = 1
+        self._words[STOP] = 1
 
     def info(self) -> dict[str, Any]:
         return {"device": "cpu", "dtype": self._type, "max_threads": self._threads}
@@ -133,8 +135,7 @@ class CpuEngine:
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
-        steps = int(self._control[STEPS])
-        numbers = self._optimizer.step_numbers(learning_rates, steps, self._dtype)
+        self._prepare_numbers(learning_rates)
         if self._tuner is None:
             per_step = self._operations(min(self._batch_size, order.size))
             limit = self._threads if per_step >= _WORTH_SHARING else 1
@@ -144,28 +145,34 @@ class CpuEngine:
                 self._tuner = Tuner(limit, first=1)
         share = THREAD_BUDGET.enter(self, self._threads)
         try:
-            return self._run_tuned(order, numbers, self._tuner, share)
+            return self._run_tuned(order, self._tuner, share)
         finally:
             THREAD_BUDGET.leave(self)
 
-    def _run_tuned(self, order, numbers, tuner: Tuner, share: int) -> float:
+    def _prepare_numbers(self, learning_rates: np.ndarray) -> None:
+        """The numbers of an epoch's steps, in memory that stays where it is."""
+        assert self._optimizer is not None
+        if len(self._numbers) != len(learning_rates):
+            self._numbers = self._optimizer.blank_numbers(len(learning_rates), self._dtype)
+            self._calls.clear()
+        self._optimizer.fill(self._numbers, learning_rates, self._words[STEPS])
+
+    def _run_tuned(self, order, tuner: Tuner, share: int) -> float:
         """An epoch on as many threads as the tuner says, if the share allows."""
         n_threads = min(tuner.choose(), share)
         if n_threads != tuner.current and tuner.seconds:
-            run = partial(self._run_steps, order, numbers)
-            return run_trial(tuner, n_threads, share, len(numbers), run)
-        loss = self._train(order, self._batch_size, numbers, self._optimizer, n_threads)
+            run = partial(self._run_steps, order)
+            return run_trial(tuner, n_threads, share, len(self._numbers), run)
+        loss = self._train(order, self._batch_size, self._optimizer, n_threads)
         if n_threads == tuner.choose():  # else the share did not allow it
             tuner.report(n_threads, self._seconds)
         return loss
 
     def _run_steps(
-        self, order, numbers, n_threads: int, first: int, stop: int, loss: float
+        self, order, n_threads: int, first: int, stop: int, loss: float
     ) -> tuple[float, float]:
         """Some steps of an epoch, for `run_trial`."""
-        loss = self._train(
-            order, self._batch_size, numbers, self._optimizer, n_threads, first, stop, loss
-        )
+        loss = self._train(order, self._batch_size, self._optimizer, n_threads, first, stop, loss)
         return loss, self._seconds
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
@@ -173,14 +180,13 @@ class CpuEngine:
         n_samples = self._samples.n_samples
         worth = self._operations(n_samples) >= _WORTH_THREADS
         n_threads = self._threads if worth else 1
-        steps = self._control[STEPS]
+        steps = self._words[STEPS]
         share = THREAD_BUDGET.enter(self, n_threads)
         try:
-            numbers = np.zeros((1, N_NUMBERS))
-            loss = self._train(self._samples.natural_order, n_samples, numbers, None, share)
+            loss = self._train(self._samples.natural_order, n_samples, None, share)
         finally:
             THREAD_BUDGET.leave(self)
-        self._control[STEPS] = steps
+        self._words[STEPS] = steps
         return loss / n_samples, self._memory.unpack(self._memory.gradient)
 
     def evaluate(self, samples: Samples) -> float:
@@ -212,28 +218,21 @@ class CpuEngine:
         return max(1, min(batch_size, _MICRO_BATCH_ROWS, most))
 
     def _train(
-        self, order, batch_size, numbers, optimizer: Optimizer | None, n_threads, first=0,
-        stop=None, loss=0.0,
+        self, order, batch_size, optimizer: Optimizer | None, n_threads, first=0, stop=None,
+        loss=0.0,
     ) -> float:  # fmt: skip
         """Run the epoch kernel; without an optimizer it only leaves the gradient.
 
         It takes the steps from ``first`` to ``stop`` of the epoch, and adds to ``loss``.
         """
-        order = np.ascontiguousarray(order, np.int64)
-        batch_size = min(batch_size, order.size)
-        if self._numbers.shape != numbers.shape:
-            self._numbers = np.empty_like(numbers)
-            self._calls.clear()
-        self._numbers[:] = numbers
         call = self._calls.get(n_threads)
         if call is None or not call.is_for(order, batch_size, optimizer):
             call = self._calls[n_threads] = self._make_call(order, batch_size, optimizer, n_threads)
         task = call.task
         task.first_step, task.loss_before = first, loss
-        task.stop_step = len(numbers) if stop is None else stop
+        task.stop_step = call.n_steps if stop is None else stop
         self._refresh_transposed(task)
-        operations = self._operations(order.size)
-        return self._run("epoch", task, operations, call.standby)
+        return self._run("epoch", task, call.operations, call.standby)
 
     def _refresh_transposed(self, task: Task) -> None:
         if self._memory.transposed_is_stale:
@@ -241,25 +240,29 @@ class CpuEngine:
             self._memory.transposed_is_stale = False
 
     def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
-        samples, space = self._samples, self._workspace
+        samples, space, given = self._samples, self._workspace, order
         assert samples is not None
+        order = np.ascontiguousarray(order, np.int64)
+        most, batch_size = batch_size, min(batch_size, order.size)
+        operations = self._operations(order.size)
+        numbers = _NO_NUMBERS if optimizer is None else self._numbers
         if space is None or (space.batch_size, space.optimizer) != (batch_size, optimizer):
             space = self._workspace = self._make_workspace(batch_size, optimizer, samples.sparse)
         standby = None
-        if n_threads > 1 and not self._needs_supervision(self._operations(order.size)):
+        if n_threads > 1 and not self._needs_supervision(operations):
             standby = Standby(n_threads)
         bounds = self._layout.bounds(samples.sparse, n_threads)
         task = Task.from_buffer_copy(space.task)  # helpers may still look at the last call's
         task.update(samples.fields)
         task.update({
             "n_threads": n_threads, "n_samples": order.size, "batch_size": batch_size,
-            "micro_batch": space.micro_batch, "numbers": address(self._numbers),
+            "micro_batch": space.micro_batch, "numbers": address(numbers),
             "bounds": address(bounds), "alpha": self._alpha, "order": address(order),
             "prefetch": n_threads > 1 and 3 * self._memory.parameters.nbytes > _PREFETCH_BYTES,
             "standby": standby.address if standby else 0,
         })  # fmt: skip
-        task.keep = space, bounds, standby, order, self._numbers, samples
-        return _Call(task, standby, order, space)
+        task.keep = space, bounds, standby, order, numbers, samples
+        return _Call(task, standby, given, most, optimizer, operations, len(numbers))
 
     def _make_workspace(
         self, batch_size: int, optimizer: Optimizer | None, sparse: bool
@@ -305,10 +308,9 @@ class CpuEngine:
         """
         call, n_threads = objects.entry(kernel, self._type), task.n_threads
         self._team.settle(self._where_threads_are, self._abort)
-        steps = self._control[STEPS]
-        self._control[:FIRST_STEP] = 0
-        self._control[STEPS] = self._control[FIRST_STEP] = steps
-        self._barrier[0] = 0
+        words = self._words
+        words[STOP] = words[DECISION] = words[ABORT] = self._barrier[0] = 0
+        words[FIRST_STEP] = words[STEPS]
         supervised = self._needs_supervision(operations)
         started = time.perf_counter()
         if n_threads == 1 and not supervised:
@@ -324,17 +326,17 @@ class CpuEngine:
                 describe=self._where_threads_are,
             )
         self._seconds = time.perf_counter() - started
-        if self._control[STOP]:
+        if words[STOP]:
             raise KeyboardInterrupt
         return result
 
     def _abort(self) -> None:
         """Have threads that wait for others give up."""
-        self._control[[STOP, ABORT]] = 1
+        self._words[STOP] = self._words[ABORT] = 1
 
     def _where_threads_are(self) -> str:
         """For a report of threads that wait without end."""
-        return f"control {self._control[:5].tolist()}, barrier {int(self._barrier[0])}"
+        return f"control {self._words[:5].tolist()}, barrier {self._barrier[0]}"
 
 
 class _Workspace(NamedTuple):
@@ -353,13 +355,13 @@ class _Call(NamedTuple):
     task: Task
     standby: Standby | None
     order: np.ndarray
-    workspace: _Workspace
+    batch_size: int
+    optimizer: Optimizer | None
+    operations: float
+    n_steps: int
 
-    def is_for(self, order, batch_size, optimizer: Optimizer | None) -> bool:
-        space = self.workspace
-        return order is self.order and (
-            (batch_size, optimizer) == (space.batch_size, space.optimizer)
-        )
+    def is_for(self, order, batch_size: int, optimizer: Optimizer | None) -> bool:
+        return order is self.order and batch_size == self.batch_size and optimizer is self.optimizer
 
 
 def _call(call: Callable[[int, int], float], task: Task, keep: tuple, thread: int) -> float:

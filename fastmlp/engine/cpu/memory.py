@@ -48,6 +48,10 @@ class Memory:
         self.control = aligned(_WORDS, np.int64)
         self.barrier = aligned(_WORDS, np.int64)
         self.transposed_is_stale = True
+        self._packing = Packing(
+            n_layers=layout.rows.size, widths=address(layout.widths), rows=address(layout.rows),
+            weights=address(layout.weights),
+        )  # fmt: skip
 
     def _zeros(self, size: int) -> np.ndarray:
         return aligned(size, self._dtype)
@@ -69,7 +73,10 @@ class Memory:
 
     def get_slots(self) -> np.ndarray:
         packed = [*self.slots, *[self.parameters] * self.averages]
-        return np.array([self.unpack(slot) for slot in packed])
+        slots = np.empty((len(packed), self._layout.network.n_parameters), self._dtype)
+        for flat, slot in zip(slots, packed, strict=True):
+            self._repack("unpack", flat, slot, 0.0)
+        return slots
 
     def set_state(self, slots: np.ndarray, step: int) -> None:
         for slot, values in zip(self.slots, slots[:N_SLOTS], strict=True):
@@ -94,10 +101,7 @@ class Memory:
         return flat
 
     def _repack(self, name: str, flat, packed, padding_bias: float) -> None:
-        layout = self._layout
-        packing = Packing(
-            flat=address(flat), packed=address(packed), n_layers=layout.rows.size,
-            widths=address(layout.widths), rows=address(layout.rows),
-            weights=address(layout.weights), padding_bias=padding_bias,
-        )  # fmt: skip
+        packing = self._packing
+        packing.flat, packing.packed = address(flat), address(packed)
+        packing.padding_bias = padding_bias
         objects.entry(name, self._type)(0, packing.address)
