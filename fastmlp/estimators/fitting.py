@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 from warnings import warn
 
@@ -227,10 +228,10 @@ def _may_overflow(network: Network, X: Any, parameters: np.ndarray) -> bool:
     with np.errstate(over="ignore"):
         # without a copy, for data may be memory-mapped
         bound = np.float64(max(values.max(initial=0), -values.min(initial=0)))
-        for coef, intercept in zip(*network.unflatten(parameters), strict=True):
-            terms = np.abs(coef).max() * np.float64(len(coef))
+        weight = np.float64(np.abs(parameters).max())
+        for fan_in, fan_out in pairwise(network.widths):
             # no activation, and no normalised score, is larger than this
-            bound = bound * terms + np.abs(intercept).max() + coef.shape[1]
+            bound = bound * (fan_in * weight) + weight + fan_out
         return not bound < (np.sqrt(largest) if network.layer_norm else largest)
 
 

@@ -111,12 +111,17 @@ def test_every_gradient_element_with_dropout(device, activation, as_csr, dtype):
     assert_close(engine.get_parameters(), flat - 0.01 * expected_gradient, dtype)
 
 
+def micro_batches_of(rows, device, monkeypatch):
+    engine = importlib.import_module(f"fastmlp.engine.{device}.engine")
+    monkeypatch.setattr(engine, "_MICRO_BATCH_ROWS", rows)
+
+
 @on_devices
 @pytest.mark.parametrize("block", [1024, 8])
 @pytest.mark.parametrize("loss", ["log_loss", "binary_log_loss"])
 def test_epochs_with_dropout(device, loss, block, monkeypatch):
     """Rows are counted in the batch, whatever the order of the samples and the blocks."""
-    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
+    micro_batches_of(block, device, monkeypatch)
     widths, rates = (6, 9, 4, 3), (0.25, 0.5)
     network = make_network(widths, "tanh", loss)
     X, y = make_problem(loss, 50, 6, 3)
@@ -162,7 +167,7 @@ def results_of_threads(network, optimizer, n_threads, as_csr, batch_size):
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_clipped_gradients(device, rule, block, as_csr, monkeypatch):
     """Some steps are clipped, others are not; weight decay is no part of the gradient."""
-    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
+    micro_batches_of(block, device, monkeypatch)
     widths, max_norm = (6, 9, 4, 2), 1.1
     network = make_network(widths, "tanh", "squared_error")
     X, y = make_problem("squared_error", 50, 6, 2)
@@ -201,7 +206,7 @@ def test_clipped_gradients(device, rule, block, as_csr, monkeypatch):
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
 def test_averaged_parameters(device, loss, max_norm, block, as_csr, monkeypatch):
     """Trained parameters and average go different ways, from the same start."""
-    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", block)
+    micro_batches_of(block, device, monkeypatch)
     widths = (6, 9, 4, 3 if loss == "log_loss" else 1)
     network = make_network(widths, "tanh", loss)
     X, y = make_problem(loss, 50, 6, widths[-1])
@@ -272,7 +277,7 @@ def test_every_gradient_element_with_layer_norm(device, activation, rates, as_cs
 @on_devices
 @pytest.mark.parametrize("rows", [8, 100, 1024])
 def test_layer_norm_in_blocks(device, rows, monkeypatch):
-    monkeypatch.setattr(importlib.import_module(f"fastmlp.engine.{device}"), "_BLOCK_ROWS", rows)
+    micro_batches_of(rows, device, monkeypatch)
     widths = (6, 130, 40, 2)
     network = make_network(widths, "relu", "squared_error", layer_norm=True)
     X, y = make_problem("squared_error", 700, 6, 2)

@@ -37,6 +37,7 @@ PACK_PANELS, PACK_ROWS = 16, 256
 MICRO_PANEL_COLUMNS = MAX_GRADIENT_ROWS + MAX_ROWS[-1]  # no gradient block's have more
 # A task's control words, which Python and all threads share: asked to stop, steps done, whether to
 # stop after this step (thread 0 decides for all), give up waiting, and steps before the call.
+_PAGE = 4096  # bytes
 STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)
 AHEAD = 256  # indices that a shuffle draws before elements are swapped
 
@@ -44,8 +45,8 @@ AHEAD = 256  # indices that a shuffle draws before elements are swapped
 def aligned(size: int, dtype) -> np.ndarray:
     """Zeros that start on a cache line (where Linux allocates pages, on a page)."""
     itemsize = np.dtype(dtype).itemsize
-    raw = np.zeros(size + 4096 // itemsize, dtype)
-    skip = -raw.__array_interface__["data"][0] % 4096 // itemsize
+    raw = np.zeros(size + _PAGE // itemsize, dtype)
+    skip = -raw.__array_interface__["data"][0] % _PAGE // itemsize
     return raw[skip : skip + size]
 
 
@@ -54,6 +55,8 @@ class Layout:
 
     Attributes
     ----------
+    vector, panel, page : int
+        Elements of a vector, columns of a panel, elements of a page of memory.
     widths, strides : ndarray of shape (n_layers,)
         Neurons, and distance between rows of activations.
     rows, rows_transposed : ndarray of shape (n_layers - 1,)
@@ -66,6 +69,7 @@ class Layout:
         self.dtype = np.dtype(dtype)
         self.vector = lanes(self.dtype.itemsize)
         self.panel = N_VECTORS * self.vector
+        self.page = _PAGE // self.dtype.itemsize
         self.network = network
         widths = network.widths
         self.widths = np.array(widths, np.int64)

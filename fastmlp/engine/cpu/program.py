@@ -205,27 +205,37 @@ class Program:
 
     def _places(self, rows: int, *, sparse: bool, train: bool) -> tuple[int, tuple]:
         """Elements of workspace for ``rows`` rows, and the places in it that `_layers` takes."""
-        sizes = self._layout.strides * rows
+        sizes = [stride * rows for stride in self._layout.strides.tolist()]
         if sparse:
-            sizes = sizes * ([0] + [1] * (len(sizes) - 1))
-        keeps = np.array(self._keeps_derivatives(train), dtype=bool)
-        hidden = sizes[1:-1] * train
-        normalised = hidden * self._network.layer_norm
-        ends = np.cumsum([0, *sizes, *hidden, *(hidden * keeps), *normalised])
-        activations = ends[: len(sizes)].copy()
-        deltas, derivatives, scores = (
-            np.zeros_like(activations),
-            activations.copy(),
-            activations.copy(),
-        )
-        deltas[1:-1], kept, scores[1:-1] = np.split(ends[len(sizes) : -1], 3)
-        derivatives[1:-1] = np.where(keeps, kept, activations[1:-1])
-        return int(ends[-1]), (activations, derivatives, scores, deltas)
+            sizes[0] = 0
+        hidden = [size * train for size in sizes[1:-1]]
+        keeps = self._keeps_derivatives(train)
+        end, places = 0, []
+        for some in (
+            sizes,
+            hidden,
+            [size * keep for size, keep in zip(hidden, keeps, strict=True)],
+            [size * self._network.layer_norm for size in hidden],
+        ):
+            starts = []
+            for size in some:
+                starts.append(end)
+                end += size
+            places.append(starts)
+        activations, deltas, kept, scores = places
+        derivatives = [
+            place if keep else activation
+            for place, keep, activation in zip(kept, keeps, activations[1:-1], strict=True)
+        ]
+        first, last = activations[0], activations[-1]
+        return end, (
+            activations, [first, *derivatives, last], [first, *scores, last], [0, *deltas, 0]
+        )  # fmt: skip
 
     def _workspace(
         self, size: int, rows: int, n_threads: int, *, train: bool, loss: bool
-    ) -> dict[str, np.ndarray]:
-        """A task's workspace, by its fields."""
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """A task's workspace, and where in it its fields are."""
         layout, network = self._layout, self._network
         objective = self._objective if loss else None
         softmax = network.out_activation == "softmax"
@@ -244,10 +254,18 @@ class Program:
             "micro_panels": MICRO_PANEL_COLUMNS * rows * n_threads * packs,
             **dict.fromkeys(("squares", "norms"), n_blocks),
         }
-        arrays = {name: aligned(size, layout.dtype) for name, size in sizes.items()}
+        starts, end = {}, 0
+        for name, n in sizes.items():
+            starts[name] = end
+            end += -(-n // layout.page) * layout.page
+        memory = aligned(end, layout.dtype)
         if objective is not None:
-            arrays["constants"][:] = np.resize(objective.constant_per_output, n_elementwise)
-        return arrays
+            constants = memory[starts["constants"] :][:n_elementwise]
+            constants[:] = np.resize(objective.constant_per_output, n_elementwise)
+        begin, itemsize = address(memory), layout.dtype.itemsize
+        return memory, {
+            name: begin + starts[name] * itemsize if n else 0 for name, n in sizes.items()
+        }
 
     def _task(
         self, memory: Memory, rows: int, n_threads: int, *, sparse: bool, train: bool, loss: bool
@@ -256,7 +274,7 @@ class Program:
         self._require(["outputs" if not train else "epoch", *names.values()])
         layout, network = self._layout, self._network
         size, places = self._places(rows, sparse=sparse, train=train)
-        arrays = self._workspace(size, rows, n_threads, train=train, loss=loss)
+        workspace, fields = self._workspace(size, rows, n_threads, train=train, loss=loss)
         objective = self._objective if loss else None
         shows_average = memory.averages and not train
         layers = self._layers(places, sparse=sparse, train=train)
@@ -272,10 +290,10 @@ class Program:
             first_slot=address(memory.slots[0]), second_slot=address(memory.slots[1]),
             average=address(memory.average), gradient=address(memory.gradient),
             control=address(memory.control), barrier=address(memory.barrier),
-            **{name: address(array) if array.size else 0 for name, array in arrays.items()},
+            **fields,
             **{name: self._address(piece) for name, piece in names.items()},
         )  # fmt: skip
         if objective is not None and objective.row.by_user:
             task.loss = pieces.user_loss(objective.row, self._type)
-        task.keep = layers, blocks, arrays  # and not the engine, which keeps the task
+        task.keep = layers, blocks, workspace  # and not the engine, which keeps the task
         return task
