@@ -329,6 +329,7 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassif
     model = kind(**parameters)
     model.__setstate__(vars(model) | attributes | {"_fastmlp_version": __version__})
     _check_outputs(model, labels)
+    fitted_model(model)
     return model
 
 

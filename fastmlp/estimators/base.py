@@ -9,12 +9,12 @@ differences are listed in the README.  Two of them shape this file.  A call to `
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from copy import copy
+from copy import copy, deepcopy
 from functools import cache
 from inspect import signature
 from numbers import Number
 from types import SimpleNamespace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 from warnings import warn
 
 import numpy as np
@@ -58,6 +58,8 @@ _STOCHASTIC_ATTRIBUTES = {
     "best_validation_score_": "best_validation_score",
     "_no_improvement_count": "no_improvement_count",
 }
+
+_LISTS = {"loss_curve_", "history_"}
 
 # scikit-learn's private hooks, which nothing calls here, and what does their job instead
 HOOKS = {
@@ -158,10 +160,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     # --- copies and pickles
 
-    def __copy__(self) -> Any:
+    def __copy__(self) -> Self:
         model = type(self).__new__(type(self))
-        model.__dict__.update(self.__dict__)
-        model.__dict__.pop("_model", None)
+        state = model.__dict__
+        state |= self.__dict__
+        state.pop("_model", None)
+        for name in _LISTS & state.keys():  # which `partial_fit` adds to
+            state[name] = deepcopy(state[name])
         return model
 
     def __getstate__(self) -> dict[str, Any]:
@@ -214,15 +219,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
-        X,
-        y,
-        sample_weight=None,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
         *,
-        X_val=None,
-        y_val=None,
-        sample_weight_val=None,
-        resume=False,
-    ):
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        resume: bool = False,
+    ) -> Self:
         """Fit the network.
 
         Parameters
@@ -291,7 +296,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False,
         held_out: HeldOut = NOTHING_HELD_OUT, context: Any = None, resume: bool = False,
-    ) -> Any:  # fmt: skip
+    ) -> Self:  # fmt: skip
         plan = make_plan(self, incremental=incremental, held_out=held_out, resume=resume)
         checkpoint = self._open_checkpoint(plan)
         first_pass = not hasattr(self, "coefs_") or not (plan.warm_start or incremental)
@@ -319,7 +324,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self._finish(best)
         losses = self.history_["validation_loss"]
         self.validation_loss_curve_ = list(losses) if fit.wants_loss else None
-        fitted_model(self).spare = fit.spare
+        self._model = self._make_model(network, self._made_of())
+        self._model.spare = fit.spare
         task.end(best, lambda: best.parameters)
         return self
 
@@ -400,7 +406,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             run.no_improvement_count = getattr(self, "_no_improvement_count", 0)
             run.best_loss = getattr(self, "best_loss_", None)
             run.best_validation_score = getattr(self, "best_validation_score_", None)
-            run.loss_curve = list(getattr(self, "loss_curve_", ()))
+            if not plan.incremental:  # else `_finish` adds to it
+                run.loss_curve = list(getattr(self, "loss_curve_", ()))
             run.validation_scores = getattr(self, "validation_scores_", None)
             run.n_earlier = len(getattr(self, "history_", {"epoch": ()})["epoch"])
         if self.early_stopping:
@@ -477,9 +484,20 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _finish(self, run: Run) -> None:
         """Write the outcome to scikit-learn's attributes."""
-        self.__dict__.update(self._fitted_attributes(run, run.parameters))
-        earlier = self.history_ if run.n_earlier else {}
-        self.history_ = {name: earlier.get(name, []) + run.column(name) for name in HISTORY}
+        attributes = self._fitted_attributes(run, run.parameters)
+        history = {name: run.column(name) for name in HISTORY}
+        if run.plan.incremental:  # a stream has many calls: no copies of what is there
+            curve = getattr(self, "loss_curve_", [])
+            curve += attributes["loss_curve_"]
+            attributes["loss_curve_"] = curve
+        if run.n_earlier and run.plan.incremental:
+            for name, lines in history.items():
+                self.history_[name] += lines
+        elif run.n_earlier:
+            self.history_ = {name: self.history_[name] + lines for name, lines in history.items()}
+        else:
+            self.history_ = history
+        self.__dict__.update(attributes)
         self.stop_reason_ = run.stop_reason
         self.engine_info_ = run.engine_info
         if run.optimizer_state is not None:
@@ -557,10 +575,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.device, self.n_threads, self.matmul_precision, fitted.get("_optimizer_state"),
         )  # fmt: skip
 
-    def _make_model(self, made_of: tuple) -> FittedModel:
+    def _fitted_network(self) -> Network:
+        """The network that attributes and parameters describe."""
         widths = require_layers(self.coefs_, self.intercepts_, self.__dict__.get("n_features_in_"))
         activations = activations_of(self.activation, len(widths) - 2)
-        network = Network(widths, activations, self.out_activation_, bool(self.layer_norm))
+        return Network(widths, activations, self.out_activation_, bool(self.layer_norm))
+
+    def _make_model(self, network: Network, made_of: tuple) -> FittedModel:
         return FittedModel(
             network, self.coefs_, self.intercepts_, self._targets,
             self.__dict__.get("_optimizer_state"), execution(self), made_of,
@@ -611,7 +632,8 @@ def fitted_model(estimator: Any) -> FittedModel:
     made_of = estimator._made_of()
     model = fitted.get("_model")
     if model is None or not model.is_made_of(fitted["coefs_"], fitted["intercepts_"], made_of):
-        model = fitted["_model"] = estimator._make_model(made_of)
+        network = estimator._fitted_network()
+        model = fitted["_model"] = estimator._make_model(network, made_of)
     return model
 
 

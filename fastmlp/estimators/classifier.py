@@ -1,6 +1,6 @@
 """MLPClassifier: labels in, labels and probabilities out."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from fastmlp.estimators.parameters import (
     constraints,
     documentation,
 )
-from fastmlp.estimators.targets import Labels, are_plain_labels, check_sorted, labels_of
+from fastmlp.estimators.targets import Labels, are_plain_labels, check_sorted, is_among, labels_of
 from fastmlp.estimators.weights import class_weights, weigh
 from fastmlp.formulas import loss_of
 from fastmlp.functions import LOSSES
@@ -178,7 +178,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     @available_if(_is_stochastic)
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None, classes=None):
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Go on for one epoch over the given data.
 
         Parameters
@@ -224,7 +224,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 self._label_binarizer = LabelBinarizer().fit(labels if multilabel else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Predict class labels.
 
         Parameters
@@ -254,7 +254,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         outputs = self._outputs(X)
         return where_it_belongs(self._targets.decode(outputs), X)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> Any:
         """Predict probabilities.
 
         Parameters
@@ -284,7 +284,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         outputs = self._outputs(X)
         return where_it_belongs(self._targets.probabilities(outputs), X)
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: Any) -> Any:
         """Logarithm of `predict_proba`.
 
         Parameters
@@ -347,7 +347,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self.classes_ = self._label_binarizer.classes_
         else:
             self._targets.check_kind(y)
-            self._check_classes(np.unique(y) if are_plain_labels(y) else unique_labels(y))
+            self._check_classes(y)
         return X, self._targets.encode(y, X.dtype)
 
     def _read_held_out(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
@@ -361,8 +361,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             y = column_or_1d(y, warn=True)
         return X, y
 
-    def _check_classes(self, classes: np.ndarray) -> None:
+    def _check_classes(self, y: np.ndarray) -> None:
+        """Refuse labels that the network has no output for."""
         check_sorted(self.classes_)
+        if not self.warm_start and are_plain_labels(y) and is_among(y, self.classes_):
+            return
+        classes = unique_labels(y)
         if self.warm_start:
             if set(classes) != set(self.classes_):
                 raise ValueError(
@@ -388,7 +392,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _made_of(self) -> tuple:
         return *super()._made_of(), self.__dict__.get("_label_binarizer")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags

@@ -117,7 +117,7 @@ class Parameter(NamedTuple):
     portable: bool = True
 
 
-def _at_least(kind: type, least, **options) -> list:
+def _at_least(kind: type, least: float) -> list:
     return [Interval(kind, least, None, closed="left")]
 
 

@@ -31,13 +31,16 @@ _FEW_PRODUCTS = 250_000  # that cost about as much as Python's part of a call of
 class _Packed:
     """An engine with copies of a model's parameters."""
 
-    def __init__(self, engine: Engine, network: Network, coefs, intercepts, dtype: np.dtype):
+    def __init__(
+        self, engine: Engine, network: Network, coefs: Sequence[np.ndarray],
+        intercepts: Sequence[np.ndarray], dtype: np.dtype,
+    ):  # fmt: skip
         self._engine, self._network, self._dtype = engine, network, dtype
         self._coefs, self._intercepts = coefs, intercepts
         self._flat = np.empty(0, dtype)
         self._is_same: Callable[[], bool] = bool  # False
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         if not self._is_same():
             self._flat = self._network.flatten(self._coefs, self._intercepts, self._dtype)
             self._engine.set_parameters(self._flat)

@@ -1,7 +1,7 @@
 """MLPRegressor: values in, values out."""
 
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -144,7 +144,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.quantile = quantile
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Go on for one epoch over the given data.
 
         Parameters
@@ -178,7 +178,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         with self._all_or_nothing():
             return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Predict target values.
 
         Parameters
@@ -207,7 +207,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         outputs = self._outputs(X)
         return where_it_belongs(self._targets.decode(outputs), X)
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Score the predictions.
 
         Parameters
@@ -290,7 +290,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             quantile = tuple(quantile)
         return *super()._made_of(), self.loss, quantile
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

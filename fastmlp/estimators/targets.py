@@ -56,7 +56,7 @@ class Labels:
         """Units of the output layer."""
         return len(self.classes) if encoded.ndim == 1 else encoded.shape[1]
 
-    def encode(self, y: np.ndarray, dtype) -> np.ndarray:
+    def encode(self, y: np.ndarray, dtype: Any) -> np.ndarray:
         """Class numbers (n_samples,) of several classes, else ones and zeros (n_samples, n)."""
         if self.is_multiclass:
             return np.searchsorted(self.classes, y)
@@ -88,7 +88,7 @@ class Labels:
         """Class numbers, a column for each question that the labels answer."""
         return [encoded] if encoded.ndim == 1 else list(encoded.T.astype(np.int64))
 
-    def score(self, outputs: np.ndarray, encoded: np.ndarray, sample_weight) -> float:
+    def score(self, outputs: np.ndarray, encoded: np.ndarray, sample_weight: Any) -> float:
         """Accuracy."""
         if encoded.ndim == 1:
             matches = outputs.argmax(axis=1) == encoded
@@ -183,13 +183,13 @@ class Values:
     def stratify(self, encoded: np.ndarray) -> None:
         """There is nothing to stratify the validation split by."""
 
-    def score(self, outputs: np.ndarray, encoded: np.ndarray, sample_weight) -> float:
+    def score(self, outputs: np.ndarray, encoded: np.ndarray, sample_weight: Any) -> float:
         """R^2, of quantiles the share of the pinball loss that constant ones leave."""
         if self.are_quantiles:
             return self.d2_pinball(encoded, self.in_order(outputs), sample_weight)
         return _r2(encoded, outputs, sample_weight)
 
-    def d2_pinball(self, y: np.ndarray, outputs: np.ndarray, sample_weight) -> float:
+    def d2_pinball(self, y: np.ndarray, outputs: np.ndarray, sample_weight: Any) -> float:
         """`sklearn.metrics.d2_pinball_score`, averaged over outputs or levels."""
         if not np.isfinite(outputs).all():
             return float("nan")
@@ -201,7 +201,7 @@ class Values:
         return float(np.mean(scores))
 
 
-def _r2(y: np.ndarray, prediction: np.ndarray, sample_weight) -> float:
+def _r2(y: np.ndarray, prediction: np.ndarray, sample_weight: Any) -> float:
     """Coefficient of determination, averaged over outputs, as `sklearn.metrics.r2_score`."""
     if len(y) < 2 or not np.isfinite(prediction).all():
         return float("nan")
@@ -215,9 +215,15 @@ def _r2(y: np.ndarray, prediction: np.ndarray, sample_weight) -> float:
     return float(np.mean(np.where(residual == 0, 1.0, 1.0 - ratio)))
 
 
-def are_plain_labels(y) -> bool:
+def are_plain_labels(y: Any) -> bool:
     """Whether ``y`` holds labels, one per sample, as its type tells at once."""
     return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biu"
+
+
+def is_among(y: np.ndarray, classes: np.ndarray) -> bool:
+    """Whether all labels are among sorted classes."""
+    places = np.searchsorted(classes, y)
+    return bool((np.take(classes, places, mode="clip") == y).all())
 
 
 def labels_of(y: np.ndarray) -> Labels:
@@ -232,14 +238,14 @@ def labels_of(y: np.ndarray) -> Labels:
     return Labels(binarizer)
 
 
-def check_sorted(classes) -> None:
+def check_sorted(classes: Any) -> None:
     """Refuse classes that a search could miss, and end up with a number that is no class's."""
     classes = np.asarray(classes)
     if classes.ndim != 1 or not classes.size or not np.all(classes[:-1] < classes[1:]):
         raise ValueError(f"classes_ must be sorted and without duplicates, got {classes}.")
 
 
-def check_numbers(y: Any, dtype) -> None:
+def check_numbers(y: Any, dtype: Any) -> None:
     """Refuse what scikit-learn's checks let pass and a cast would make other numbers of."""
     if sparse.issparse(y):
         raise TypeError(

@@ -28,7 +28,9 @@ def has_weight(weight: np.ndarray | None) -> bool:
         return bool(weight.any()) and weight.sum(dtype=np.float64) != 0
 
 
-def in_range(weight: np.ndarray | None, dtype, rows=None) -> tuple[np.ndarray | None, int]:
+def in_range(
+    weight: np.ndarray | None, dtype: Any, rows: np.ndarray | None = None
+) -> tuple[np.ndarray | None, int]:
     """Weights that ``dtype`` can hold and sum up, and by which power of 2 they were divided.
 
     Only those of ``rows`` count, if given.  Weights of ordinary size are left alone.
@@ -41,13 +43,13 @@ def in_range(weight: np.ndarray | None, dtype, rows=None) -> tuple[np.ndarray | 
         return weight, 0
     exponent = int(np.frexp(counting)[1]) - 1
     scaled = np.zeros(len(weight))
-    rows = slice(None) if rows is None else rows
-    scaled[rows] = np.ldexp(weight[rows].astype(np.float64), -exponent)
+    chosen = slice(None) if rows is None else rows
+    scaled[chosen] = np.ldexp(weight[chosen].astype(np.float64), -exponent)
     return scaled, exponent
 
 
 def with_alpha(
-    weight: np.ndarray | None, alpha: float, dtype, rows=None
+    weight: np.ndarray | None, alpha: float, dtype: Any, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray | None, float]:
     """Sample weights in the range of ``dtype``, and the ``alpha`` that goes with them.
 
@@ -90,7 +92,7 @@ def class_weights(given: Any, labels: Labels, encoded: np.ndarray) -> list[np.nd
         if isinstance(given, list):
             raise ValueError("class_weight may be a list for multilabel targets only; use a dict.")
         return [compute_class_weight(given, classes=labels.classes, y=labels.classes)]
-    if not _is_list_of_dicts(given) or len(given) != len(columns):
+    if not isinstance(given, list) or len(given) != len(columns):
         raise ValueError(
             "class_weight must be 'balanced' or a list of one dict per label for multilabel "
             f"targets, here of {len(columns)} dicts, got {given!r}."
@@ -101,6 +103,11 @@ def class_weights(given: Any, labels: Labels, encoded: np.ndarray) -> list[np.nd
 
 def check_class_weight(given: Any) -> None:
     """Refuse what is no weight in a dict or a list of dicts."""
+    if isinstance(given, list) and not _is_list_of_dicts(given):
+        raise ValueError(
+            "class_weight must be 'balanced' or a list of one dict per label for multilabel "
+            f"targets, else a dict or 'balanced', got {given!r}."
+        )
     for one in given if isinstance(given, list) else [given]:
         values = one.values() if isinstance(one, dict) else ()
         if not all(map(_is_weight, values)):

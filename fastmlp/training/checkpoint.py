@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ class Checkpoint:
         If the file could not be written, or is no checkpoint.
     """
 
-    def __init__(self, path, every: float, resume: bool):
+    def __init__(self, path: Any, every: float, resume: bool):
         self._path, self._every = Path(path), every
         self._lock = threading.Lock()
         self._found = None
@@ -82,7 +83,7 @@ class Checkpoint:
                 self._found = State(dict(read_json(metadata["fit"])), arrays)
 
     @contextmanager
-    def sense(self):
+    def sense(self) -> Iterator[None]:
         """A file with contents that nobody writes gives one kind of error."""
         try:
             yield
@@ -246,13 +247,13 @@ def _restore(state: State, run: Run) -> None:
     run.stop_reason = values["stop_reason"]
 
 
-def _count(value) -> int:
+def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < _MOST_STEPS:
         raise ValueError(f"{value!r} is no count")
     return value
 
 
-def _number(value) -> float:
+def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise ValueError(f"{value!r} is no number")
     return float(value)
@@ -289,7 +290,7 @@ def _set_random_state(target: np.random.RandomState, state: State) -> None:
     target.set_state(decode(state.values["random_state"]).get_state())
 
 
-def in_words(value) -> str:
+def in_words(value: Any) -> str:
     """A parameter's value, the same in every process."""
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value))}"
@@ -300,7 +301,7 @@ def in_words(value) -> str:
     return repr(value)
 
 
-def checksum(array, dtype=None) -> str:
+def checksum(array: Any, dtype: Any = None) -> str:
     """Shape, type and a checksum of an array, of some rows if there are many.
 
     With ``dtype``, of the numbers in that type, whatever type and layout they were given in.

@@ -30,11 +30,11 @@ def minimise(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
     """
     plan, engine = run.plan, run.engine
 
-    def objective(flat):
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         engine.set_parameters(flat)
         return engine.loss_and_gradient()
 
-    def accept(intermediate_result):
+    def accept(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         run.parameters = intermediate_result.x.copy()
         run.loss = float(intermediate_result.fun)
         run.n_iter += 1

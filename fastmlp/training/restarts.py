@@ -33,7 +33,7 @@ def side_by_side(
         What each job returned, or the DivergedError or KeyboardInterrupt that it raised.
     """
 
-    def run(job):
+    def run(job: Callable[[], Any]) -> Any:
         if job is not jobs[0] and limit.reason():
             return DivergedError("There was no time left for it.")
         try:

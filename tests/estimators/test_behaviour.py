@@ -458,3 +458,24 @@ def test_warm_start_may_switch_early_stopping_and_solver():
         defaults = {"early_stopping": False, "solver": "adam"}
         fit(model.set_params(**defaults | second), X, TARGET)
         assert np.isfinite(model.loss_)
+
+
+def test_a_stream_of_many_batches_costs_the_same_all_along():
+    """What was recorded before is not copied with every call, nor shared with copies."""
+    model = MLPClassifier((3,), random_state=0).partial_fit(
+        X[:8], LABELS[:8], classes=np.unique(LABELS)
+    )
+    curve, epochs = model.loss_curve_, model.history_["epoch"]
+    other = copy.copy(model)
+    model.partial_fit(X[:8], LABELS[:8])
+    assert model.loss_curve_ is curve
+    assert model.history_["epoch"] is epochs
+    assert epochs == [1, 2]
+    assert len(curve) == 2
+    assert other.history_["epoch"] == [1]
+    assert len(other.loss_curve_) == 1
+    model.loss_curve_ *= 500_000
+    start = time.perf_counter()
+    for _ in range(20):
+        model.partial_fit(X[:8], LABELS[:8])
+    assert time.perf_counter() - start < 0.4

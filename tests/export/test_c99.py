@@ -190,7 +190,7 @@ class TestRefusals:
         dates = np.array(["2020-01-01", "2021-01-01"], "M8[D]")[(X[:, 0] > 0).astype(int)]
         with pytest.raises(ValueError, match="class labels must be strings or whole numbers"):
             to_c(MLPClassifier((3,), max_iter=2).fit(X, dates))
-        monkeypatch.delitem(fastmlp.c99._ACTIVATIONS, "relu")
+        monkeypatch.delitem(fastmlp.export.c99._ACTIVATIONS, "relu")
         with pytest.raises(ValueError, match="activation='relu' has no form in C"):
             to_c(exported.fit_head("one target", "float64"))
 

@@ -108,7 +108,7 @@ class TestRefusals:
         huge = np.array([1, 2**63], np.uint64)[(X[:, 0] > 0).astype(int)]
         with pytest.raises(ValueError, match="class labels must be strings or whole numbers"):
             to_onnx(MLPClassifier((3,), max_iter=2).fit(X, huge))
-        monkeypatch.delitem(fastmlp.onnx._ACTIVATIONS, "relu")
+        monkeypatch.delitem(fastmlp.export.onnx._ACTIVATIONS, "relu")
         with pytest.raises(ValueError, match="activation='relu' has no form in ONNX"):
             to_onnx(exported.fit_head("one target", "float64"))
 
@@ -125,7 +125,7 @@ class TestRefusals:
             to_onnx(model)
 
     def test_what_does_not_fit_into_a_file(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(fastmlp.onnx, "_MAX_BYTES", 1000)
+        monkeypatch.setattr(fastmlp.export.onnx, "_MAX_BYTES", 1000)
         with pytest.raises(ValueError, match="bytes of parameters, and an ONNX file holds 1000"):
             to_onnx(exported.fit_head("one target", "float64"), tmp_path / "model.onnx")
         assert not list(tmp_path.iterdir())
