@@ -532,7 +532,8 @@ def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = Fals
         setattr(result, coefs, layers[:n_layers])
         setattr(result, intercepts, layers[n_layers:])
     if fitted.optimizer_state is not None and not predict_only:
-        result._optimizer = _optimizer_for_sklearn(fitted.optimizer_state, fitted.network)
+        optimizer = _optimizer_for_sklearn(fitted.optimizer_state, fitted.network)
+        vars(result)["_optimizer"] = optimizer
     return result
 
 
@@ -579,9 +580,9 @@ def from_sklearn(model: Any) -> MLPClassifier | MLPRegressor:
     state |= _settled(model.coefs_, model.intercepts_)
     if hasattr(model, "loss_curve_"):
         state["history_"] = _history_of_sklearn(model)
-    if hasattr(model, "_optimizer"):
-        optimizer = _state_of_sklearn(result, model._optimizer, fitted_model(result))
-        state["_optimizer_state"] = optimizer
+    theirs = vars(model).get("_optimizer")
+    if theirs is not None:
+        state["_optimizer_state"] = _state_of_sklearn(result, theirs, fitted_model(result))
     return result
 
 
