@@ -597,7 +597,7 @@ def _parameters_for_sklearn(
 ) -> dict[str, Any]:
     """Parameters of ``model`` that scikit-learn has, after a look at the others."""
     given = model.get_params(deep=False)
-    given["activation"] = _one_activation(model, fitted.network)
+    given["activation"] = _one_activation(kind, model, fitted.network)
     if model.layer_norm:
         raise ValueError("scikit-learn has no layer_norm=True, so it cannot predict the same.")
     if _levels(fitted) is not None:
@@ -620,12 +620,11 @@ def _parameters_for_sklearn(
     return kept
 
 
-def _one_activation(model: MLPClassifier | MLPRegressor, network: Network) -> str:
+def _one_activation(kind: Any, model: MLPClassifier | MLPRegressor, network: Network) -> str:
     """The activation of all hidden layers."""
     chosen = network.activations
     names = {chosen} if isinstance(chosen, str) else set(chosen) or {"identity"}
-    known = neural_network().MLPClassifier._parameter_constraints["activation"][0].options
-    if len(names) > 1 or not names <= known:
+    if len(names) > 1 or not all(is_valid_parameter(kind, "activation", name) for name in names):
         raise ValueError(
             f"scikit-learn has no activation={model.activation!r}, so it cannot predict the same."
         )
