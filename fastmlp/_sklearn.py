@@ -47,7 +47,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 try:
     from sklearn.callback import CallbackSupportMixin
-except ImportError:  # before scikit-learn 1.9
+except ImportError:  # it is experimental, so a later version may not have it
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing: estimators have no ``set_callbacks``."""

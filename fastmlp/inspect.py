@@ -567,8 +567,8 @@ def _slope(row: Activation, z: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 def _backward(model: MLPClassifier | MLPRegressor, batch: Batch) -> Backward:
     X, y, weight, objective = batch
-    network, total = fitted_model(model).network, batch.total_weight
-    dtype = np.result_type(model.coefs_[0].dtype, np.float32)
+    fitted, total = fitted_model(model), batch.total_weight
+    network, dtype = fitted.network, fitted.dtype
     z, normalised, a = passed = _forward(model, X, dtype)
     share = (1.0 if weight is None else weight[:, None]) / total
     values, gradient = _loss(objective, z[-1], y)

@@ -212,8 +212,8 @@ _NEEDED = ("n_features_in_", "n_layers_", "n_outputs_", "out_activation_")
 _CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_", "restart_scores_")
 _LABEL_TYPES = ("binary", "multiclass", "multilabel-indicator")
 _OPTIMIZER_NUMBERS = ("weight_decay", "max_grad_norm", "ema_decay")
-_MOST_STEPS = 2**53
-_SEEDS = np.iinfo(np.int32).max
+_STEP_LIMIT = 2**53
+_SEED_LIMIT = np.iinfo(np.int32).max
 
 
 def _name_of(model: Any) -> str:
@@ -274,14 +274,11 @@ def _versions() -> dict[str, str]:
 
 
 def _layers_as_arrays(fitted: dict[str, Any]) -> dict[str, np.ndarray]:
-    layers = {
+    return {
         f"{key}.{i}": np.asarray(array)
         for key in ("coefs_", "intercepts_")
         for i, array in enumerate(fitted[key])
     }
-    if {array.dtype.name for array in layers.values()} not in ({"float32"}, {"float64"}):
-        raise ValueError("coefs_ and intercepts_ must all be of float32, or all of float64.")
-    return layers
 
 
 def _curves_as_arrays(fitted: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -289,8 +286,12 @@ def _curves_as_arrays(fitted: dict[str, Any]) -> dict[str, np.ndarray]:
     history = fitted.get("history_", {})
     arrays = {key: np.asarray(values, np.float64) for key, values in curves.items()}
     for key, values in history.items():
-        arrays[f"history_.{key}"] = np.asarray(values, np.int64 if key == "epoch" else np.float64)
+        arrays[f"history_.{key}"] = np.asarray(values, _type_of_curve(key))
     return arrays
+
+
+def _type_of_curve(key: str) -> np.dtype:
+    return np.dtype(np.int64 if key == "epoch" else np.float64)
 
 
 def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassifier | MLPRegressor:
@@ -348,9 +349,9 @@ def _curves(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     curves: dict[str, Any] = {key: arrays.pop(key) for key in _CURVES if key in arrays}
     history = {key: arrays.pop(f"history_.{key}") for key in HISTORY if f"history_.{key}" in arrays}
     for key, array in (curves | history).items():
-        dtype = np.int64 if key == "epoch" else np.float64
+        dtype = _type_of_curve(key)
         if array.dtype != dtype or array.ndim != 1:
-            raise ValueError(f"{key} must be one-dimensional and of {np.dtype(dtype)}")
+            raise ValueError(f"{key} must be one-dimensional and of {dtype}")
     for key in curves.keys() - {"restart_scores_"}:
         curves[key] = curves[key].tolist()
     if history:
@@ -442,7 +443,7 @@ def _random_state(encoded: Any) -> dict[str, np.random.RandomState]:
     if random_state is None:
         return {}
     if not isinstance(random_state, np.random.RandomState):
-        raise ValueError("its random_state is none")
+        raise ValueError("its random_state is not one of NumPy's")
     return {"_random_state": random_state}
 
 
@@ -464,8 +465,8 @@ def _check_optimizer(kind: type, state: dict[str, Any], dtype: np.dtype) -> None
         and all(_is_number(number) for number in (*state["constants"], state["learning_rate"]))
         and all(0 <= number < np.inf for number in (*state["constants"], state["learning_rate"]))
         and (_is_number(best) and _is_count(n_bad))
-        and (seed is None or (_is_count(seed) and seed < _SEEDS))
-        and (_is_count(state["step"]) and state["step"] < _MOST_STEPS)
+        and (seed is None or (_is_count(seed) and seed < _SEED_LIMIT))
+        and (_is_count(state["step"]) and state["step"] < _STEP_LIMIT)
         and state["slots"].dtype == dtype
     ):
         raise ValueError("the optimizer's state is impossible")
@@ -531,7 +532,8 @@ def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = Fals
         setattr(result, coefs, layers[:n_layers])
         setattr(result, intercepts, layers[n_layers:])
     if fitted.optimizer_state is not None and not predict_only:
-        result._optimizer = _optimizer_for_sklearn(fitted.optimizer_state, fitted.network)
+        optimizer = _optimizer_for_sklearn(fitted.optimizer_state, fitted.network)
+        vars(result)["_optimizer"] = optimizer
     return result
 
 
@@ -578,9 +580,9 @@ def from_sklearn(model: Any) -> MLPClassifier | MLPRegressor:
     state |= _settled(model.coefs_, model.intercepts_)
     if hasattr(model, "loss_curve_"):
         state["history_"] = _history_of_sklearn(model)
-    if hasattr(model, "_optimizer"):
-        optimizer = _state_of_sklearn(result, model._optimizer, fitted_model(result))
-        state["_optimizer_state"] = optimizer
+    theirs = vars(model).get("_optimizer")
+    if theirs is not None:
+        state["_optimizer_state"] = _state_of_sklearn(result, theirs, fitted_model(result))
     return result
 
 
@@ -595,7 +597,7 @@ def _parameters_for_sklearn(
 ) -> dict[str, Any]:
     """Parameters of ``model`` that scikit-learn has, after a look at the others."""
     given = model.get_params(deep=False)
-    given["activation"] = _one_activation(model, fitted.network)
+    given["activation"] = _one_activation(kind, model, fitted.network)
     if model.layer_norm:
         raise ValueError("scikit-learn has no layer_norm=True, so it cannot predict the same.")
     if _levels(fitted) is not None:
@@ -612,17 +614,17 @@ def _parameters_for_sklearn(
             f"scikit-learn has no {values}; predict_only=True leaves out what only matters for "
             "training."
         )
-    if "loss" in refused and "loss" in shared and model.out_activation_ == "exp":
-        return {n: v for n, v in shared.items() if n not in refused} | {"loss": "poisson"}
-    return {name: value for name, value in shared.items() if name not in refused}
+    kept = {name: value for name, value in shared.items() if name not in refused}
+    if "loss" in shared and "loss" in refused and model.out_activation_ == "exp":
+        kept["loss"] = "poisson"  # scikit-learn's loss with this activation
+    return kept
 
 
-def _one_activation(model: MLPClassifier | MLPRegressor, network: Network) -> str:
+def _one_activation(kind: Any, model: MLPClassifier | MLPRegressor, network: Network) -> str:
     """The activation of all hidden layers."""
     chosen = network.activations
     names = {chosen} if isinstance(chosen, str) else set(chosen) or {"identity"}
-    known = neural_network().MLPClassifier._parameter_constraints["activation"][0].options
-    if len(names) > 1 or not names <= known:
+    if len(names) > 1 or not all(is_valid_parameter(kind, "activation", name) for name in names):
         raise ValueError(
             f"scikit-learn has no activation={model.activation!r}, so it cannot predict the same."
         )

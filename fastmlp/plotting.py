@@ -29,8 +29,8 @@ __all__ = ["ActivationsDisplay", "LossCurveDisplay", "WeightsDisplay"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GREY = "0.45"
 _DIVERGING = "RdBu_r"
-_GAP = 0.85
-_MAX_NAMES = 30
+_GREY_OF_GAPS = 0.85  # between images
+_MAX_NAMES = 30  # at the ticks of an axis
 
 
 def _pyplot(display: object) -> ModuleType:
@@ -214,7 +214,8 @@ class LossCurveDisplay:
     def _has_score(self) -> bool:
         """Whether there are scores that tell more than the validation loss."""
         loss, score = (np.array(self.history[f"validation_{x}"], float) for x in ("loss", "score"))
-        return self._finite("validation_score").size > 0 and not np.array_equal(score, -loss)
+        has_any = self._finite("validation_score").size > 0
+        return has_any and not np.array_equal(score, -loss, equal_nan=True)
 
     def _judge(self) -> str | None:
         """What says which epoch was best."""
@@ -318,7 +319,7 @@ class WeightsDisplay:
     Attributes
     ----------
     units_ : ndarray of shape (n_images,)
-        The units whose images are shown, row by row.
+        The units whose images are shown, row by row; a heat map has none.
     image_ : matplotlib AxesImage
         All of it.
     colorbar_ : matplotlib Colorbar or None
@@ -473,11 +474,11 @@ class WeightsDisplay:
         limit = np.quantile(np.abs(weights), 0.995) or np.abs(weights).max() or 1.0
         mosaic = _mosaic(weights.T.reshape(-1, *shape))
         if mosaic.ndim == 3:
-            mosaic = np.nan_to_num(np.clip(0.5 + 0.5 * mosaic / limit, 0, 1), nan=_GAP)
+            mosaic = np.nan_to_num(np.clip(0.5 + 0.5 * mosaic / limit, 0, 1), nan=_GREY_OF_GAPS)
         self.image_ = self.ax_.imshow(
             mosaic, cmap=_DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest"
         )
-        self.image_.set_cmap(self.image_.get_cmap().with_extremes(bad=str(_GAP)))
+        self.image_.set_cmap(self.image_.get_cmap().with_extremes(bad=str(_GREY_OF_GAPS)))
         self.ax_.set_axis_off()
         shown, n_units = len(self.units_), self.weights.shape[1]
         which = f"{n_units} units" if shown == n_units else f"{shown} of {n_units} units"
@@ -579,7 +580,7 @@ class ActivationsDisplay:
         Parameters
         ----------
         estimator : MLPClassifier or MLPRegressor
-            A fitted model, or a pipeline with one.
+            A fitted model, or a pipeline or a search with one.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Input samples.
         threshold : float, default=0.01

@@ -222,10 +222,10 @@ def tabular_pipeline(
         raise TypeError(f"task={task!r} needs an estimator of type {expected.__name__}, or None, "
                         f"got {estimator!r}.")  # fmt: skip
     network = _with_preset(estimator, task)
-    if task == "regression" and network.loss not in ("poisson", "gamma"):
-        network = TransformedTargetRegressor(network, transformer=StandardScaler())
-    elif task == "regression":
-        network = TransformedTargetRegressor(network)
+    if task == "regression":
+        is_positive = network.loss in ("poisson", "gamma")
+        transformer = None if is_positive else StandardScaler()
+        network = TransformedTargetRegressor(network, transformer=transformer)
     return Pipeline([("features", _features()), ("network", network)])
 
 
@@ -336,7 +336,7 @@ def _are_numbers(column: Any, name: Any) -> bool:
     if all(isinstance(value, Real | Decimal) for value in values):
         return True
     if all(isinstance(value, str) for value in values):
-        return all(map(_is_number_in_words, values)) and not all(map(_is_whole, values))
+        return all(map(_is_number_as_text, values)) and not all(map(_is_whole, values))
     for value in values:
         if isinstance(value, date | time | timedelta | np.datetime64 | np.timedelta64):
             _refuse_dates(type(value).__name__, name)
@@ -344,7 +344,7 @@ def _are_numbers(column: Any, name: Any) -> bool:
     return False
 
 
-def _is_number_in_words(value: str) -> bool:
+def _is_number_as_text(value: str) -> bool:
     try:
         float(value)
     except ValueError:

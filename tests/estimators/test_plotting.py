@@ -99,6 +99,13 @@ def test_validation_loss():
     assert display.score_ax_ is None
 
 
+def test_validation_that_began_after_a_warm_start():
+    model = classifier(warm_start=True)
+    fit(model.set_params(early_stopping=True, scoring="loss"))
+    display = LossCurveDisplay.from_estimator(model)
+    assert set(display.lines_) == {"loss", "validation_loss", "best_epoch"}
+
+
 def test_learning_rate_on_request():
     model = classifier()
     assert LossCurveDisplay.from_estimator(model, learning_rate=True).learning_rate_ax_ is not None
