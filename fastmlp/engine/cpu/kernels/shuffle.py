@@ -1,4 +1,4 @@
-"""NumPy's legacy shuffle; see `fastmlp._random`."""
+"""NumPy's legacy shuffle; see `fastmlp.training.shuffle`."""
 
 import numpy as np
 from llvmlite import ir
