@@ -52,6 +52,19 @@ def _function(module, name, argument_types, element, emit):
     return function
 
 
+def _call_of(name: str, n: int, emit, like):
+    """What an intrinsic is that calls such a function with its first ``n`` arguments, integers."""
+
+    def codegen(context, builder, signature, args):
+        element = llvm_type(like)
+        full_name = f"{name}_{_suffix(element)}"
+        function = _function(builder.module, full_name, [I64] * n, element, emit)
+        builder.call(function, args[:n])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * n, like), codegen
+
+
 def _suffix(element) -> str:
     return "f32" if element == llvm_type(types.float32) else "f64"
 
@@ -225,19 +238,11 @@ def _emit_transpose(e, source, source_stride, valid_rows, target, target_stride)
 @intrinsic
 def transpose(typingctx, source, source_stride, valid_rows, target, target_stride, like):
     """Transpose one square of as many rows and columns as a vector has elements."""
-
-    def codegen(context, builder, signature, args):
-        element = llvm_type(like)
-        name = f"transpose_{_suffix(element)}"
-        function = _function(builder.module, name, [I64] * 5, element, _emit_transpose)
-        builder.call(function, args[:5])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 5, like), codegen
+    return _call_of("transpose", 5, _emit_transpose, like)
 
 
 def _emit_dots(e, A, A_stride, rows, B, B_hop, panels, tail, bias, out, out_stride):
-    """``out[i] = bias + A[i] . B`` ``B`` in panels of two vectors; ``tail``, of one, may be 0."""
+    """``out[i] = bias + A[i] . B``, in panels of two vectors; ``tail``, of one, may be 0."""
     b, n = e.builder, e.n
     has_tail = b.icmp_signed("!=", tail, _index(0))
     A, B, tail, out = (b.inttoptr(p, e.element.as_pointer()) for p in (A, B, tail, out))
@@ -270,15 +275,7 @@ def dots(typingctx, A, A_stride, rows, B, B_hop, panels, tail, bias, out, out_st
     ``B`` lies in ``panels`` of two vectors, ``B_hop`` elements apart, and if ``tail`` is not 0, a
     last one of one vector there.
     """
-
-    def codegen(context, builder, signature, args):
-        element = llvm_type(like)
-        name = f"dots_{_suffix(element)}"
-        function = _function(builder.module, name, [I64] * 10, element, _emit_dots)
-        builder.call(function, args[:10])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 10, like), codegen
+    return _call_of("dots", 10, _emit_dots, like)
 
 
 def _emit_softmax(e, z, stride, rows, columns, scales, sums, peaks):
@@ -320,15 +317,7 @@ def softmax(typingctx, z, stride, rows, columns, scales, sums, peaks, like):
 
     ``sums`` and ``peaks`` receive each row's sum of ``exp(z - peak)`` and its peak.
     """
-
-    def codegen(context, builder, signature, args):
-        element = llvm_type(like)
-        name = f"softmax_{_suffix(element)}"
-        function = _function(builder.module, name, [I64] * 7, element, _emit_softmax)
-        builder.call(function, args[:7])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 7, like), codegen
+    return _call_of("softmax", 7, _emit_softmax, like)
 
 
 PIECES = {"tiles": Piece(tiles, "i" * 17)}
