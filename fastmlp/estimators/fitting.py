@@ -150,7 +150,10 @@ class Fit:
         assert self._validation is not None
         y, weight = self._validation.of_rows()
         if self._user_score is None:
-            return lambda run: self._targets.score(run.engine.predict(self._held_out), y, weight)
+            out = np.empty((len(y), self._objective.n_outputs), self._dtype)
+            return lambda run: self._targets.score(
+                run.engine.predict(self._held_out, out), y, weight
+            )
         X, y, _ = self._validation.as_given()
         metadata = {} if weight is None else {"sample_weight": weight}
         return partial(self._user_score, X=X, y=y, **metadata)
