@@ -21,7 +21,13 @@ import numpy as np
 from fastmlp import _safetensors
 from fastmlp._json import decode, encode
 from fastmlp._json import read as read_json
-from fastmlp._sklearn import LabelBinarizer, check_is_fitted, is_valid_parameter, neural_network
+from fastmlp._sklearn import (
+    SEED_LIMIT,
+    LabelBinarizer,
+    check_is_fitted,
+    is_valid_parameter,
+    neural_network,
+)
 from fastmlp._version import __version__
 from fastmlp.estimators import (
     FittedModel,
@@ -36,7 +42,14 @@ from fastmlp.estimators.plan import make_optimizer, make_schedule
 from fastmlp.estimators.weights import check_class_weight
 from fastmlp.functions import LINKS
 from fastmlp.network import Network, widths_of
-from fastmlp.optimizers import N_CONSTANTS, N_SLOTS, OPTIMIZERS, Optimizer, OptimizerState
+from fastmlp.optimizers import (
+    COUNT_LIMIT,
+    N_CONSTANTS,
+    N_SLOTS,
+    OPTIMIZERS,
+    Optimizer,
+    OptimizerState,
+)
 from fastmlp.schedules import SCIKIT_LEARN_SCHEDULES, Schedule
 from fastmlp.training.run import HISTORY
 
@@ -212,8 +225,6 @@ _NEEDED = ("n_features_in_", "n_layers_", "n_outputs_", "out_activation_")
 _CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_", "restart_scores_")
 _LABEL_TYPES = ("binary", "multiclass", "multilabel-indicator")
 _OPTIMIZER_NUMBERS = ("weight_decay", "max_grad_norm", "ema_decay")
-_STEP_LIMIT = 2**53
-_SEED_LIMIT = np.iinfo(np.int32).max
 
 
 def _name_of(model: Any) -> str:
@@ -465,8 +476,8 @@ def _check_optimizer(kind: type, state: dict[str, Any], dtype: np.dtype) -> None
         and all(_is_number(number) for number in (*state["constants"], state["learning_rate"]))
         and all(0 <= number < np.inf for number in (*state["constants"], state["learning_rate"]))
         and (_is_number(best) and _is_count(n_bad))
-        and (seed is None or (_is_count(seed) and seed < _SEED_LIMIT))
-        and (_is_count(state["step"]) and state["step"] < _STEP_LIMIT)
+        and (seed is None or (_is_count(seed) and seed < SEED_LIMIT))
+        and (_is_count(state["step"]) and state["step"] < COUNT_LIMIT)
         and state["slots"].dtype == dtype
     ):
         raise ValueError("the optimizer's state is impossible")
