@@ -55,6 +55,7 @@ except ImportError:  # it is experimental, so a later version may not have it
 
 __all__ = [
     "NO_TASK",
+    "SEED_LIMIT",
     "BaseEstimator",
     "CallbackSupportMixin",
     "ClassifierMixin",
@@ -89,6 +90,9 @@ __all__ = [
     "validate_data",
     "visual_block",
 ]
+
+SEED_LIMIT = np.iinfo(np.int32).max
+"""Seeds that are drawn stay below it, as scikit-learn's do."""
 
 
 def squared_error_is_mean(version: str = __version__) -> bool:

@@ -259,9 +259,7 @@ def forward(model: MLPClassifier | MLPRegressor, X: Any) -> Forward:
     """
     check_is_fitted(_ours(model))
     X = checked(model, on_host(X), reset=False)
-    is_single = np.result_type(X.dtype, model.coefs_[0].dtype) == np.float32
-    dtype = np.float32 if is_single else np.float64
-    return _forward(model, X, dtype)
+    return _forward(model, X, fitted_model(model).predict.dtype_for(X))
 
 
 def slopes(model: MLPClassifier | MLPRegressor, passed: Forward) -> list[np.ndarray]:

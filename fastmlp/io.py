@@ -21,7 +21,13 @@ import numpy as np
 from fastmlp import _safetensors
 from fastmlp._json import decode, encode
 from fastmlp._json import read as read_json
-from fastmlp._sklearn import LabelBinarizer, check_is_fitted, is_valid_parameter, neural_network
+from fastmlp._sklearn import (
+    SEED_LIMIT,
+    LabelBinarizer,
+    check_is_fitted,
+    is_valid_parameter,
+    neural_network,
+)
 from fastmlp._version import __version__
 from fastmlp.estimators import (
     FittedModel,
@@ -36,7 +42,14 @@ from fastmlp.estimators.plan import make_optimizer, make_schedule
 from fastmlp.estimators.weights import check_class_weight
 from fastmlp.functions import LINKS
 from fastmlp.network import Network, widths_of
-from fastmlp.optimizers import N_CONSTANTS, N_SLOTS, OPTIMIZERS, Optimizer, OptimizerState
+from fastmlp.optimizers import (
+    COUNT_LIMIT,
+    N_CONSTANTS,
+    N_SLOTS,
+    OPTIMIZERS,
+    Optimizer,
+    OptimizerState,
+)
 from fastmlp.schedules import SCIKIT_LEARN_SCHEDULES, Schedule
 from fastmlp.training.run import HISTORY
 
@@ -212,8 +225,6 @@ _NEEDED = ("n_features_in_", "n_layers_", "n_outputs_", "out_activation_")
 _CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_", "restart_scores_")
 _LABEL_TYPES = ("binary", "multiclass", "multilabel-indicator")
 _OPTIMIZER_NUMBERS = ("weight_decay", "max_grad_norm", "ema_decay")
-_STEP_LIMIT = 2**53
-_SEED_LIMIT = np.iinfo(np.int32).max
 
 
 def _name_of(model: Any) -> str:
@@ -328,7 +339,11 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassif
         raise ValueError(f"it has more than a model has: {[*arrays, *content]}")
     model = kind(**parameters)
     model.__setstate__(vars(model) | attributes | {"_fastmlp_version": __version__})
-    _check_outputs(model, labels)
+    _check_sizes(model)
+    if isinstance(model, MLPClassifier):
+        _check_classifier(model, *labels or (None, False))
+    else:
+        _check_regressor(model, labels)
     fitted_model(model)
     return model
 
@@ -376,8 +391,8 @@ def _settled(
     return dict(zip(("coefs_", "intercepts_"), views, strict=True))
 
 
-def _check_outputs(model: MLPClassifier | MLPRegressor, labels: list[Any] | None) -> None:
-    """Whether sizes, names and the output activation are those of the network."""
+def _check_sizes(model: MLPClassifier | MLPRegressor) -> None:
+    """Whether nothing is missing, and numbers and names are those of the network's units."""
     fitted = vars(model)
     missing = [key for key in _NEEDED if key not in fitted]
     if missing:
@@ -392,10 +407,11 @@ def _check_outputs(model: MLPClassifier | MLPRegressor, labels: list[Any] | None
     names = fitted.get("feature_names_in_")
     if names is not None and names.size != model.n_features_in_:
         raise ValueError(f"feature_names_in_ must have {model.n_features_in_} names")
-    if isinstance(model, MLPClassifier):
-        _check_labels(model, *labels or (None, False))
-        check_class_weight(model.class_weight)
-        return
+
+
+def _check_regressor(model: MLPRegressor, labels: list[Any] | None) -> None:
+    """Whether the outputs are a regressor's, as many as levels of quantiles."""
+    fitted = vars(model)
     if labels is not None or "classes_" in fitted or model.out_activation_ not in (
         "identity", "exp"
     ):  # fmt: skip
@@ -410,9 +426,8 @@ def _levels(fitted: FittedModel) -> tuple[float, ...] | None:
     return fitted.targets.levels if isinstance(fitted.targets, Values) else None
 
 
-def _check_labels(
-    model: MLPClassifier | MLPRegressor, label_type: str | None, sparse: bool
-) -> None:
+def _check_classifier(model: MLPClassifier, label_type: str | None, sparse: bool) -> None:
+    """Whether classes and outputs fit each other, and ``class_weight`` can be one."""
     if label_type not in _LABEL_TYPES or "classes_" not in vars(model):
         raise ValueError("a classifier needs classes_ and a type of labels")
     expected = "softmax" if label_type == "multiclass" else "logistic"
@@ -427,6 +442,7 @@ def _check_labels(
             f"{n_classes} classes_ of {label_type} labels do not fit {n_outputs} outputs and "
             f"out_activation_={model.out_activation_!r}"
         )
+    check_class_weight(model.class_weight)
 
 
 def _label_binarizer(attributes: dict[str, Any], label_type: str, sparse: bool) -> LabelBinarizer:
@@ -465,8 +481,8 @@ def _check_optimizer(kind: type, state: dict[str, Any], dtype: np.dtype) -> None
         and all(_is_number(number) for number in (*state["constants"], state["learning_rate"]))
         and all(0 <= number < np.inf for number in (*state["constants"], state["learning_rate"]))
         and (_is_number(best) and _is_count(n_bad))
-        and (seed is None or (_is_count(seed) and seed < _SEED_LIMIT))
-        and (_is_count(state["step"]) and state["step"] < _STEP_LIMIT)
+        and (seed is None or (_is_count(seed) and seed < SEED_LIMIT))
+        and (_is_count(state["step"]) and state["step"] < COUNT_LIMIT)
         and state["slots"].dtype == dtype
     ):
         raise ValueError("the optimizer's state is impossible")

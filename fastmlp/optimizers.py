@@ -28,6 +28,8 @@ N_SLOTS = 2
 N_CONSTANTS = 3
 N_NUMBERS = 8
 """Per step: the rule's seven numbers (the second rate last), then the decay's rate."""
+COUNT_LIMIT = 2**53
+"""Steps stay below it, so that float64, which their numbers are worked out in, tells them apart."""
 _SECOND_RATE, _DECAY = 6, 7
 _MOMENTUM_DECAY = 0.004  # PyTorch's default for NAdam
 

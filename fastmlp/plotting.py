@@ -9,7 +9,8 @@ do not tell red from green can read.
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil, sqrt
+from math import ceil, prod, sqrt
+from operator import index
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -306,7 +307,7 @@ class WeightsDisplay:
     ----------
     weights : ndarray of shape (fan_in, fan_out)
         Weights of the layer.
-    image_shape : tuple of int, default=None
+    image_shape : sequence of int, default=None
         (height, width) or (height, width, 3) of the images that the inputs are; None means a heat
         map.
     layer_name : str, default='the layer'
@@ -346,7 +347,7 @@ class WeightsDisplay:
         self,
         *,
         weights: np.ndarray,
-        image_shape: tuple[int, ...] | None = None,
+        image_shape: Sequence[int] | None = None,
         layer_name: str = "the layer",
         input_label: str | None = None,
         unit_label: str | None = None,
@@ -367,7 +368,7 @@ class WeightsDisplay:
         estimator: Any,
         *,
         layer: int = 0,
-        image_shape: tuple[int, ...] | None = None,
+        image_shape: Sequence[int] | None = None,
         ax: "Axes | None" = None,
         n_images: int = 36,
     ) -> "WeightsDisplay":
@@ -379,7 +380,7 @@ class WeightsDisplay:
             A fitted model, or a pipeline or a search with one.
         layer : int, default=0
             Index into ``coefs_``.
-        image_shape : tuple of int, default=None
+        image_shape : sequence of int, default=None
             See the class.
         ax : matplotlib Axes, default=None
             Where to draw.
@@ -430,16 +431,16 @@ class WeightsDisplay:
             If ``image_shape`` is not one of the layer's inputs.
         """
         plt = _pyplot(self)
-        self._check_image_shape()
+        shape = self._checked_image_shape()
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
         self.ax_, self.figure_, self.colorbar_ = ax, ax.figure, None
-        if self.image_shape is None:
+        if shape is None:
             self._plot_heat_map()
         else:
-            self._plot_images(self.image_shape, n_images)
-        if self.image_shape is None or len(self.image_shape) == 2:
-            extend = "neither" if self.image_shape is None else "both"
+            self._plot_images(shape, n_images)
+        if shape is None or len(shape) == 2:
+            extend = "neither" if shape is None else "both"
             self.colorbar_ = self.figure_.colorbar(
                 self.image_, ax=ax, label="Weight", extend=extend
             )
@@ -447,15 +448,21 @@ class WeightsDisplay:
 
     # --- inside
 
-    def _check_image_shape(self) -> None:
-        shape, fan_in = self.image_shape, self.weights.shape[0]
-        if shape is None:
-            return
-        if len(shape) not in (2, 3) or np.prod(shape) != fan_in or shape[2:] not in ((), (3,)):
+    def _checked_image_shape(self) -> tuple[int, ...] | None:
+        if self.image_shape is None:
+            return None
+        fan_in = self.weights.shape[0]
+        try:
+            shape = tuple(map(index, self.image_shape))
+        except TypeError:  # no sequence, or not of integers
+            shape = ()
+        fits = len(shape) in (2, 3) and shape[2:] in ((), (3,))
+        if not fits or min(shape) < 1 or prod(shape) != fan_in:
             raise ValueError(
-                "image_shape must be (height, width) or (height, width, 3) with a product of "
-                f"{fan_in}, the inputs of {self.layer_name}, got {shape}."
+                "image_shape must be (height, width) or (height, width, 3), whole numbers with a "
+                f"product of {fan_in}, the inputs of {self.layer_name}, got {self.image_shape!r}."
             )
+        return shape
 
     def _plot_heat_map(self) -> None:
         limit = np.abs(self.weights).max() or 1.0

@@ -3,11 +3,14 @@
 `contract` says what an engine is; `cpu` and `cuda` are the targets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastmlp._interrupts import undisturbed
 from fastmlp.dropout import Dropout
@@ -23,6 +26,9 @@ from fastmlp.engine.contract import (
 from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from fastmlp.engine.cpu.rows import RowPredictor
 
 __all__ = [
     "DEVICES",
@@ -47,7 +53,7 @@ def get_engine(
     device: str,
     network: Network,
     *,
-    dtype,
+    dtype: DTypeLike,
     objective: Objective | None = None,
     dropout: Dropout | None = None,
     alpha: float = 0.0,
@@ -98,11 +104,11 @@ def get_engine(
 
 def place(
     device: str,
-    X,
+    X: Any,
     y: np.ndarray | None = None,
     sample_weight: np.ndarray | None = None,
     *,
-    dtype,
+    dtype: DTypeLike,
     objective: Objective | None = None,
     rows: np.ndarray | None = None,
 ) -> Samples:
@@ -137,7 +143,7 @@ def place(
 
 
 @cache
-def _target(name: str):
+def _target(name: str) -> ModuleType:
     """The module of a target; that of CUDA loads Numba, which Ctrl-C must not break off."""
     return undisturbed(import_module, f"fastmlp.engine.{name}")
 
@@ -152,7 +158,7 @@ def describe(device: str) -> dict[str, str]:
         return {"GPU": str(error)}
 
 
-def to_host(array) -> np.ndarray:
+def to_host(array: Any) -> np.ndarray:
     """A copy of another library's array on the GPU."""
     from fastmlp.engine.cuda.device import open_device
 
@@ -168,7 +174,9 @@ def available_threads(n_threads: int | None) -> int:
     return threads.available_threads(n_threads)
 
 
-def get_row_predictor(network: Network, coefs, intercepts):
+def get_row_predictor(
+    network: Network, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]
+) -> "RowPredictor | None":
     """A `fastmlp.engine.cpu.rows.RowPredictor`, or None if it cannot read these arrays."""
     from fastmlp.engine.cpu.rows import RowPredictor
 

@@ -98,7 +98,7 @@ def _place(code: bytes, sections: list[_Section]) -> tuple[bytearray, dict[int, 
     return image, places
 
 
-def _entry(code: bytes, sections, places: dict[int, int], symbol: str) -> int:
+def _entry(code: bytes, sections: list[_Section], places: dict[int, int], symbol: str) -> int:
     for section in sections:
         if section.kind == _SYMBOLS:
             for name, index, value in _symbols(code, sections, section):
@@ -107,7 +107,7 @@ def _entry(code: bytes, sections, places: dict[int, int], symbol: str) -> int:
     raise NotSelfContained(f"no function {symbol}")
 
 
-def _symbols(code: bytes, sections, table: _Section) -> list[tuple[str, int, int]]:
+def _symbols(code: bytes, sections: list[_Section], table: _Section) -> list[tuple[str, int, int]]:
     """Name, section and offset in it of each symbol."""
     found, names = [], sections[table.link].offset
     for k in range(table.offset, table.offset + table.size, 24):

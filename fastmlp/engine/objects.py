@@ -233,7 +233,7 @@ def _start(keys: list[Key]) -> subprocess.Popen:
 class _Loaded:
     """What this process has loaded: addresses of pieces, and where they came from."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.addresses: dict[Key, int] = {}
         self.origins: dict[Key, str] = {}
         self.entries: dict[tuple[str, str], Callable[[int, int], float]] = {}

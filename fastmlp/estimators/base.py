@@ -21,6 +21,7 @@ import numpy as np
 
 from fastmlp._sklearn import (
     NO_TASK,
+    SEED_LIMIT,
     BaseEstimator,
     CallbackSupportMixin,
     Task,
@@ -386,7 +387,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """One source of random numbers per restart; the only one is the estimator's own."""
         if self.n_restarts == 1:
             return [self._random_state]
-        seeds = self._random_state.randint(np.iinfo(np.int32).max, size=self.n_restarts)
+        seeds = self._random_state.randint(SEED_LIMIT, size=self.n_restarts)
         return [check_random_state(seed) for seed in np.asarray(seeds).tolist()]
 
     def _start(

@@ -80,6 +80,11 @@ class Predictor:
             return None
         return get_row_predictor(self._network, self._coefs, self._intercepts)
 
+    def dtype_for(self, X: Any) -> np.dtype:
+        """The type to compute in: float32 if samples and parameters fit into it, else float64."""
+        dtype = np.result_type(X.dtype, self._coefs[0].dtype)
+        return np.dtype(np.float32 if dtype == np.float32 else np.float64)
+
     def of_few_rows(self, X: np.ndarray) -> np.ndarray | None:
         """Outputs for a plain array of a few rows; None if this takes more, or a look at ``X``.
 
@@ -102,8 +107,7 @@ class Predictor:
         -------
         ndarray of shape (n_samples, n_outputs)
         """
-        dtype = np.result_type(X.dtype, self._coefs[0].dtype)
-        dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
+        dtype = self.dtype_for(X)
         if self._is_little_work(X):
             rows = self.rows
             if rows is not None and rows.dtype == dtype:

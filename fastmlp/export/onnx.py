@@ -134,7 +134,7 @@ _ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
     "hard_swish": lambda g, z: g("Mul", z, _hard_sigmoid(g, z)),
 }
 
-_OUT_ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
+_LINKS: dict[str, Callable[[_Graph, str], str]] = {
     "identity": lambda g, z: z,
     "logistic": lambda g, z: g("Sigmoid", z),
     "softmax": lambda g, z: g("Softmax", z, axis=1),
@@ -157,7 +157,7 @@ def _forward(g: _Graph, recipe: Recipe, x: str) -> str:
         if recipe.network.layer_norm:
             x = _normalise(g, x)
         x = _ACTIVATIONS[activation](g, x)
-    return _OUT_ACTIVATIONS[recipe.network.out_activation](g, g("Gemm", x, *last))
+    return _LINKS[recipe.network.out_activation](g, g("Gemm", x, *last))
 
 
 def _predict(g: _Graph, recipe: Recipe, x: str, variable: str) -> None:

@@ -24,6 +24,7 @@ from scipy import sparse
 from fastmlp import _safetensors
 from fastmlp._json import decode, encode
 from fastmlp._json import read as read_json
+from fastmlp.optimizers import COUNT_LIMIT
 from fastmlp.training.hooks import Hook
 from fastmlp.training.run import HISTORY, Run
 
@@ -32,7 +33,6 @@ _COUNTERS = ("n_iter", "n_steps", "n_samples_seen", "no_improvement_count")
 _NUMBERS = ("learning_rate", "loss", "best_loss", "best_validation_score")
 _ENDS = ("converged", "callback", "diverged")
 _PAUSES = ("interrupted", "max_time", "max_iter")  # another call may go on from these
-_MOST_STEPS = 2**53
 _ROWS = 1000  # of X that a checksum looks at
 
 
@@ -248,7 +248,7 @@ def _restore(state: State, run: Run) -> None:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < _MOST_STEPS:
+    if type(value) is not int or not 0 <= value < COUNT_LIMIT:
         raise ValueError(f"{value!r} is no count")
     return value
 

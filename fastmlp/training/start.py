@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmlp._sklearn import SEED_LIMIT
 from fastmlp.dropout import Dropout
 from fastmlp.engine import Engine, Samples, get_engine
 from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 from fastmlp.training.run import Run
-
-_SEEDS = np.iinfo(np.int32).max
 
 
 class Setting(NamedTuple):
@@ -43,7 +42,7 @@ def setting_of(run: Run, objective: Objective, dtype: np.dtype, alpha: float) ->
         if plan.dropout:
             seed = state.dropout_seed
             if seed is None:
-                seed = run.random_state.randint(_SEEDS)
+                seed = run.random_state.randint(SEED_LIMIT)
                 run.optimizer_state = replace(state, dropout_seed=seed)
             dropout = Dropout(plan.dropout, seed)
         run.batch_size = _batch_size(plan.batch_size, run.order.size)

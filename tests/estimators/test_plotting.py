@@ -238,7 +238,17 @@ def test_images_in_colour():
     assert display.colorbar_ is None
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (12,), (6, 2, 1), (1, 1, 3, 4)])
+@pytest.mark.parametrize("shape", [[3, 4], np.array([3, 4]), [2, 2, 3]])
+def test_images_of_any_sequence_of_sizes(shape):
+    model = classifier()
+    image = WeightsDisplay.from_estimator(model, image_shape=shape).image_.get_array()
+    expected = WeightsDisplay.from_estimator(model, image_shape=tuple(shape)).image_.get_array()
+    np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 5), (12,), 12, (6, 2, 1), (1, 1, 3, 4), (3.0, 4.0), (-3, -4), "34"]
+)
 def test_wrong_image_shapes(shape):
     with pytest.raises(ValueError, match=r"image_shape must be .* a product of 12, the inputs of"):
         WeightsDisplay.from_estimator(classifier(), image_shape=shape)

@@ -1,9 +1,10 @@
-"""Who may import whom (DESIGN's arrows), what import costs, and who owns Numba's flags."""
+"""Who may import whom (DESIGN's arrows), what import costs, who owns Numba's flags, and words."""
 
 import ast
 import re
 import subprocess
 import sys
+import tokenize
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -126,6 +127,26 @@ def test_only_kernels_import_numba():
             assert found == {"numba.core.errors"}
         elif not module.startswith(kernels):
             assert not found, module
+
+
+def test_packages_define_no_classes():
+    """They say what is in them, and may have functions that choose."""
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":
+            nodes = ast.walk(ast.parse(path.read_text()))
+            assert not [node.name for node in nodes if isinstance(node, ast.ClassDef)], module
+
+
+OLD_WORDS = r"(?i:(?<![a-z])(?:station|crowd|keeper|slab)s?(?![a-z]))|FINISH|OUT_ACTIVATIONS"
+
+
+def test_old_words_do_not_come_back():
+    """In texts and in names, which may not be ``room`` either."""
+    for module, path in MODULES.items():
+        assert not re.findall(OLD_WORDS, path.read_text()), module
+        with path.open("rb") as file:
+            tokens = [token.string for token in tokenize.tokenize(file.readline)]
+        assert "room" not in tokens, module
 
 
 def test_import_compiles_nothing_and_loads_no_optional_package():

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastmlp.dropout import Dropout
 from fastmlp.engine import objects
@@ -55,7 +56,7 @@ class CpuEngine:
         self,
         network: Network,
         *,
-        dtype,
+        dtype: DTypeLike,
         objective: Objective | None = None,
         dropout: Dropout | None = None,
         alpha: float = 0.0,
@@ -157,7 +158,7 @@ class CpuEngine:
             self._calls.clear()
         self._optimizer.fill(self._numbers, learning_rates, self._words[STEPS])
 
-    def _run_tuned(self, order, tuner: Tuner, share: int) -> float:
+    def _run_tuned(self, order: np.ndarray, tuner: Tuner, share: int) -> float:
         """An epoch on as many threads as the tuner says, if the share allows."""
         n_threads = min(tuner.choose(), share)
         if n_threads != tuner.current and tuner.seconds:
@@ -169,7 +170,7 @@ class CpuEngine:
         return loss
 
     def _run_steps(
-        self, order, n_threads: int, first: int, stop: int, loss: float
+        self, order: np.ndarray, n_threads: int, first: int, stop: int, loss: float
     ) -> tuple[float, float]:
         """Some steps of an epoch, for `run_trial`."""
         loss = self._train(order, self._batch_size, self._optimizer, n_threads, first, stop, loss)
@@ -199,7 +200,7 @@ class CpuEngine:
         with np.errstate(over="ignore", invalid="ignore"):  # parameters that have diverged
             return float(losses.sum() / samples.total_weight)
 
-    def predict(self, X, out: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, X: Any, out: np.ndarray | None = None) -> np.ndarray:
         samples = X if isinstance(X, Samples) else Samples(X, dtype=self._dtype)
         if out is None:
             out = np.empty((samples.n_samples, self._network.n_outputs), self._dtype)
@@ -219,8 +220,8 @@ class CpuEngine:
         return max(1, min(batch_size, _MICRO_BATCH_ROWS, most))
 
     def _train(
-        self, order, batch_size, optimizer: Optimizer | None, n_threads, first=0, stop=None,
-        loss=0.0,
+        self, order: np.ndarray, batch_size: int, optimizer: Optimizer | None, n_threads: int,
+        first: int = 0, stop: int | None = None, loss: float = 0.0,
     ) -> float:  # fmt: skip
         """Run the epoch kernel; without an optimizer it only leaves the gradient.
 
@@ -240,7 +241,9 @@ class CpuEngine:
             objects.entry("refresh_transposed", self._type)(0, task.address)
             self._memory.transposed_is_stale = False
 
-    def _make_call(self, order, batch_size, optimizer: Optimizer | None, n_threads) -> "_Call":
+    def _make_call(
+        self, order: np.ndarray, batch_size: int, optimizer: Optimizer | None, n_threads: int
+    ) -> "_Call":
         samples, space, given = self._samples, self._workspace, order
         assert samples is not None
         order = np.ascontiguousarray(order, np.int64)
@@ -275,7 +278,9 @@ class CpuEngine:
         )  # fmt: skip
         return _Workspace(batch_size, optimizer, sparse, micro_batch, task)
 
-    def _run_rows(self, samples: Samples, out, losses) -> None:
+    def _run_rows(
+        self, samples: Samples, out: np.ndarray | None, losses: np.ndarray | None
+    ) -> None:
         """Run the forward kernel."""
         operations = self._operations(samples.n_samples) / 3
         n_blocks = -(-samples.n_samples // ROW_BLOCK)
@@ -301,7 +306,7 @@ class CpuEngine:
         return operations >= _SHORT_CALL and (threading.current_thread() is threading.main_thread())
 
     def _run(
-        self, kernel: str, task: Task, operations: float, standby: Standby | None, *keep
+        self, kernel: str, task: Task, operations: float, standby: Standby | None, *keep: Any
     ) -> float:
         """Call a kernel on as many threads as its task says, open to Ctrl-C.
 
@@ -361,7 +366,7 @@ class _Call(NamedTuple):
     operations: float
     n_steps: int
 
-    def is_for(self, order, batch_size: int, optimizer: Optimizer | None) -> bool:
+    def is_for(self, order: np.ndarray, batch_size: int, optimizer: Optimizer | None) -> bool:
         return order is self.order and batch_size == self.batch_size and optimizer is self.optimizer
 
 

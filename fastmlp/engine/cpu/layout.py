@@ -13,9 +13,11 @@ which exp turns into exactly 0.  Rows are an odd number of cache lines apart: a 
 put them all into the same few sets of the cache.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastmlp.engine.processor import VECTOR_BYTES, lanes
 from fastmlp.network import Network
@@ -42,7 +44,7 @@ STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)
 AHEAD = 256  # indices that a shuffle draws before elements are swapped
 
 
-def aligned(size: int, dtype) -> np.ndarray:
+def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
     """Zeros that start on a cache line (where Linux allocates pages, on a page)."""
     itemsize = np.dtype(dtype).itemsize
     raw = np.zeros(size + _PAGE // itemsize, dtype)
@@ -65,7 +67,7 @@ class Layout:
         Start of each layer in the packed parameters and in the transposed copy.
     """
 
-    def __init__(self, network: Network, dtype):
+    def __init__(self, network: Network, dtype: DTypeLike):
         self.dtype = np.dtype(dtype)
         self.vector = lanes(self.dtype.itemsize)
         self.panel = N_VECTORS * self.vector
@@ -97,7 +99,7 @@ class Layout:
         lines = max(-(-(width + 1) // line), -(-self.pad(width) // line))
         return (lines | 1) * line
 
-    def panels(self, layer: int):
+    def panels(self, layer: int) -> Iterator[tuple[int, int, slice]]:
         """(first column, width, slice of the packed parameters) of each panel of a layer."""
         padded = self.pad(self.widths[layer + 1])
         for column in range(0, padded, self.panel):

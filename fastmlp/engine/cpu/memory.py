@@ -100,7 +100,7 @@ class Memory:
         self._repack("unpack", flat, packed, 0.0)
         return flat
 
-    def _repack(self, name: str, flat, packed, padding_bias: float) -> None:
+    def _repack(self, name: str, flat: np.ndarray, packed: np.ndarray, padding_bias: float) -> None:
         packing = self._packing
         packing.flat, packing.packed = address(flat), address(packed)
         packing.padding_bias = padding_bias

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from fastmlp.functions import (
 )
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from fastmlp.engine.cpu.kernels.jit import Piece
 
 _CONSTANT_DERIVATIVES = (identity_derivative, straight_through)
 _LINKS_WITH_LOOPS = tuple(
@@ -141,7 +145,7 @@ def update(optimizer: str | None, *, decays: bool = False) -> str:
 def user_activation(row: Activation, dtype: str, *, keep_derivative: bool) -> int:
     """Address of the loop of a user's activation."""
 
-    def make():
+    def make() -> "Piece":
         from fastmlp.engine.cpu.kernels import loops
 
         return loops.user_activation(row, keep_derivative=keep_derivative)
@@ -154,7 +158,7 @@ def user_activation(row: Activation, dtype: str, *, keep_derivative: bool) -> in
 def user_loss(row: Loss, dtype: str) -> int:
     """Address of the loop of a user's loss."""
 
-    def make():
+    def make() -> "Piece":
         from fastmlp.engine.cpu.kernels import loops
 
         return loops.user_loss(row)
@@ -166,7 +170,9 @@ def user_loss(row: Loss, dtype: str) -> int:
 _IN_USE: list = []  # code that only Numba can keep
 
 
-def _user_address(parameter: str, what: str, functions: tuple, dtype: str, make: Callable) -> int:
+def _user_address(
+    parameter: str, what: str, functions: tuple, dtype: str, make: Callable[[], "Piece"]
+) -> int:
     checksum = hashlib.sha256(f"{what} {sys.version_info[:2]}".encode())
     try:
         for function in functions:
@@ -179,7 +185,9 @@ def _user_address(parameter: str, what: str, functions: tuple, dtype: str, make:
     return undisturbed(_compile_for_user, parameter, name, dtype, make)
 
 
-def _compile_for_user(parameter: str, name: str | None, dtype: str, make: Callable) -> int:
+def _compile_for_user(
+    parameter: str, name: str | None, dtype: str, make: Callable[[], "Piece"]
+) -> int:
     from numba.core.errors import NumbaError
 
     from fastmlp.engine.cpu.kernels import jit
@@ -206,7 +214,7 @@ class _Unknown(Exception):
     """Something that a checksum can't be taken of."""
 
 
-def _add(value, checksum, depth: int = 0) -> None:
+def _add(value: Any, checksum: Any, depth: int = 0) -> None:
     """Take account of everything that a compiled function depends on."""
     if depth > 20:
         raise _Unknown

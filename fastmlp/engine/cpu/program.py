@@ -5,6 +5,8 @@ A `Program` knows for one network, objective and optimizer which pieces take whi
 ready, and puts their addresses, with those of memory and workspace, into a `Task`.
 """
 
+import ctypes
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,7 +68,7 @@ class Program:
                 needed += [name for name in loop.values() if isinstance(name, str)]
         self._require(needed)
 
-    def _require(self, names) -> None:
+    def _require(self, names: Iterable[str | None]) -> None:
         likely = partial(pieces.likely, self._network, self._type)
         objects.require(pieces.keys(names, self._type), likely)
 
@@ -181,13 +183,15 @@ class Program:
         task.update({name: self._address(piece) for name, piece in names.items()} | numbers)
         return task
 
-    def _layers(self, places, *, sparse: bool, train: bool):
+    def _layers(
+        self, places: Sequence[list[int]], *, sparse: bool, train: bool
+    ) -> ctypes.Array[Layer]:
         """The network's layers for kernels.
 
         ``places`` are those of activations, kept derivatives, normalised scores and deltas.
         """
         layout = self._layout
-        columns = {
+        columns: dict[str, Iterable[float]] = {
             "width": layout.widths, "stride": layout.strides, "rows": layout.rows,
             "rows_transposed": layout.rows_transposed, "weights": layout.weights,
             "transposed": layout.transposed, "activations": places[0],
@@ -203,7 +207,7 @@ class Program:
             layer.update({name: self._address(piece) for name, piece in loops.items()})
         return layers
 
-    def _places(self, rows: int, *, sparse: bool, train: bool) -> tuple[int, tuple]:
+    def _places(self, rows: int, *, sparse: bool, train: bool) -> tuple[int, Sequence[list[int]]]:
         """Elements of workspace for ``rows`` rows, and the places in it that `_layers` takes."""
         sizes = [stride * rows for stride in self._layout.strides.tolist()]
         if sparse:

@@ -1,8 +1,10 @@
 """Samples, targets and weights in the form that the kernels follow."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastmlp.engine.cpu.source import Source, address
 from fastmlp.functions import Loss
@@ -30,8 +32,9 @@ class Samples:
     """
 
     def __init__(
-        self, X, y=None, sample_weight=None, *, dtype, objective: Objective | None = None, rows=None
-    ):
+        self, X: Any, y: np.ndarray | None = None, sample_weight: np.ndarray | None = None, *,
+        dtype: DTypeLike, objective: Objective | None = None, rows: np.ndarray | None = None,
+    ):  # fmt: skip
         if rows is not None:
             X, y, sample_weight = (
                 None if array is None else array[rows] for array in (X, y, sample_weight)

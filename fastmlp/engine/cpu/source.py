@@ -1,12 +1,13 @@
 """Input rows in the form that the kernels follow."""
 
 import ctypes
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 
-def address(array) -> int:
+def address(array: np.ndarray | ctypes.Array | None) -> int:
     """Where an array's elements begin, NumPy's or one of ctypes; 0 for None."""
     if array is None:
         return 0
@@ -26,7 +27,7 @@ class Source:
         For a `fastmlp.engine.cpu.blocks.Task`.
     """
 
-    def __init__(self, X, dtype: np.dtype):
+    def __init__(self, X: Any, dtype: np.dtype):
         self.n_samples = X.shape[0]
         self.sparse = sparse.issparse(X)
         self._keep: tuple[np.ndarray, ...]

@@ -62,7 +62,7 @@ class ThreadBudget:
     epochs it only looks idle.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._until: dict[int, float] = {}
 
     def enter(self, fit: object, limit: int) -> int:
@@ -93,7 +93,7 @@ class Team:
     ready for the same call again.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._helpers: list[_Helper] = []
         self._standby: Standby | None = None
         self._standing: list[_Helper] = []
@@ -228,7 +228,7 @@ class Team:
 class _Helper:
     """A thread that does one task at a time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tasks: SimpleQueue = SimpleQueue()
         self._results: SimpleQueue = SimpleQueue()
         self.thread = threading.Thread(
@@ -245,7 +245,7 @@ class _Helper:
         """Have ``call(thread)`` run."""
         self.tasks.put((call, thread))
 
-    def wait(self, limit: float = np.inf):
+    def wait(self, limit: float = np.inf) -> float:
         """The task's result; what it raised is raised here, and TimeoutError after ``limit`` s."""
         end = time.monotonic() + limit
         while True:

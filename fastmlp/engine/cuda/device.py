@@ -13,6 +13,7 @@ from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 PRIMITIVES = {
     "exp": math.exp,
@@ -89,7 +90,7 @@ class Device:
         If there is none that can be used; the message says what to install.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._cuda = cuda = _import_numba_cuda()
         from cuda import core
 
@@ -124,11 +125,11 @@ class Device:
         """Memory that is free."""
         return int(self._cuda.current_context().get_memory_info().free)
 
-    def empty(self, n: int, dtype) -> Any:
+    def empty(self, n: int, dtype: DTypeLike) -> Any:
         """A new buffer; what it holds is undefined."""
         return self._cuda.device_array(max(n, 1), dtype, stream=self._stream)
 
-    def zeros(self, n: int, dtype) -> Any:
+    def zeros(self, n: int, dtype: DTypeLike) -> Any:
         """A new buffer of zeros."""
         return self.upload(np.zeros(n, dtype))
 
@@ -173,7 +174,7 @@ class Device:
 
     # --- copies beside kernels
 
-    def pinned(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """Host memory that `send` can read while the host does something else."""
         return self._cuda.pinned_array(shape, dtype)
 
@@ -261,7 +262,7 @@ class Sequence:
             self._device.replay(self._graph)
 
 
-def _import_numba_cuda():
+def _import_numba_cuda() -> Any:
     try:
         import _numba_cuda_redirector  # noqa: F401  # `numba.cuda` is numba-cuda's from here on
     except ImportError:

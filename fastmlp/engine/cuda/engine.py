@@ -12,10 +12,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastmlp.dropout import Dropout
 from fastmlp.engine.cuda import device as devices
 from fastmlp.engine.cuda import kernels, tiles
+from fastmlp.engine.cuda.device import Device
 from fastmlp.engine.cuda.launcher import Launcher
 from fastmlp.engine.cuda.paths import ResidentPath, TiledPath
 from fastmlp.engine.cuda.samples import Chunk, InMemory, Stream, Streamed, Whole, place
@@ -45,9 +47,9 @@ class CudaEngine:
     """
 
     def __init__(
-        self, network: Network, *, dtype, objective: Objective | None = None,
+        self, network: Network, *, dtype: DTypeLike, objective: Objective | None = None,
         dropout: Dropout | None = None, alpha: float = 0.0, optimizer: Optimizer | None = None,
-        batch_size: int = 1, matmul_precision: str = "highest", device=None,
+        batch_size: int = 1, matmul_precision: str = "highest", device: Device | None = None,
         sizes: Sizes | None = None,
     ):  # fmt: skip
         self._device = devices.open_device() if device is None else device
@@ -182,7 +184,7 @@ class CudaEngine:
         self._tiled.finish_step(call, 0)
         return call.total_loss(0.0) / feed.n_samples
 
-    def predict(self, X, out: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, X: Any, out: np.ndarray | None = None) -> np.ndarray:
         if not isinstance(X, InMemory | Streamed):
             X = place(X, dtype=self._dtype, device=self._device, sizes=self._sizes)
         feed, n_outputs = self._feed(X), self._network.n_outputs
@@ -212,7 +214,9 @@ class CudaEngine:
             self._feeds[samples] = samples.feed(self._device)
         return self._feeds[samples]
 
-    def _begin(self, feed: Whole | Stream, order: np.ndarray, batch_size: int, numbers) -> Pass:
+    def _begin(
+        self, feed: Whole | Stream, order: np.ndarray, batch_size: int, numbers: np.ndarray
+    ) -> Pass:
         """Place what a pass over ``order`` needs; steps are counted from 0."""
         key = order.size, batch_size
         if key not in feed.passes:

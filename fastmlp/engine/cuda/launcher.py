@@ -1,14 +1,18 @@
 """Launches: kernels with their grids and the names that are bound in them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from fastmlp.engine.cuda import kernels
-from fastmlp.engine.cuda.device import Launch
-from fastmlp.engine.cuda.tiles import Sizes, common_names
+from fastmlp.engine.cuda.device import Device, Launch
+from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile, common_names
 from fastmlp.engine.cuda.workspace import MicroBatch
+
+Operand = tuple[Any, int, int, bool]
+"""Of a product: buffer, place in it, elements between rows, and whether terms follow each other."""
 
 
 class Launcher:
@@ -18,8 +22,9 @@ class Launcher:
     """
 
     def __init__(
-        self, device, dtype: np.dtype, sizes: Sizes, precision: str, n_parameters: int, control
-    ):
+        self, device: Device, dtype: np.dtype, sizes: Sizes, precision: str, n_parameters: int,
+        control: Any,
+    ):  # fmt: skip
         self._device, self._sizes, self._precision = device, sizes, precision
         self._n_parameters, self._control = n_parameters, control
         self._names = common_names(dtype, sizes)
@@ -35,23 +40,24 @@ class Launcher:
         finally:
             self._recorded = None
 
-    def product(self, rows, shape, A, B, C, *, aux=None, n_splits=1, **names) -> None:
+    def product(
+        self, rows: MicroBatch, shape: tuple[int, int, int], A: Operand, B: Operand,
+        C: tuple[Any, int, int], *, aux: Any = None, n_splits: int = 1, **names: Any,
+    ) -> None:  # fmt: skip
         """Launch `kernels.product`; 0 in ``shape`` (M, N, K) stands for the rows."""
         M, N, K = shape
-        *A, A_by_rows = A
-        *B, B_by_rows = B
         tile, sizes = self._choose_tile(M or rows.most, N)
         kernel = self.kernel(
-            kernels.product, A_BY_ROWS=A_by_rows, B_BY_ROWS=B_by_rows,
+            kernels.product, A_BY_ROWS=A[-1], B_BY_ROWS=B[-1],
             **({"STORE": kernels.put, "EPILOGUE": kernels.leave} | names | sizes),
         )  # fmt: skip
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
-        self.launch(kernel, blocks, tile.threads, self._control, *rows, *A, *B, *C,
+        self.launch(kernel, blocks, tile.threads, self._control, *rows, *A[:-1], *B[:-1], *C,
                     self._n_parameters, split, M, N, K,
                     C[0] if aux is None else aux)  # fmt: skip
 
-    def _choose_tile(self, rows: int, columns: int):
+    def _choose_tile(self, rows: int, columns: int) -> tuple[Tile | MmaTile, dict[str, Any]]:
         """(tile, what its names stand for)."""
         sizes = self._sizes
         if self._precision == "highest":
@@ -62,11 +68,11 @@ class Launcher:
         mma = sizes.large_mma if large else sizes.small_mma
         return mma, mma.names(self._precision)
 
-    def kernel(self, template, **names):
+    def kernel(self, template: Callable, **names: Any) -> Any:
         """A template with these names bound, and those that most kernels use."""
         return self._device.kernel(template, **(self._names | names))
 
-    def launch(self, kernel, blocks: tuple[int, int, int], threads: int, *args) -> None:
+    def launch(self, kernel: Any, blocks: tuple[int, int, int], threads: int, *args: Any) -> None:
         """Queue a launch, or record it for a sequence."""
         launch = Launch(kernel, blocks, threads, args)
         if self._recorded is None:
@@ -74,12 +80,12 @@ class Launcher:
         else:
             self._recorded.append(launch)
 
-    def by_threads(self, kernel, n: int, *args) -> None:
+    def by_threads(self, kernel: Any, n: int, *args: Any) -> None:
         """Launch a kernel that gives a thread to each of ``n`` things."""
         blocks = (self.blocks_for(n), 1, 1)
         self.launch(kernel, blocks, self._sizes.threads, self._control, *args)
 
-    def by_warps(self, kernel, rows: MicroBatch, *args) -> None:
+    def by_warps(self, kernel: Any, rows: MicroBatch, *args: Any) -> None:
         """Launch a kernel that gives a warp to each row."""
         self.by_threads(kernel, 32 * rows.most, *rows, *args)
 

@@ -6,13 +6,14 @@ per step, a launch for each layer and direction (see `kernels`), over one micro-
 
 from collections.abc import Callable
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fastmlp.dropout import Dropout, threshold
 from fastmlp.engine.cuda import kernels, resident
-from fastmlp.engine.cuda.device import Sequence, UserFormula
+from fastmlp.engine.cuda.device import Device, Sequence, UserFormula
 from fastmlp.engine.cuda.launcher import Launcher
 from fastmlp.engine.cuda.samples import Chunk, Data
 from fastmlp.engine.cuda.tiles import Sizes
@@ -39,8 +40,8 @@ class _Path:
     """What both paths know."""
 
     def __init__(
-        self, device, launcher: Launcher, buffers: Buffers, network: Network, dtype: np.dtype,
-        sizes: Sizes, objective: Objective | None, dropout: Dropout, alpha: float,
+        self, device: Device, launcher: Launcher, buffers: Buffers, network: Network,
+        dtype: np.dtype, sizes: Sizes, objective: Objective | None, dropout: Dropout, alpha: float,
     ):  # fmt: skip
         self._device, self._buffers, self._recording = device, buffers, launcher.recording
         self._kernel, self._product, self._launch = (
@@ -176,7 +177,7 @@ class TiledPath(_Path):
                 self._drop(layer, work, rows)
 
     def _normalise(
-        self, layer: int, work: Workspace, rows: MicroBatch, *, aux=None, **names
+        self, layer: int, work: Workspace, rows: MicroBatch, *, aux: Any = None, **names: Any
     ) -> None:
         """Layer normalisation and activation of a hidden layer's scores."""
         epsilon = self._dtype.type(LAYER_NORM_EPSILON)
@@ -218,7 +219,7 @@ class TiledPath(_Path):
                        call.scales, call.losses, kind(objective.divisor), np.finfo(kind).eps,
                        self._buffers.constants, kind(objective.label_smoothing))  # fmt: skip
 
-    def link(self, call: Pass, rows: MicroBatch, out) -> None:
+    def link(self, call: Pass, rows: MicroBatch, out: Any) -> None:
         """Scores become outputs, which go to ``out``."""
         work = call.workspace
         if self._network.out_activation == "softmax":
@@ -317,7 +318,7 @@ def _loss(row: Loss) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _head(row: Loss, module):
+def _head(row: Loss, module: ModuleType) -> Callable:
     """The head of either path that works out a loss."""
     if not row.per_row:
         return module.head

@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy import sparse
 
 from fastmlp._arrays import GpuArray
 from fastmlp.engine.cuda import device as devices
 from fastmlp.engine.cuda import kernels, tiles
-from fastmlp.engine.cuda.device import Launch
+from fastmlp.engine.cuda.device import Device, Launch
 from fastmlp.engine.cuda.tiles import Sizes, common_names
 from fastmlp.objective import Objective
 
@@ -45,7 +46,7 @@ class Chunk(NamedTuple):
     end: int
 
 
-def upload(device, dtype: np.dtype, X) -> list[Any]:
+def upload(device: Device, dtype: np.dtype, X: Any) -> list[Any]:
     if not sparse.issparse(X):
         return [device.upload(np.asarray(X, dtype))]
     X.check_format(full_check=True)  # the kernels trust the indices
@@ -78,7 +79,10 @@ class _Samples:
 class InMemory(_Samples):
     """Samples that are on the device for good; ``fields`` are those of `Data`."""
 
-    def __init__(self, device, shape, fields: list[Any], y, sample_weight, *, dtype, objective):
+    def __init__(
+        self, device: Device, shape: tuple[int, int], fields: list[Any], y: np.ndarray | None,
+        sample_weight: np.ndarray | None, *, dtype: np.dtype, objective: Objective | None,
+    ):  # fmt: skip
         super().__init__(shape, dtype, objective)
         self.sparse = len(fields) > 1
         nothing = device.zeros(1, dtype)
@@ -90,7 +94,7 @@ class InMemory(_Samples):
             weights = device.upload(sample_weight)
             self._data = self._data._replace(weights=weights, weighted=True)
 
-    def feed(self, device) -> "Whole":
+    def feed(self, device: Device) -> "Whole":
         """For one engine."""
         return Whole(self.n_samples, self._weights, self._data)
 
@@ -100,11 +104,14 @@ class Streamed(_Samples):
 
     streamed = True
 
-    def __init__(self, X: np.ndarray, y, sample_weight, *, dtype, objective):
+    def __init__(
+        self, X: np.ndarray, y: np.ndarray | None, sample_weight: np.ndarray | None, *,
+        dtype: np.dtype, objective: Objective | None,
+    ):  # fmt: skip
         super().__init__(X.shape, dtype, objective)
         self._arrays = X, y, sample_weight
 
-    def feed(self, device) -> "Stream":
+    def feed(self, device: Device) -> "Stream":
         """For one engine."""
         return Stream(device, self.dtype, *self._arrays)
 
@@ -150,7 +157,10 @@ class Stream(Feed):
     holds, or a part of one batch.
     """
 
-    def __init__(self, device, dtype: np.dtype, X: np.ndarray, y, sample_weight):
+    def __init__(
+        self, device: Device, dtype: np.dtype, X: np.ndarray, y: np.ndarray | None,
+        sample_weight: np.ndarray | None,
+    ):  # fmt: skip
         super().__init__(X.shape[0], sample_weight)
         self._device, self._dtype, self._X, self._y = device, dtype, X, y
         self._arrays = [array for array in (X, y, sample_weight) if array is not None]
@@ -235,8 +245,9 @@ class Stream(Feed):
 
 
 def place(
-    X, y=None, sample_weight=None, *, dtype, objective: Objective | None = None,
-    rows: np.ndarray | None = None, device=None, sizes: Sizes | None = None,
+    X: Any, y: np.ndarray | None = None, sample_weight: np.ndarray | None = None, *,
+    dtype: DTypeLike, objective: Objective | None = None, rows: np.ndarray | None = None,
+    device: Device | None = None, sizes: Sizes | None = None,
 ) -> InMemory | Streamed:  # fmt: skip
     """See `fastmlp.engine.place`; a `GpuArray` must be contiguous in C order.
 
@@ -253,7 +264,7 @@ def place(
         y = np.asarray(y, np.int64 if objective.row.per_row else dtype)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype)
-    options = {"dtype": dtype, "objective": None if y is None else objective}
+    options: dict[str, Any] = {"dtype": dtype, "objective": None if y is None else objective}
     if isinstance(X, GpuArray):
         sizes = tiles.SIZES[dtype.name] if sizes is None else sizes
         buffer, shape = _adopt(device, sizes, X, dtype, rows)
@@ -266,7 +277,9 @@ def place(
     return InMemory(device, X.shape, fields, y, sample_weight, **options)
 
 
-def _adopt(device, sizes: Sizes, X: GpuArray, dtype: np.dtype, rows: np.ndarray | None):
+def _adopt(
+    device: Device, sizes: Sizes, X: GpuArray, dtype: np.dtype, rows: np.ndarray | None
+) -> tuple[Any, tuple[int, int]]:
     """(buffer, shape) of samples that are on the device already; copied if some rows are wanted, or
     another type.
 

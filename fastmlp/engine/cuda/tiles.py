@@ -62,7 +62,7 @@ class MmaTile(NamedTuple):
         }  # fmt: skip
 
 
-def _shared(tile) -> dict[str, int]:
+def _shared(tile: Tile | SimpleNamespace) -> dict[str, int]:
     """Elements of shared memory for two stages of both operands."""
     return {
         "SHARED_A": 2 * tile.BK * (tile.BM + tile.PAD),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.engine.cuda.device import Sequence
+from fastmlp.engine.cuda.device import Device, Sequence
 from fastmlp.engine.cuda.samples import Chunk
 from fastmlp.network import Network
 from fastmlp.objective import Objective
@@ -50,7 +50,7 @@ class Buffers:
     """
 
     def __init__(
-        self, device, network: Network, dtype: np.dtype, objective: Objective | None,
+        self, device: Device, network: Network, dtype: np.dtype, objective: Objective | None,
         optimizer: Optimizer | None, n_blocks: int,
     ):  # fmt: skip
         n = network.n_parameters
@@ -76,7 +76,7 @@ class Buffers:
 class Workspace:
     """Activations and deltas of a micro-batch of ``most`` rows, and the gradient's splits."""
 
-    def __init__(self, device, network: Network, dtype: np.dtype, most: int):
+    def __init__(self, device: Device, network: Network, dtype: np.dtype, most: int):
         self.most = most
         self.strides = [-(-(width + 1) // 4) * 4 for width in network.widths]
         self.places = np.cumsum([0, *(stride * most for stride in self.strides)]).tolist()[:-1]
@@ -96,7 +96,9 @@ class Workspace:
 class Pass:
     """Passes over as many samples in batches of one size: what their launches read and write."""
 
-    def __init__(self, device, dtype: np.dtype, n: int, batch_size: int, workspace: Workspace):
+    def __init__(
+        self, device: Device, dtype: np.dtype, n: int, batch_size: int, workspace: Workspace
+    ):
         self._device, self._dtype = device, dtype
         self.batch_size, self.workspace = batch_size, workspace
         self._starts = np.arange(0, n, batch_size)
