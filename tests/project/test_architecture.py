@@ -22,6 +22,7 @@ LAYERS = (
     {"_versions", "onnx"},
     {"export", "plotting"},
     {"inspect", "io", "tabular"},
+    {"ensemble"},
     {"estimators"},
     {"training"},
     {"_compile"},
