@@ -57,25 +57,17 @@ def fit_members(
     check_parameters(members[0])
     plan = make_plan(members[0], held_out=held_out)
     begun = _begin(members, plan, X, y, sample_weight, held_out)
-    outcomes = side_by_side(
-        [one.train for one in begun], begun[0].fit.limit, plan.execution["n_threads"]
-    )
+    limit = begun[0].fit.limit
+    outcomes = side_by_side([one.train for one in begun], limit, plan.execution["n_threads"])
     trained = succeeded(outcomes)
     kept = [i for i in trained if outcomes[i][0].stop_reason != "interrupted"] or trained
     for i in kept:
         members[i]._end(begun[i].fit, *outcomes[i])
     left_out = [outcome for i, outcome in enumerate(outcomes) if i not in kept]
     if left_out:
-        warn(
-            f"{len(left_out)} of {len(members)} members are left out of the ensemble: "
-            f"{_why(left_out[0])}"
-        )
+        why = "Ctrl-C ended their training." if limit.interrupted else left_out[0]
+        warn(f"{len(left_out)} of {len(members)} members are left out of the ensemble: {why}")
     return [members[i] for i in kept]
-
-
-def _why(outcome: Any) -> str:
-    """Why a member is left out."""
-    return str(outcome) if isinstance(outcome, ValueError) else "Ctrl-C ended their training."
 
 
 def partial_fit_members(

@@ -35,7 +35,7 @@ def side_by_side(
 
     def run(job):
         if job is not jobs[0] and limit.reason():
-            return DivergedError("There was no time left for it.")
+            return DivergedError("There was no time left for it: raise max_time.")
         try:
             return job()
         except (DivergedError, KeyboardInterrupt) as error:
