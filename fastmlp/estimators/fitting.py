@@ -42,21 +42,33 @@ class Fit:
         Of the initial parameters.
     spare : (Setting, Engine) or None
         An engine of an earlier call that nobody uses.
+    beside : Fit or None
+        A fit of the same plan to the same data, whose time and samples this one shares.
     """
 
     def __init__(
         self, plan: Plan, objective: Objective, targets: Labels | Values, data: DataSet,
         validation: DataSet | None, user_score: Callable[..., float] | None, dtype: np.dtype,
-        spare: tuple[Setting, Engine] | None = None,
+        spare: tuple[Setting, Engine] | None = None, beside: "Fit | None" = None,
     ):  # fmt: skip
         self._plan, self._objective, self._targets = plan, objective, targets
         self._data, self._validation, self._user_score = data, validation, user_score
         self._dtype = np.dtype(np.float64) if plan.optimizer is None else np.dtype(dtype)
         self.spare = spare
-        self.limit = Limit(plan.max_time)
+        self._samples: Samples
+        self._held_out: Samples
+        self.limit: Limit = Limit(plan.max_time) if beside is None else beside.limit
         weight, self._alpha = with_alpha(data.sample_weight, plan.alpha, self._dtype, data.rows)
-        self._samples = self._place(data._replace(rows=None), weight)
-        if validation is not None:
+        self._weight = weight
+        if beside is not None and beside._weight is weight and beside._dtype == self._dtype:
+            self._samples = beside._samples
+        else:
+            self._samples = self._place(data._replace(rows=None), weight)
+        if validation is None:
+            return
+        if beside is not None and beside._validation is validation:
+            self._held_out = beside._held_out
+        else:
             weight, _ = in_range(validation.sample_weight, self._dtype, validation.rows)
             self._held_out = self._place(validation, weight)
 

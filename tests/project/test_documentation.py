@@ -18,7 +18,7 @@ def public():
     for module in MODULES:
         names = import_module(f"fastmlp.{module}").__all__
         found |= {f"{module}.{name}": getattr(getattr(fastmlp, module), name) for name in names}
-    for name in ("MLPClassifier", "MLPRegressor"):
+    for name in ("MLPClassifier", "MLPRegressor", "MLPEnsembleClassifier", "MLPEnsembleRegressor"):
         estimator = getattr(fastmlp, name)
         found |= {f"{name}.{m}": getattr(estimator, m) for m in METHODS if hasattr(estimator, m)}
     return {
