@@ -21,7 +21,7 @@ LAYERS = (
     {"__init__"},
     {"_versions", "onnx"},
     {"export", "plotting"},
-    {"inspect", "io", "tabular"},
+    {"inspect", "io", "model_selection", "tabular"},
     {"estimators"},
     {"training"},
     {"_compile"},
