@@ -163,7 +163,7 @@ def search_task(
     (function, (estimator, X, y), keywords) or None
         None if it is not what this scikit-learn and this joblib are known to make.
     """
-    items = getattr(batch, "items", ())
+    items: Any = getattr(batch, "items", ())
     if len(items) != 1 or _fit_and_score is None:
         return None
     function, arguments, keywords = items[0]
@@ -171,7 +171,7 @@ def search_task(
         return None
     if len(arguments) != 3 or not keywords.keys() >= _OF_TASKS:
         return None
-    return _fit_and_score, arguments, keywords
+    return function.function, arguments, keywords
 
 
 def visual_block(estimator: Any, caption: str) -> Any:

@@ -46,12 +46,12 @@ class InThreads:
             The fitted search.
         """
         if not runs_in_threads(self):
-            return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
+            return super().fit(X, y, **params)  # type: ignore[misc]
         with ExitStack() as self._until_search:
             backend = Threads(self.estimator, self.n_jobs, self.max_time, self._survivors())
             self._until_search.enter_context(parallel_config(backend))
             try:
-                return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
+                return super().fit(X, y, **params)  # type: ignore[misc]
             finally:
                 del self._until_search
 

@@ -116,14 +116,12 @@ class Threads(ParallelBackendBase):
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         parallel.pre_dispatch = "all"  # before the first is run
-        return super().configure(n_jobs, parallel, **options)  # type: ignore[no-any-return]
+        return super().configure(n_jobs, parallel, **options)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         return max(2, self._n_threads)  # a single one joblib would run itself
 
-    def submit(
-        self, func: Batch, callback: Callable[..., Any] | None = None
-    ) -> Job:
+    def submit(self, func: Batch, callback: Callable[..., Any] | None = None) -> Job:
         self._waiting.append(Job(func, callback))
         return self._waiting[-1]
 
