@@ -1,11 +1,11 @@
 """Searches in threads: equal to scikit-learn's, which runs beside ours as the oracle."""
 
-import signal
+import pickle
 import threading
 import time
 import tracemalloc
 import warnings
-from collections import Counter
+from copy import deepcopy
 
 import joblib
 import numpy as np
@@ -15,16 +15,15 @@ import sklearn
 from models import quietly
 from processes import run_python
 from scipy import sparse
-from scipy.stats import loguniform
 from searches import assert_equal_results, assert_equal_searches, outcome
 from sklearn import model_selection as theirs
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.decomposition import PCA
-from sklearn.feature_selection import SelectKBest
+from sklearn.feature_selection import SelectKBest, f_classif, f_regression
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, make_scorer, mean_absolute_error
+from sklearn.metrics import f1_score, make_scorer
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -148,8 +147,6 @@ class Scenario:
         return Pipeline(steps, memory=memory), "mlp__"
 
     def score_func(self):
-        from sklearn.feature_selection import f_classif, f_regression
-
         return f_classif if self.is_classifier else first_f
 
     def network_grid(self):
@@ -210,15 +207,11 @@ class Scenario:
 
 def first_f(X, y):
     """A score of features for several targets."""
-    from sklearn.feature_selection import f_regression
-
     return f_regression(X, y if y.ndim == 1 else y[:, 0])
 
 
 def clone_splitter(options):
     """Each search gets random numbers of its own."""
-    from copy import deepcopy
-
     return options | {"cv": deepcopy(options["cv"])}
 
 
@@ -231,3 +224,425 @@ def test_equal_to_scikit_learns(seed):
         search, reference, scenario.X, scenario.y, counts=scenario.steps == "none",
         **scenario.params,
     )  # fmt: skip
+
+
+RNG = np.random.RandomState(0)
+X = RNG.randn(90, 6)
+Y = (X[:, 0] * X[:, 1] > 0).astype(int)
+NETWORK = MLPClassifier((4,), max_iter=3, batch_size=16, random_state=0)
+ALPHAS = {"alpha": [0.1, 0.2, 0.3, 0.4]}
+IN_PIPELINE = {f"mlpclassifier__{name}": values for name, values in ALPHAS.items()}
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """``count(kind, method)``: a list that grows with each call of a class's method."""
+
+    def counted(kind, name):
+        method, calls = getattr(kind, name), []
+
+        def call(self, *args, **kwargs):
+            calls.append(args)
+            return method(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, name, call)
+        return calls
+
+    return counted
+
+
+def fit(search, *data, **params):
+    return quietly(search.fit, *(data or (X, Y)), **params)
+
+
+def test_preprocessing_is_fitted_once_per_fold(count):
+    fits, transforms = count(StandardScaler, "fit"), count(StandardScaler, "transform")
+    grid = {"mlpclassifier__alpha": [0.1 * i for i in range(40)]}
+    model = make_pipeline(StandardScaler(), NETWORK)
+    fit(GridSearchCV(model, grid, cv=5, refit=False))
+    assert (len(fits), len(transforms)) == (5, 10)  # the training part, and the test part
+    fit(GridSearchCV(model, {**IN_PIPELINE, "standardscaler__with_std": [True, False]}, cv=5))
+    assert len(fits) == 5 + 10 + 1
+
+
+def test_steps_are_fitted_once_for_what_is_before_them(count):
+    scalers, pca = count(StandardScaler, "fit"), count(PCA, "fit_transform")
+    model = make_pipeline(StandardScaler(), PCA(random_state=0), NETWORK)
+    grid = {**IN_PIPELINE, "pca__n_components": [2, 3], "standardscaler__with_std": [True, False]}
+    fit(GridSearchCV(model, grid, cv=3, refit=False))
+    assert (len(scalers), len(pca)) == (2 * 3, 4 * 3)
+
+
+def test_columns_and_targets_are_prepared_once(count):
+    scalers, encoders = count(StandardScaler, "fit"), count(OneHotEncoder, "fit_transform")
+    frame = pd.DataFrame(X, columns=list("abcdef")).assign(word=np.where(Y, "x", "y"))
+    columns = ColumnTransformer(
+        [("n", StandardScaler(), ["a", "b"]), ("c", OneHotEncoder(), ["word"])]
+    )
+    network = MLPRegressor(max_iter=3, random_state=0)
+    model = TransformedTargetRegressor(make_pipeline(columns, network), transformer=MinMaxScaler())
+    grid = {"regressor__mlpregressor__alpha": [0.1, 0.2, 0.3]}
+    search = GridSearchCV(model, grid, cv=4, refit=False)
+    fit(search, frame, X[:, 0])
+    assert (len(scalers), len(encoders)) == (4, 4)
+    assert_equal_results(search, fit(theirs.GridSearchCV(model, grid, cv=4), frame, X[:, 0]))
+
+
+class Own(StandardScaler):
+    """A user's transformer."""
+
+
+@pytest.mark.parametrize(
+    "step", [Own(), FunctionTransformer(), QuantileTransformer(n_quantiles=9), "memory"]
+)
+def test_what_might_differ_is_fitted_for_each_candidate(step, count):
+    kind = QuantileTransformer if step == "memory" else type(step)
+    fits = count(kind, "fit")
+    memory = joblib.Memory(None) if step == "memory" else None
+    step = QuantileTransformer(n_quantiles=9, random_state=0) if step == "memory" else step
+    fit(GridSearchCV(make_pipeline(step, NETWORK, memory=memory), IN_PIPELINE, cv=3, refit=False))
+    assert len(fits) == 3 * 4
+
+
+def test_weights_of_steps_are_not_shared(count):
+    fits = count(StandardScaler, "fit")
+    search = GridSearchCV(make_pipeline(StandardScaler(), NETWORK), IN_PIPELINE, cv=3, refit=False)
+    fit(search, X, Y, standardscaler__sample_weight=RNG.rand(len(Y)))
+    assert len(fits) == 3 * 4
+
+
+def test_rows_are_taken_once_per_fold(count):
+    calls = count(folds.Rows, "__getitem__")
+    taken = []
+    original = folds.safe_indexing
+
+    def take(array, rows):
+        taken.append(rows)
+        return original(array, rows)
+
+    folds.safe_indexing = take
+    try:
+        fit(GridSearchCV(NETWORK, ALPHAS, cv=3, refit=False))
+    finally:
+        folds.safe_indexing = original
+    assert len(taken) == 3 * 4  # X and y of both parts
+    assert len(calls) == 3 * 4 * 4
+
+
+def test_shared_data_cannot_be_changed():
+    def scorer(estimator, X, y):
+        assert not X.flags.writeable
+        assert not y.flags.writeable
+        return 0.0
+
+    fit(GridSearchCV(NETWORK, ALPHAS, scoring=scorer, error_score="raise"))
+    assert X.flags.writeable
+    assert Y.flags.writeable
+
+
+def test_folds_of_large_data_come_one_after_the_other(monkeypatch):
+    order = []
+    monkeypatch.setattr(threads, "_MOST_BYTES", 1000)
+    run = threads.Task.run
+    monkeypatch.setattr(
+        threads.Task, "run", lambda task, limit: (order.append(task.split), run(task, limit))
+    )
+    search = GridSearchCV(
+        NETWORK, {**ALPHAS, "hidden_layer_sizes": [(3,), (9,)]}, cv=3, refit=False
+    )
+    fit(search)
+    assert order == sorted(order)
+    assert_equal_results(search, fit(theirs.GridSearchCV(**search_parameters(search))))
+
+
+def search_parameters(search):
+    parameters = search.get_params(deep=False)
+    del parameters["max_time"]
+    return parameters
+
+
+def test_the_longest_come_first(monkeypatch):
+    order = []
+    monkeypatch.setattr(threads.Task, "run", lambda task, limit: order.append(task.candidate))
+    grid = [
+        {"hidden_layer_sizes": [(3,), (50,)]},
+        {"max_iter": [10]},
+        {"hidden_layer_sizes": ["nonsense"]},
+    ]
+    with pytest.raises(ValueError, match="max_time"):  # for nothing was run
+        fit(GridSearchCV(NETWORK, grid, cv=2, n_jobs=1))
+    assert order == [1, 1, 2, 2, 0, 0, 3, 3]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 5, -1])
+def test_results_do_not_depend_on_the_number_of_threads(n_jobs):
+    search = fit(GridSearchCV(NETWORK, ALPHAS, n_jobs=n_jobs))
+    assert_equal_results(search, fit(GridSearchCV(NETWORK, ALPHAS)))
+
+
+def test_as_many_models_at_once_as_there_are_jobs(monkeypatch):
+    running, most, names = set(), [], set()
+    lock, original = threading.Lock(), MLPClassifier.fit
+
+    def observed(self, *args, **kwargs):
+        me = threading.current_thread()
+        with lock:
+            running.add(me)
+            most.append(len(running))
+            names.add(fastmlp.engine.available_threads(None))
+        time.sleep(0.02)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            running.discard(me)
+
+    monkeypatch.setattr(MLPClassifier, "fit", observed)
+    fit(GridSearchCV(NETWORK, ALPHAS, n_jobs=3, refit=False))
+    assert max(most) == 3
+    assert names == {1}
+
+
+@pytest.mark.parametrize("error_score", [np.nan, "raise"])
+def test_the_first_error_is_raised(error_score):
+    """In the order of candidates, whichever comes first in time."""
+    grid = [{"max_iter": [1]}, {"activation": ["bad"]}, {"max_iter": [500], "solver": ["worse"]}]
+    ours = GridSearchCV(NETWORK, grid, error_score=error_score)
+    assert_equal_searches(ours, theirs.GridSearchCV(**search_parameters(ours)), X, Y)
+
+
+def test_other_parameters_fail_as_in_scikit_learn():
+    for options in ({"n_jobs": 0}, {"cv": 1}, {"error_score": "bad"}, {"refit": 3.5}, {"cv": 99}):
+        ours = GridSearchCV(NETWORK, ALPHAS, **options)
+        assert outcome(ours, X, Y)[0] is not None
+        assert_equal_searches(ours, theirs.GridSearchCV(**search_parameters(ours)), X, Y)
+    for estimator in (None, "x", make_pipeline(StandardScaler()), Pipeline([])):
+        ours = GridSearchCV(estimator, {})
+        assert_equal_searches(ours, theirs.GridSearchCV(**search_parameters(ours)), X, Y)
+
+
+class OwnMLP(MLPClassifier):
+    """A user's."""
+
+
+@pytest.mark.parametrize("case", ["model", "own", "backend", "array api", "cuda"])
+def test_what_is_not_for_threads_is_scikit_learns(case, monkeypatch):
+    started = []
+    monkeypatch.setattr(threads.Threads, "__init__", lambda *args: started.append(args))
+    estimators = {"model": LogisticRegression(), "own": OwnMLP(max_iter=2, random_state=0)}
+    search = GridSearchCV(estimators.get(case, NETWORK), {"verbose": [0]}, cv=2)
+    if case == "backend":
+        joblib.register_parallel_backend("mine", Mine)
+        with joblib.parallel_config("mine"):
+            fit(search)
+    elif case == "array api":
+        with sklearn.config_context(array_api_dispatch=True):
+            fit(search)
+    elif case == "cuda":
+        assert not threads.runs_in_threads(clone(search).set_params(estimator__device="cuda"))
+        return
+    else:
+        fit(search)
+    assert not started
+    assert search.best_score_ > 0
+
+
+class Mine(joblib.parallel.ParallelBackendBase):
+    """A backend of a user's, which runs everything at once."""
+
+    def effective_n_jobs(self, n_jobs):
+        return 2
+
+    def submit(self, func, callback=None):
+        result = func()
+        callback(result)
+        return result
+
+    def retrieve_result(self, out, timeout=None):
+        return out
+
+
+def test_a_scikit_learn_that_is_not_known(monkeypatch):
+    """Tasks that are none of `_fit_and_score` are run as they come."""
+    monkeypatch.setattr(threads, "search_task", lambda batch: None)
+    search = fit(GridSearchCV(NETWORK, ALPHAS))
+    monkeypatch.undo()
+    assert_equal_results(search, fit(GridSearchCV(NETWORK, ALPHAS)))
+
+
+def test_a_search_in_a_search():
+    inner = GridSearchCV(NETWORK, {"alpha": [0.1, 1.0]}, cv=2)
+    reference = theirs.GridSearchCV(NETWORK, {"alpha": [0.1, 1.0]}, cv=2)
+    scores = [quietly(theirs.cross_val_score, s, X, Y, cv=3) for s in (inner, reference)]
+    np.testing.assert_array_equal(*scores)
+    with joblib.parallel_config("threading"):
+        parallel = quietly(theirs.cross_val_score, inner, X, Y, cv=3, n_jobs=2)
+    np.testing.assert_array_equal(parallel, scores[0])
+
+
+def test_it_can_be_cloned_pickled_and_set():
+    search = clone(GridSearchCV(NETWORK, ALPHAS, max_time=100.0))
+    assert search.max_time == 100.0
+    fit(search)
+    again = pickle.loads(pickle.dumps(search))
+    np.testing.assert_array_equal(again.predict(X), search.predict(X))
+    assert "_until_search" not in vars(search)
+    with pytest.raises(ValueError, match="max_time"):
+        search.set_params(max_time=-1.0).fit(X, Y)
+
+
+def test_scorers_may_pickle_and_clone_pipelines():
+    def scorer(estimator, X, y):
+        assert pickle.loads(pickle.dumps(clone(estimator))).memory is None
+        return estimator.score(X, y)
+
+    search = GridSearchCV(make_pipeline(StandardScaler(), NETWORK), IN_PIPELINE, scoring=scorer)
+    fit(search.set_params(error_score="raise"))
+    assert search.best_estimator_.memory is None
+
+
+def test_metadata_is_routed():
+    weight = RNG.rand(len(Y))
+    with sklearn.config_context(enable_metadata_routing=True):
+        network = clone(NETWORK).set_fit_request(sample_weight=True)
+        model = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), network)
+        scorer = make_scorer(f1_score).set_score_request(sample_weight=True)
+        ours = GridSearchCV(model, IN_PIPELINE, scoring=scorer, cv=theirs.GroupKFold(3))
+        params = {"sample_weight": weight, "groups": np.arange(len(Y)) % 7}
+        reference = theirs.GridSearchCV(**search_parameters(ours))
+        assert_equal_searches(ours, reference, X, Y, counts=False, **params)
+
+
+def test_configuration_reaches_the_threads():
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+
+    def scorer(estimator, X, y):
+        return float(isinstance(estimator[:-1].transform(X), pd.DataFrame))
+
+    with sklearn.config_context(transform_output="pandas"):
+        search = GridSearchCV(make_pipeline(StandardScaler(), NETWORK), IN_PIPELINE, scoring=scorer)
+        assert fit(search, frame, Y).best_score_ == 1.0
+
+
+def test_warning_filters_are_as_before():
+    before = list(warnings.filters)
+    fit(GridSearchCV(NETWORK, ALPHAS))
+    assert warnings.filters == before
+
+
+class Recorder:
+    """A callback of scikit-learn's that notes down tasks."""
+
+    def __init__(self):
+        self.begun, self.ended = [], []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        self.begun.append(context.task_name)
+
+    def on_fit_task_end(self, estimator, context):
+        self.ended.append(context.task_name)
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_callbacks_hear_the_same(in_pipeline):
+    model = make_pipeline(StandardScaler(), NETWORK) if in_pipeline else NETWORK
+    grid = IN_PIPELINE if in_pipeline else ALPHAS
+    heard = []
+    for kind in (theirs.GridSearchCV, GridSearchCV):
+        recorder = Recorder()
+        fit(kind(model, grid, cv=3).set_callbacks(recorder))
+        assert sorted(recorder.begun) == sorted(recorder.ended)
+        heard.append(sorted(recorder.begun))
+    assert heard[0] == heard[1]
+
+
+def test_progress_bar(capsys):
+    fit(GridSearchCV(NETWORK, ALPHAS, cv=3).set_callbacks(ProgressBar()))
+    assert "100%" in capsys.readouterr().out
+
+
+def test_fits_are_cut_short_when_time_is_over():
+    network = MLPClassifier((4,), tol=0.0, n_iter_no_change=10**9, random_state=0)
+    grid = [{"max_iter": [2, 3]}, {"max_iter": [10**7, 10**8]}]
+    started = time.perf_counter()
+    search = GridSearchCV(network, grid, cv=2, max_time=2.0)
+    error, warned = outcome(search, X, Y)
+    assert error is None
+    assert time.perf_counter() - started < 30
+    assert np.isfinite(search.cv_results_["mean_test_score"]).tolist() == [True, True, False, False]
+    assert search.best_index_ < 2
+    assert any("ended by max_time=2.0: of 4 candidates, 2 are not" in text for _, text in warned)
+    with pytest.raises(ValueError, match=r"^max_time=0.2 seconds were over before a candidate"):
+        fit(search.set_params(param_grid=grid[1], max_time=0.2))
+
+
+def test_several_scores_when_time_is_over():
+    network = MLPClassifier((4,), tol=0.0, n_iter_no_change=10**9, random_state=0)
+    grid = {"max_iter": [2, 10**8]}
+    for scoring in (["accuracy", "f1"], many):
+        options = {"refit": False, "max_time": 2.0, "return_train_score": True}
+        search = fit(GridSearchCV(network, grid, cv=2, scoring=scoring, **options))
+        for name in ("accuracy", "f1") if scoring is not many else ("one", "two"):
+            for part in ("train", "test"):
+                scores = search.cv_results_[f"mean_{part}_{name}"]
+                assert np.isfinite(scores).tolist() == [True, False]
+
+
+INTERRUPTED = """
+    import os, signal, threading, time, warnings
+    import numpy as np
+    from fastmlp import MLPClassifier
+    from fastmlp.model_selection import GridSearchCV
+
+    warnings.simplefilter("ignore")
+    X = np.random.RandomState(0).randn(90, 6)
+    y = (X[:, 0] > 0).astype(int)
+    network = MLPClassifier((4,), tol=0.0, n_iter_no_change=10**9, random_state=0)
+
+    def interrupt():
+        time.sleep(2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    network.fit(X, y)
+    for grid in ({"max_iter": [3, 10**8, 4]}, {"max_iter": [10**8, 10**9]}):
+        threading.Thread(target=interrupt).start()
+        started = time.perf_counter()
+        search = GridSearchCV(network, grid, cv=2, n_jobs=8)
+        try:
+            with warnings.catch_warnings(record=True, action="always") as caught:
+                search.fit(X, y)
+            print(np.isfinite(search.cv_results_["mean_test_score"]), search.best_params_)
+            print([str(w.message) for w in caught if "search" in str(w.message)])
+        except KeyboardInterrupt:
+            print("interrupted", hasattr(search, "cv_results_"))
+        print(time.perf_counter() - started < 60, "by user" in str([w.message for w in caught]))
+"""
+
+
+def test_interrupted_searches_keep_what_is_finished():
+    lines = run_python(INTERRUPTED).splitlines()
+    assert lines[0] == "[ True False  True] {'max_iter': 3}"
+    assert lines[1].startswith("['The search was ended by Ctrl-C: of 3 candidates, 1 are not")
+    assert lines[2:] == ["True False", "interrupted False", "True False"]
+
+
+def test_memory_is_that_of_one_fold():
+    """Beside the data there is one fold of them, train and test part, and little more."""
+    n, d = 20_000, 200
+    large = np.zeros((n, d))
+    large[:, 0] = y = np.arange(n) % 2
+    network = MLPClassifier((2,), max_iter=1, random_state=0)
+    search = GridSearchCV(network, ALPHAS, cv=4, refit=False, n_jobs=2)
+    fit(search, large[:100], y[:100])
+    tracemalloc.start()
+    try:
+        fit(search, large, y)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / large.nbytes < 1.5
