@@ -40,7 +40,7 @@ __all__ = [
 
 
 # imported when asked for: they need other packages, or more of scikit-learn than the estimators
-_MODULES = ("inspect", "io", "onnx", "plotting")
+_MODULES = ("inspect", "io", "model_selection", "onnx", "plotting")
 _FROM = {
     "MLPEnsembleClassifier": "ensemble",
     "MLPEnsembleRegressor": "ensemble",

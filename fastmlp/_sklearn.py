@@ -47,6 +47,11 @@ from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 try:
+    from sklearn.model_selection._validation import _fit_and_score
+except ImportError:
+    _fit_and_score = None
+
+try:
     from sklearn.callback import CallbackSupportMixin
 except ImportError:  # it is experimental, so a later version may not have it
 
@@ -85,6 +90,7 @@ __all__ = [
     "neural_network",
     "open_callbacks",
     "safe_indexing",
+    "search_task",
     "squared_error_is_mean",
     "train_test_split",
     "type_of_target",
@@ -143,6 +149,35 @@ def open_callbacks(estimator: Any, **options: Any) -> Any:
     if not getattr(estimator, "_skl_callbacks", None):
         return None
     return estimator._init_callback_context(**options)
+
+
+_OF_TASKS = {"train", "test", "parameters", "split_progress", "candidate_progress"}
+
+
+def search_task(
+    batch: Any,
+) -> tuple[Callable[..., dict[str, Any]], tuple[Any, ...], dict[str, Any]] | None:
+    """What a search handed to joblib: fits a candidate on a split, and scores it.
+
+    Parameters
+    ----------
+    batch : callable
+        What a joblib backend was told to run.
+
+    Returns
+    -------
+    (function, (estimator, X, y), keywords) or None
+        None if it is not what this scikit-learn and this joblib are known to make.
+    """
+    items: Any = getattr(batch, "items", ())
+    if len(items) != 1 or _fit_and_score is None:
+        return None
+    function, arguments, keywords = items[0]
+    if getattr(function, "function", None) is not _fit_and_score:
+        return None
+    if len(arguments) != 3 or not keywords.keys() >= _OF_TASKS:
+        return None
+    return function.function, arguments, keywords
 
 
 def visual_block(estimator: Any, caption: str) -> Any:

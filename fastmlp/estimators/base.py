@@ -47,7 +47,7 @@ from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import OptimizerState
 from fastmlp.schedules import is_over_all_epochs
-from fastmlp.training.checkpoint import Checkpoint, checksum, in_words
+from fastmlp.training.checkpoint import Checkpoint, KeptFit, checksum, in_words
 from fastmlp.training.plan import Plan
 from fastmlp.training.run import HISTORY, Run
 
@@ -372,8 +372,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self._model.spare = fit.spare
 
     def _open_checkpoint(self, plan: Plan) -> Checkpoint | None:
-        if plan.checkpoint is None:
-            return None
+        if plan.checkpoint is None or isinstance(plan.checkpoint, KeptFit):
+            return plan.checkpoint
         return Checkpoint(plan.checkpoint, plan.checkpoint_every, plan.resume)
 
     def _data(self, X: Any, y: Any, sample_weight: Any, incremental: bool, reset: bool) -> DataSet:

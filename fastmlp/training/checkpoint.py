@@ -63,7 +63,7 @@ class Checkpoint:
     def __init__(self, path: Any, every: float, resume: bool):
         self._path, self._every = Path(path), every
         self._lock = threading.Lock()
-        self._found = None
+        self._found: State | None = None
         self._beginning: dict[str, Any] = {}
         self._runs: list[State | None] = []
         folder = self._path.parent
@@ -156,14 +156,45 @@ class Checkpoint:
                 if run is not None
                 for name, array in run.arrays.items()
             }
-            metadata = {"format": _FORMAT, "fit": json.dumps(values)}
-            try:
-                _safetensors.write(self._path, arrays, metadata)
-            except OSError as error:
-                warnings.warn(
-                    f"checkpoint={os.fspath(self._path)!r} could not be written, training goes on: "
-                    f"{error}."
-                )
+            self._keep(State(values, arrays))
+
+    def _keep(self, fit: State) -> None:
+        metadata = {"format": _FORMAT, "fit": json.dumps(fit.values)}
+        try:
+            _safetensors.write(self._path, fit.arrays, metadata)
+        except OSError as error:
+            warnings.warn(
+                f"checkpoint={os.fspath(self._path)!r} could not be written, training goes on: "
+                f"{error}."
+            )
+
+
+class KeptFit(Checkpoint, os.PathLike):
+    """A checkpoint in memory, in the place of a path: each fit goes on where the last one ended.
+
+    A fit with other arguments begins at the beginning.  Copies of estimators share it.
+    """
+
+    def __init__(self) -> None:
+        self._path, self._every = Path("memory"), np.inf
+        self._lock = threading.Lock()
+        self._found = None
+        self._beginning = {}
+        self._runs = []
+
+    def __fspath__(self) -> str:
+        return os.fspath(self._path)
+
+    def __deepcopy__(self, memo: dict) -> "KeptFit":
+        return self
+
+    def hooks(self, arguments: dict[str, str], n_runs: int, max_iter: int) -> list["RunCheckpoint"]:
+        if self._found is not None and self._found.values["arguments"] != arguments:
+            self._found = None
+        return super().hooks(arguments, n_runs, max_iter)
+
+    def _keep(self, fit: State) -> None:
+        self._found = fit
 
 
 class RunCheckpoint(Hook):

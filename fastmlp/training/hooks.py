@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -109,7 +110,7 @@ class EpochLimit(Hook):
 class Limit(Hook):
     """What ends training whatever the loss: time, and Ctrl-C while other threads train.
 
-    All runs of a fit share one.
+    All runs of a fit share one; what ends a search (`LIMIT_OF_SEARCH`) ends its fits.
 
     Parameters
     ----------
@@ -120,10 +121,13 @@ class Limit(Hook):
     def __init__(self, max_time: float | None = None):
         self._end = np.inf if max_time is None else time.perf_counter() + max_time
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._search = LIMIT_OF_SEARCH.get()
         self.interrupted = False
 
     def begin(self, run: Run) -> None:
         self._engines.add(run.engine)
+        if self._search is not None:
+            self._search.begin(run)
 
     def epoch_ends(self, run: Run) -> str | None:
         return self.reason()
@@ -132,7 +136,9 @@ class Limit(Hook):
         """Why to stop now, or None."""
         if self.interrupted:
             return "interrupted"
-        return "max_time" if time.perf_counter() >= self._end else None
+        if time.perf_counter() >= self._end:
+            return "max_time"
+        return None if self._search is None else self._search.reason()
 
     def interrupt(self) -> None:
         """After Ctrl-C: end all trainings.  To be said until it is heard: a call begins anew."""
@@ -142,10 +148,14 @@ class Limit(Hook):
 
     def interrupt_run(self, run: Run, nothing_to_keep: bool) -> None:
         """What is to be done in a run's handler of a KeyboardInterrupt."""
-        told = self.interrupted
+        told = self.reason() == "interrupted"
         self.interrupt()
         if nothing_to_keep:
             raise
         run.stop_reason = "interrupted"
         if not told:
             warnings.warn("Training interrupted by user.")
+
+
+LIMIT_OF_SEARCH: ContextVar[Limit | None] = ContextVar("LIMIT_OF_SEARCH", default=None)
+"""That of the search to which the fits of a thread belong."""

@@ -8,6 +8,7 @@ QUICK = {
     ),
     "export": ("c99", "onnx"),
     "gpu": ("cuda_device",),
+    "model_selection": ("halving", "search"),
     "persistence": ("io", "safetensors", "written"),
     "project": ("architecture", "documentation"),
     "unit": ("functions", "initialise", "shuffle", "schedules"),

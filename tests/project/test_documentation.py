@@ -8,7 +8,7 @@ import pytest
 
 import fastmlp
 
-MODULES = ("io", "inspect", "onnx", "plotting")
+MODULES = ("io", "inspect", "model_selection", "onnx", "plotting")
 METHODS = ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "score")
 
 

@@ -1,0 +1,245 @@
+"""A fold of a search: its rows taken once, its preprocessing fitted once.
+
+Whoever shares data must not change them: shared arrays are read-only, and only transformers of
+scikit-learn's and fastmlp's own, which are known to keep to it, are given shared data.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import joblib
+import numpy as np
+from scipy import sparse
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import get_tags
+
+from fastmlp._sklearn import safe_indexing
+
+FitTransform = Callable[..., tuple[Any, Any]]
+
+_OURS = ("sklearn", "fastmlp")
+
+
+class Fold:
+    """One split of the data.
+
+    Parameters
+    ----------
+    X, y
+        All rows, as a search has them.
+    train, test : array-like
+        Rows of the two parts.
+    n_tasks : int
+        Fits and scores that will need it; after the last one its data are dropped.
+    """
+
+    def __init__(self, X: Any, y: Any, train: Any, test: Any, n_tasks: int = 0):
+        self._data = X, y
+        self._lock = threading.Lock()
+        self.train, self.test = np.asarray(train), np.asarray(test)
+        self.n_tasks = n_tasks
+        self.drop()
+
+    def drop(self) -> None:
+        """Let go of all copies."""
+        X, y = self._data
+        parts = Shared()
+        self.X = Rows(X, parts)
+        self.y = None if y is None else Rows(y, parts)
+        self.memory = Memory(parts)
+
+    def leave(self) -> None:
+        """A task has ended."""
+        with self._lock:
+            self.n_tasks -= 1
+            if self.n_tasks <= 0:
+                self.drop()
+
+
+class Shared:
+    """The arrays of a fold that several candidates use, known by their identity."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, Any] = {}
+
+    def add(self, array: Any) -> Any:
+        """Make it read-only, as far as its type can be, and keep it."""
+        for part in (array.data, array.indices) if _is_compressed(array) else (array,):
+            if isinstance(part, np.ndarray):
+                part.flags.writeable = False
+        self._arrays[id(array)] = array
+        return array
+
+    def __contains__(self, array: Any) -> bool:
+        return id(array) in self._arrays
+
+
+class Rows:
+    """Stands for an array where scikit-learn takes rows from it: the same rows are taken once.
+
+    Parameters
+    ----------
+    array : array-like
+    parts : Shared
+        Where to keep what was taken.
+    """
+
+    def __init__(self, array: Any, parts: Shared):
+        self._array, self._parts = array, parts
+        self._lock = threading.Lock()
+        self._taken: dict[int, tuple[Any, Any]] = {}
+        self.shape = getattr(array, "shape", None) or (len(array),)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, key: tuple[Any, ...]) -> Any:
+        rows = key[0]
+        with self._lock:
+            if id(rows) not in self._taken:
+                part = self._parts.add(safe_indexing(self._array, rows))
+                self._taken[id(rows)] = rows, part
+            return self._taken[id(rows)][1]
+
+
+class Memory:
+    """``memory`` of a `sklearn.pipeline.Pipeline`: steps that were fitted on this fold already.
+
+    Parameters
+    ----------
+    parts : Shared
+        The data of the fold.  Steps are looked up that are fitted on these, or on what such steps
+        made of them.
+    """
+
+    def __init__(self, parts: Shared):
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._steps: list[_Step] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Memory":
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()  # a pickled pipeline has no memory
+
+    def cache(self, function: FitTransform, ignore: Any = None) -> FitTransform:
+        """What a pipeline asks for: ``function`` that fits a step and transforms, with memory."""
+
+        def fit_transform(transformer: Any, X: Any, y: Any, **options: Any) -> tuple[Any, Any]:
+            step = self._find(transformer, X, y, options)
+            if step is None:
+                return function(transformer, X, y, **options)
+            with step.lock:
+                if step.fitted is None:
+                    outputs, fitted = function(transformer, X, y, **options)
+                    step.outputs = self._parts.add(outputs)
+                    step.fitted = _transforming_once(fitted, self._parts)
+                else:
+                    _tell_callbacks(X, y, step.outputs, **options)
+            return step.outputs, step.fitted
+
+        return fit_transform
+
+    def _find(self, transformer: Any, X: Any, y: Any, options: dict[str, Any]) -> "_Step | None":
+        """The step, new or known; None if it is not to be shared."""
+        own_data = any((options.get("params") or {}).values())
+        if own_data or options.get("message") or X not in self._parts:
+            return None
+        name = _description(transformer)
+        if name is None:
+            return None
+        with self._lock:
+            for step in self._steps:
+                if step.name == name and step.X is X and _is_same(step.y, y):
+                    return step
+            self._steps.append(_Step(name, X, y))
+            return self._steps[-1]
+
+
+class _Step:
+    """A transformer with its parameters, and what it is fitted on."""
+
+    def __init__(self, name: str, X: Any, y: Any):
+        self.name, self.X, self.y = name, X, y
+        self.lock = threading.Lock()
+        self.outputs: Any = None
+        self.fitted: Any = None
+
+
+def _transforming_once(fitted: Any, parts: Shared) -> Any:
+    """``fitted``, whose ``transform`` remembers what it made of the fold's data."""
+    transform, lock = fitted.transform, threading.Lock()
+    made: dict[int, Any] = {}
+
+    def transform_once(X: Any, **options: Any) -> Any:
+        if options or X not in parts:
+            return transform(X, **options)
+        with lock:
+            if id(X) not in made:
+                made[id(X)] = parts.add(transform(X))
+            return made[id(X)]
+
+    fitted.transform = transform_once
+    return fitted
+
+
+def _tell_callbacks(
+    X: Any, y: Any, outputs: Any, caller: Any = None, callback_ctx: Any = None, **options: Any
+) -> None:
+    """What a pipeline tells of a step that it fits."""
+    if callback_ctx is not None:
+        callback_ctx.call_on_fit_task_begin(estimator=caller, X=X, y=y)
+        callback_ctx.call_on_fit_task_end(estimator=caller, X=outputs, y=y)
+
+
+def _description(transformer: Any) -> str | None:
+    """The same for equal transformers; None if they would not do the same."""
+    for part in estimators_in([transformer]):
+        if get_tags(part).non_deterministic or getattr(part, "random_state", 0) is None:
+            return None
+    try:
+        return str(joblib.hash(transformer))
+    except Exception:  # whatever a parameter raises that cannot be pickled
+        return None
+
+
+def _is_same(y: Any, other: Any) -> bool:
+    """Whether targets are equal; a target transformer makes them anew for each candidate."""
+    if y is other:
+        return True
+    arrays = isinstance(y, np.ndarray) and isinstance(other, np.ndarray)
+    return arrays and y.dtype == other.dtype and np.array_equal(y, other)
+
+
+def _is_compressed(array: Any) -> bool:
+    return sparse.issparse(array) and array.format in ("csr", "csc")
+
+
+def size_of(X: Any) -> float:
+    """Bytes of a data set; infinite if its type does not tell."""
+    if _is_compressed(X):
+        return float(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
+    if hasattr(X, "memory_usage"):
+        return float(X.memory_usage(index=True, deep=True).sum())
+    return float(getattr(X, "nbytes", np.inf))
+
+
+def may_share(values: Iterable[Any]) -> bool:
+    """Whether no estimator among ``values`` or inside of them is a user's code."""
+    return all(
+        type(part).__module__.partition(".")[0] in _OURS
+        and not isinstance(part, FunctionTransformer)
+        for part in estimators_in(values)
+    )
+
+
+def estimators_in(values: Iterable[Any]) -> Iterable[Any]:
+    """All estimators among ``values``, in lists of them, and in their parameters."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from estimators_in(value)
+        elif hasattr(value, "get_params") and not isinstance(value, type):
+            yield value
+            yield from estimators_in(value.get_params(deep=False).values())
