@@ -25,7 +25,7 @@ from fastmlp.engine import Engine, get_comparison, get_engine, get_row_predictor
 from fastmlp.network import Network
 
 FEW_ROWS = 8  # whose arithmetic costs about as much as comparing all parameters
-_FEW_PRODUCTS = 250_000  # that cost about as much as Python's part of a call of the engine
+_FEW_PRODUCTS = 80_000  # that cost about as much as Python's part of a call of the engine
 
 
 class _Packed:
