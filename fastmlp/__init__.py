@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
     from fastmlp.export.c99 import to_c
     from fastmlp.io import from_sklearn, to_sklearn
     from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "InconsistentVersionWarning",
     "MLPClassifier",
+    "MLPEnsembleClassifier",
+    "MLPEnsembleRegressor",
     "MLPRegressor",
     "RobustScaleSmoothClip",
     "__version__",
@@ -39,6 +42,8 @@ __all__ = [
 # imported when asked for: they need other packages, or more of scikit-learn than the estimators
 _MODULES = ("inspect", "io", "onnx", "plotting")
 _FROM = {
+    "MLPEnsembleClassifier": "ensemble",
+    "MLPEnsembleRegressor": "ensemble",
     "RobustScaleSmoothClip": "tabular",
     "from_sklearn": "io",
     "tabular_pipeline": "tabular",

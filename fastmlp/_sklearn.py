@@ -18,6 +18,7 @@ from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     RegressorMixin,
+    clone,
 )
 from sklearn.base import _fit_context as fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -74,6 +75,7 @@ __all__ = [
     "check_random_state",
     "check_sample_weight",
     "check_scoring",
+    "clone",
     "column_or_1d",
     "compute_class_weight",
     "d2_pinball_score",

@@ -111,10 +111,10 @@ class Engine(Protocol):
         device.
         """
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs), output activation applied.
 
-        ``X`` is what `place` takes, or samples.
+        ``X`` is what `place` takes, or samples; ``out`` where to put the outputs.
         """
 
     def info(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fastmlp.estimators.base import (
 )
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.fitted import FittedModel
+from fastmlp.estimators.members import fit_members, outputs_of, partial_fit_members
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.estimators.targets import Labels, Values
 
@@ -25,8 +26,11 @@ __all__ = [
     "MLPRegressor",
     "Values",
     "check_parameters",
+    "fit_members",
     "fitted_model",
     "go_on_from",
+    "outputs_of",
+    "partial_fit_members",
     "read_batch",
     "start",
 ]

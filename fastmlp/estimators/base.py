@@ -115,6 +115,27 @@ class Batch(NamedTuple):
         return float(len(self.y) if self.weight is None else self.weight.sum(dtype=np.float64))
 
 
+class Begun(NamedTuple):
+    """A fit with everything that it takes, before it trains.
+
+    Parameters
+    ----------
+    fit : Fit
+    runs : list of Run
+    task : Task
+    checkpoints : list of Hook
+    """
+
+    fit: Fit
+    runs: list[Run]
+    task: Task
+    checkpoints: list[Any]
+
+    def train(self) -> tuple[Run, np.ndarray]:
+        """See `Fit.train_all`."""
+        return self.fit.train_all(self.runs, self.task, self.checkpoints)
+
+
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """What the classifier and the regressor share."""
 
@@ -300,14 +321,34 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> Self:  # fmt: skip
         plan = make_plan(self, incremental=incremental, held_out=held_out, resume=resume)
         checkpoint = self._open_checkpoint(plan)
-        first_pass = not hasattr(self, "coefs_") or not (plan.warm_start or incremental)
-        data = self._data(X, y, sample_weight, incremental, first_pass)
-        validation = self._given_validation(held_out, data, plan)
+        data, validation = self._read_all(plan, X, y, sample_weight, held_out)
+        begun = self._begin(plan, data, validation, context, checkpoint)
+        best, scores = begun.train()
+        self._end(begun.fit, best, scores)
+        begun.task.end(best, lambda: best.parameters)
+        return self
+
+    def _read_all(
+        self, plan: Plan, X: Any, y: Any, sample_weight: Any, held_out: HeldOut
+    ) -> tuple[DataSet, DataSet | None]:
+        """Training and validation data of the user's, checked and encoded."""
+        data = self._data(X, y, sample_weight, plan.incremental, self._is_first_pass(plan))
+        return data, self._given_validation(held_out, data, plan)
+
+    def _is_first_pass(self, plan: Plan) -> bool:
+        """Whether to begin with new parameters."""
+        return not hasattr(self, "coefs_") or not (plan.warm_start or plan.incremental)
+
+    def _begin(
+        self, plan: Plan, data: DataSet, validation: DataSet | None, context: Any = None,
+        checkpoint: Checkpoint | None = None, beside: Fit | None = None,
+    ) -> Begun:  # fmt: skip
+        """Everything up to training; ``beside`` is a fit of the same plan to the same data."""
         network, objective = self._architecture(plan, data)
         self._random_state = check_random_state(self.random_state)
         if checkpoint:
             self._random_state = checkpoint.random_state(self._random_state)
-        states = self._restart_states()
+        states, first_pass = self._restart_states(), self._is_first_pass(plan)
         runs = [self._start(plan, network, data.X.dtype, first_pass, state) for state in states]
         if validation is None and plan.early_stopping:
             data, validation = split(plan, data, self._targets, self._random_state)
@@ -317,18 +358,18 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             checkpoints = checkpoint.hooks(arguments, len(runs), plan.max_iter)
         fit = Fit(
             plan, objective, self._targets, data, validation, self._user_score(),
-            runs[0].parameters.dtype, self._spare_engine() if incremental else None,
+            runs[0].parameters.dtype, self._spare_engine() if plan.incremental else None, beside,
         )  # fmt: skip
-        task = self._open_task(context, network, data)
-        best, scores = fit.train_all(runs, task, checkpoints)
+        return Begun(fit, runs, self._open_task(context, network, data), checkpoints)
+
+    def _end(self, fit: Fit, best: Run, scores: np.ndarray) -> None:
+        """Keep what was trained."""
         self.restart_scores_ = scores
         self._finish(best)
         losses = self.history_["validation_loss"]
         self.validation_loss_curve_ = list(losses) if fit.wants_loss else None
-        self._model = self._make_model(network, self._made_of())
+        self._model = self._make_model(best.network, self._made_of())
         self._model.spare = fit.spare
-        task.end(best, lambda: best.parameters)
-        return self
 
     def _open_checkpoint(self, plan: Plan) -> Checkpoint | None:
         if plan.checkpoint is None:
@@ -625,6 +666,10 @@ def fitted_model(estimator: Any) -> FittedModel:
     fitted = estimator.__dict__
     if "coefs_" not in fitted:
         check_is_fitted(estimator)
+        raise TypeError(
+            f"model must be an MLPClassifier or MLPRegressor, got {estimator!r}; of an ensemble, "
+            "take one of members_."
+        )
     made_of = estimator._made_of()
     model = fitted.get("_model")
     if model is None or not model.is_made_of(fitted["coefs_"], fitted["intercepts_"], made_of):

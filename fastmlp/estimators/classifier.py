@@ -211,17 +211,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> model.t_
         4
         """
-        if isinstance(self.class_weight, str):
-            raise ValueError(
-                f"class_weight={self.class_weight!r} is not supported by partial_fit, which does "
-                "not see all data; use sklearn.utils.class_weight.compute_class_weight on a large "
-                "enough sample, and pass its weights as a dict."
-            )
         with self._all_or_nothing():
-            if check_partial_fit_first_call(self, classes):
-                labels = on_host(y)
-                multilabel = type_of_target(labels).startswith("multilabel")
-                self._label_binarizer = LabelBinarizer().fit(labels if multilabel else classes)
+            self._announce(y, classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Any:
@@ -313,6 +304,19 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         outputs = self._outputs(X)
         probabilities = self._targets.probabilities(outputs)
         return where_it_belongs(np.log(probabilities, out=probabilities), X)
+
+    def _announce(self, y: Any, classes: Any) -> None:
+        """Before a `partial_fit`: note the classes in the first one, compare them in others."""
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not supported by partial_fit, which does "
+                "not see all data; use sklearn.utils.class_weight.compute_class_weight on a large "
+                "enough sample, and pass its weights as a dict."
+            )
+        if check_partial_fit_first_call(self, classes):
+            labels = on_host(y)
+            multilabel = type_of_target(labels).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(labels if multilabel else classes)
 
     # --- what `BaseMLP` asks
 

@@ -1,5 +1,7 @@
 """Data as users give them and as engines take them, and the checks in between."""
 
+import sys
+from contextlib import suppress
 from importlib import import_module
 from numbers import Number
 from typing import Any, NamedTuple
@@ -75,15 +77,17 @@ def checked(estimator: Any, X: Any, *y: Any, reset: bool, **options: Any) -> Any
     y : ndarray, if it was given
     """
     targets = [on_host(array) for array in y]
-    if _is_plain(estimator, X, targets, reset):
+    array = X if reset else _as_array(estimator, X)
+    if _is_plain(estimator, array, targets, reset):
         if reset:
             estimator.__dict__.pop("feature_names_in_", None)
             estimator.n_features_in_ = X.shape[1]
-        return (X, *targets) if targets else X
+        return (array, *targets) if targets else array
     if not on_gpu(X):
-        found = validate_data(
-            estimator, X, *targets, accept_sparse=["csr", "csc"], reset=reset, **options
-        )
+        options |= {"accept_sparse": ["csr", "csc"], "reset": reset}
+        found = validate_data(estimator, X, *targets, **options)
+        if not targets and found.dtype == object:  # scikit-learn lets a list with None pass
+            found = validate_data(estimator, X, **options | {"dtype": np.float64})
         return (_by_rows(found[0]), *found[1:]) if targets else _by_rows(found)
     if not capabilities(estimator.device).arrays_on_device:
         raise ValueError(
@@ -105,6 +109,22 @@ def has_expected_shape(estimator: Any, X: Any) -> bool:
         and X.shape[1] == fitted.get("n_features_in_")
         and "feature_names_in_" not in fitted
     )
+
+
+def _as_array(estimator: Any, X: Any) -> Any:
+    """What scikit-learn's checks may make of ``X``, if it has the features of the model.
+
+    That is an array itself, a list's numbers, or those of a frame with the model's names; None for
+    what takes a closer look.
+    """
+    names = estimator.__dict__.get("feature_names_in_")
+    if names is None:
+        with suppress(ValueError):  # rows of several lengths
+            return np.asarray(X) if type(X) is list else X
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and type(X) is pandas.DataFrame and names is not None:
+        return X.to_numpy() if X.columns.tolist() == names.tolist() else None
+    return None
 
 
 def on_host(array: Any) -> Any:
@@ -132,7 +152,9 @@ def _is_plain(estimator: Any, X: Any, targets: list, reset: bool) -> bool:
 
     They take longer than a small network's epoch; what this does not know is left to them.
     """
-    if not (_is_matrix(X) if reset else has_expected_shape(estimator, X)):
+    if not _is_matrix(X):
+        return False
+    if not reset and X.shape[1] != estimator.__dict__.get("n_features_in_"):
         return False
     if X.dtype not in (np.float32, np.float64):  # in the machine's byte order
         return False

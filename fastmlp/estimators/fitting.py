@@ -42,21 +42,33 @@ class Fit:
         Of the initial parameters.
     spare : (Setting, Engine) or None
         An engine of an earlier call that nobody uses.
+    beside : Fit or None
+        A fit of the same plan to the same data, whose time and samples this one shares.
     """
 
     def __init__(
         self, plan: Plan, objective: Objective, targets: Labels | Values, data: DataSet,
         validation: DataSet | None, user_score: Callable[..., float] | None, dtype: np.dtype,
-        spare: tuple[Setting, Engine] | None = None,
+        spare: tuple[Setting, Engine] | None = None, beside: "Fit | None" = None,
     ):  # fmt: skip
         self._plan, self._objective, self._targets = plan, objective, targets
         self._data, self._validation, self._user_score = data, validation, user_score
         self._dtype = np.dtype(np.float64) if plan.optimizer is None else np.dtype(dtype)
         self.spare = spare
-        self.limit = Limit(plan.max_time)
+        self._samples: Samples
+        self._held_out: Samples
+        self.limit: Limit = Limit(plan.max_time) if beside is None else beside.limit
         weight, self._alpha = with_alpha(data.sample_weight, plan.alpha, self._dtype, data.rows)
-        self._samples = self._place(data._replace(rows=None), weight)
-        if validation is not None:
+        self._weight = weight
+        if beside is not None and beside._weight is weight and beside._dtype == self._dtype:
+            self._samples = beside._samples
+        else:
+            self._samples = self._place(data._replace(rows=None), weight)
+        if validation is None:
+            return
+        if beside is not None and beside._validation is validation:
+            self._held_out = beside._held_out
+        else:
             weight, _ = in_range(validation.sample_weight, self._dtype, validation.rows)
             self._held_out = self._place(validation, weight)
 
@@ -150,7 +162,10 @@ class Fit:
         assert self._validation is not None
         y, weight = self._validation.of_rows()
         if self._user_score is None:
-            return lambda run: self._targets.score(run.engine.predict(self._held_out), y, weight)
+            out = np.empty((len(y), self._objective.n_outputs), self._dtype)
+            return lambda run: self._targets.score(
+                run.engine.predict(self._held_out, out), y, weight
+            )
         X, y, _ = self._validation.as_given()
         metadata = {} if weight is None else {"sample_weight": weight}
         return partial(self._user_score, X=X, y=y, **metadata)

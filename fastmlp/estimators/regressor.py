@@ -242,10 +242,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         if not self._targets.are_quantiles:
             return super().score(X, y, sample_weight)
-        outputs = self.predict(X)
-        return self._targets.d2_pinball(
-            self._targets.encode(np.asarray(y)), outputs.reshape(len(outputs), -1), sample_weight
-        )
+        return self._targets.score_quantiles(y, self.predict(X), sample_weight)
 
     # --- what `BaseMLP` asks
 

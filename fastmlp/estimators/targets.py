@@ -189,6 +189,11 @@ class Values:
             return self.d2_pinball(encoded, self.in_order(outputs), sample_weight)
         return _r2(encoded, outputs, sample_weight)
 
+    def score_quantiles(self, y: Any, predictions: np.ndarray, sample_weight: Any) -> float:
+        """`d2_pinball` of a user's targets and of predictions in their shape."""
+        predictions = predictions.reshape(len(predictions), -1)
+        return self.d2_pinball(self.encode(np.asarray(y)), predictions, sample_weight)
+
     def d2_pinball(self, y: np.ndarray, outputs: np.ndarray, sample_weight: Any) -> float:
         """`sklearn.metrics.d2_pinball_score`, averaged over outputs or levels."""
         if not np.isfinite(outputs).all():

@@ -35,7 +35,7 @@ def side_by_side(
 
     def run(job: Callable[[], Any]) -> Any:
         if job is not jobs[0] and limit.reason():
-            return DivergedError("There was no time left for it.")
+            return DivergedError("There was no time left for it: raise max_time.")
         try:
             return job()
         except (DivergedError, KeyboardInterrupt) as error:
@@ -79,11 +79,32 @@ def best_of(outcomes: Sequence[Any], scores: Callable[[int], float | None]) -> t
     DivergedError, KeyboardInterrupt
         If all failed.
     """
-    failed = [isinstance(outcome, DivergedError | KeyboardInterrupt) for outcome in outcomes]
-    if all(failed):
-        raise next((o for o in outcomes if isinstance(o, KeyboardInterrupt)), outcomes[0])
-    found = np.array([np.nan if bad else scores(i) for i, bad in enumerate(failed)])
+    complete = set(succeeded(outcomes))
+    found = np.array([scores(i) if i in complete else np.nan for i in range(len(outcomes))])
     if len(outcomes) == 1:
         return 0, found
+    failed = [i not in complete for i in range(len(outcomes))]
     ranks = np.where(failed, -np.inf, np.nan_to_num(found, nan=-1e300))
     return int(np.argmax(ranks)), found
+
+
+def succeeded(outcomes: Sequence[Any]) -> list[int]:
+    """Which runs did not fail.
+
+    Parameters
+    ----------
+    outcomes : sequence
+        Of `side_by_side`.
+
+    Raises
+    ------
+    DivergedError, KeyboardInterrupt
+        If all failed.
+    """
+    found = [
+        i for i, outcome in enumerate(outcomes)
+        if not isinstance(outcome, DivergedError | KeyboardInterrupt)
+    ]  # fmt: skip
+    if not found:
+        raise next((o for o in outcomes if isinstance(o, KeyboardInterrupt)), outcomes[0])
+    return found

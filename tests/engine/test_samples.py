@@ -10,6 +10,7 @@ import pytest
 from problems import ENGINES, make_network, make_problem
 from scipy import sparse
 
+from fastmlp import MLPClassifier
 from fastmlp.engine import get_engine, place
 from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
@@ -169,3 +170,30 @@ def test_what_does_not_fit_is_refused(device):
             engine.load(other)
     with pytest.raises(ValueError, match="device='tpu' is not supported"):
         place("tpu", X, dtype="float64")
+
+
+def test_a_fit_with_validation_allocates_nothing_after_its_first_epoch():
+    """But for a few numbers per sample of the validation set: neither outputs nor workspace."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20_000, 20)), rng.integers(0, 40, 20_000)
+    peaks, before = [], [0]
+
+    def rate(step, steps_per_epoch, max_iter):
+        if step % steps_per_epoch == 0:  # an epoch begins
+            now, peak = tracemalloc.get_traced_memory()
+            peaks.append(peak - before[-1])
+            before.append(now)
+            tracemalloc.reset_peak()
+        return 0.001
+
+    model = MLPClassifier((30,), learning_rate=rate, max_iter=6, batch_size=2000, random_state=0,
+                          n_threads=1, n_iter_no_change=np.inf)  # fmt: skip
+    tracemalloc.start()
+    try:
+        model.fit(X, y, X_val=X[:10_000], y_val=y[:10_000])
+    finally:
+        tracemalloc.stop()
+    outputs = 10_000 * 40 * X.itemsize
+    assert len(peaks) == 6
+    assert max(peaks[:2]) > outputs
+    assert max(peaks[2:]) < outputs / 8

@@ -4,6 +4,7 @@ import concurrent.futures
 import copy
 import os
 import pickle
+import warnings
 import weakref
 
 import numpy as np
@@ -244,3 +245,71 @@ def test_partial_fit_goes_on_from_whatever_is_there(solver):
 
 
 RNG_WEIGHTS = np.random.RandomState(1).uniform(0.5, 2, 300)
+
+
+FRAMES = {
+    "float64": lambda frame: frame,
+    "float32": lambda frame: frame.astype(np.float32),
+    "integers": lambda frame: (10 * frame).astype(int),
+    "floats of both sizes": lambda frame: frame.astype({"a": np.float32}),
+    "integers beside floats": lambda frame: frame.assign(a=(10 * frame["a"]).astype(int)),
+    "booleans beside floats": lambda frame: frame.assign(a=frame["a"] > 0),
+    "numbers as objects": lambda frame: frame.astype(object),
+    "nullable": lambda frame: frame.astype("Float64"),
+    "missing": lambda frame: frame.assign(a=np.nan),
+    "infinite": lambda frame: frame.assign(a=np.inf),
+    "another order": lambda frame: frame[["b", "a", "c"]],
+    "other names": lambda frame: frame.rename(columns={"a": "z"}),
+    "a column less": lambda frame: frame[["a", "b"]],
+    "an array": lambda frame: frame.to_numpy(),
+    "a list": lambda frame: frame.to_numpy().tolist(),
+}
+LISTS = {
+    "floats": lambda rows: rows,
+    "integers": lambda rows: [[int(10 * number) for number in row] for row in rows],
+    "a row too short": lambda rows: [*rows, [1.0]],
+    "missing": lambda rows: [*rows, [None, 1.0, 2.0]],
+    "not a number": lambda rows: [*rows, [np.nan, 1.0, 2.0]],
+    "text": lambda rows: [*rows, ["1.5", "2", "3"]],
+    "words": lambda rows: [*rows, ["a", "b", "c"]],
+    "one row": lambda rows: rows[0],
+    "no row": lambda rows: [],
+    "too wide": lambda rows: [[*row, 1.0] for row in rows],
+}
+
+
+def what_happens(predict, data):
+    """Result, or error and warnings in words."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            outcome = predict(data)
+        except (TypeError, ValueError) as error:
+            outcome = f"{type(error).__name__}: {error}"
+    return outcome, sorted(str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("n_rows", [3, 60])
+@pytest.mark.parametrize(
+    ("named", "change"),
+    [(True, change) for change in FRAMES.values()] + [(False, change) for change in LISTS.values()],
+    ids=[*(f"frame, {name}" for name in FRAMES), *(f"list, {name}" for name in LISTS)],
+)
+def test_frames_and_lists_end_as_in_scikit_learn(named, change, n_rows):
+    frame = pd.DataFrame(X[:, :3], columns=["a", "b", "c"])
+    train = frame if named else frame.to_numpy()
+    models = [
+        quietly(module.MLPClassifier((5,), max_iter=3, random_state=0).fit, train, Y)
+        for module in (fastmlp, sk)
+    ]
+    data = change(frame[:n_rows] if named else frame.to_numpy()[:n_rows].tolist())
+    (ours, our_warnings), (theirs, their_warnings) = (
+        what_happens(model.predict_proba, data) for model in models
+    )
+    assert our_warnings == their_warnings
+    if isinstance(theirs, str) and theirs.startswith("TypeError: unsupported operand"):
+        assert "Input X contains NaN" in ours  # what scikit-learn did not notice
+    elif isinstance(theirs, str):
+        assert ours == theirs
+    else:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -10,11 +10,16 @@ from processes import run_command
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastmlp
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
+
+ESTIMATORS = [
+    MLPClassifier(), MLPRegressor(),
+    MLPEnsembleClassifier(n_members=2), MLPEnsembleRegressor(n_members=2),
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([MLPClassifier(), MLPRegressor()])
+@parametrize_with_checks(ESTIMATORS)
 def test_estimator_checks(estimator, check):
     check(estimator)
 

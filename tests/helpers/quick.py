@@ -3,8 +3,8 @@
 QUICK = {
     "engine": ("engine", "vector"),
     "estimators": (
-        "behaviour", "callbacks", "choices", "class_weight", "inspect", "parity", "prediction",
-        "restarts", "validation",
+        "behaviour", "callbacks", "choices", "class_weight", "ensemble", "inspect", "parity",
+        "prediction", "restarts", "validation",
     ),
     "export": ("c99", "onnx"),
     "gpu": ("cuda_device",),

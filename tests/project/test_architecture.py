@@ -23,6 +23,7 @@ LAYERS = (
     {"_versions", "onnx"},
     {"export", "plotting"},
     {"inspect", "io", "tabular"},
+    {"ensemble"},
     {"estimators"},
     {"training"},
     {"_compile"},

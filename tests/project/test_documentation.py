@@ -15,7 +15,7 @@ import pytest
 import fastmlp
 
 MODULES = ("inspect", "io", "model_selection", "onnx", "plotting", "tabular")
-ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+ESTIMATORS = ("MLPClassifier", "MLPRegressor", "MLPEnsembleClassifier", "MLPEnsembleRegressor")
 
 
 def public():
@@ -82,6 +82,11 @@ def code_of(thing):
     return ast.parse(textwrap.dedent(inspect.getsource(function)))
 
 
+def properties(kind):
+    own = [base for base in kind.__mro__ if base.__module__.startswith("fastmlp")]
+    return {key for base in own for key, value in vars(base).items() if isinstance(value, property)}
+
+
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_there_is_an_example(name):
     example = sections(PUBLIC[name]).get("Examples", "")
@@ -115,8 +120,7 @@ def test_all_attributes_are_described(name):
     """Those that the class itself sets, and its properties."""
     kind = CLASSES[name]
     code = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    attributes = {key for key, value in vars(kind).items() if isinstance(value, property)}
-    attributes |= {
+    attributes = properties(kind) | {
         node.attr
         for node in ast.walk(code)
         if isinstance(node, ast.Attribute)
@@ -130,8 +134,13 @@ def test_all_attributes_are_described(name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_all_attributes_of_a_fitted_estimator_are_described(name):
     X, y = [[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1]
-    model = CLASSES[name](n_restarts=2, early_stopping=True, n_iter_no_change=1, tol=1e3)
+    kind, settings = CLASSES[name], {"early_stopping": True, "n_iter_no_change": 1, "tol": 1e3}
+    if "Ensemble" in name:
+        model = kind(CLASSES[name.replace("Ensemble", "")](**settings), n_members=2)
+    else:
+        model = kind(n_restarts=2, **settings)
     model.fit(X, y, X_val=X, y_val=y)
-    attributes = {key for key in vars(model) if key[0] != "_"} - model.get_params().keys()
-    assert "history_" in attributes
-    assert attributes <= described(CLASSES[name], "Attributes")
+    attributes = set(vars(model)) | properties(kind)
+    attributes = {key for key in attributes - model.get_params().keys() if key[0] != "_"}
+    assert attributes & {"history_", "members_"}
+    assert attributes <= described(kind, "Attributes")

@@ -200,9 +200,10 @@ class CpuEngine:
         with np.errstate(over="ignore", invalid="ignore"):  # parameters that have diverged
             return float(losses.sum() / samples.total_weight)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any, out: np.ndarray | None = None) -> np.ndarray:
         samples = X if isinstance(X, Samples) else Samples(X, dtype=self._dtype)
-        out = np.empty((samples.n_samples, self._network.n_outputs), self._dtype)
+        if out is None:
+            out = np.empty((samples.n_samples, self._network.n_outputs), self._dtype)
         self._run_rows(samples, out, None)
         return out
 

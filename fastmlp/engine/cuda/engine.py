@@ -184,17 +184,21 @@ class CudaEngine:
         self._tiled.finish_step(call, 0)
         return call.total_loss(0.0) / feed.n_samples
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any, out: np.ndarray | None = None) -> np.ndarray:
         if not isinstance(X, InMemory | Streamed):
             X = place(X, dtype=self._dtype, device=self._device, sizes=self._sizes)
         feed, n_outputs = self._feed(X), self._network.n_outputs
         call = self._begin_whole(feed)
-        out = call.buffer_for_outputs(feed.n_samples * n_outputs)
+        outputs = call.buffer_for_outputs(feed.n_samples * n_outputs)
         for chunk in self._whole(feed, call):
             for rows in call.micro_batches(chunk):
                 self._tiled.forward(call, chunk.data, rows)
-                self._tiled.link(call, rows, out)
-        return self._device.read(out)[: feed.n_samples * n_outputs].reshape(-1, n_outputs)
+                self._tiled.link(call, rows, outputs)
+        found = self._device.read(outputs)[: feed.n_samples * n_outputs].reshape(-1, n_outputs)
+        if out is None:
+            return found
+        out[:] = found
+        return out
 
     # --- inside
 
