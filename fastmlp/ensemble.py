@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from fastmlp._sklearn import (
+    SEED_LIMIT,
     BaseEstimator,
     ClassifierMixin,
     Interval,
@@ -34,8 +35,6 @@ from fastmlp.estimators import (
 )
 from fastmlp.estimators.data import where_it_belongs
 from fastmlp.estimators.plan import HeldOut
-
-_SEEDS = np.iinfo(np.int32).max
 
 
 def _is_stochastic(ensemble: Any) -> bool:
@@ -171,7 +170,7 @@ class _MLPEnsemble(BaseEstimator):
                 "network; set estimator__checkpoint=None."
             )
         threads = {} if self.n_threads is None else {"n_threads": self.n_threads}
-        seeds = check_random_state(self.random_state).randint(_SEEDS, size=self.n_members)
+        seeds = check_random_state(self.random_state).randint(SEED_LIMIT, size=self.n_members)
         return [
             clone(estimator).set_params(random_state=seed, **threads) for seed in seeds.tolist()
         ]

@@ -142,6 +142,15 @@ class LossCurveDisplay:
         Returns
         -------
         display : LossCurveDisplay
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the model was not fitted.
+        TypeError
+            If ``estimator`` neither is such a model nor has one.
+        ValueError
+            If the model has no ``history_``, because it stands before its first epoch.
         """
         model, _ = _network_of(estimator)
         if not hasattr(model, "history_"):
@@ -390,6 +399,15 @@ class WeightsDisplay:
         Returns
         -------
         display : WeightsDisplay
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the model was not fitted.
+        TypeError
+            If ``estimator`` neither is such a model nor has one.
+        ValueError
+            If there is no such layer, or ``image_shape`` is not one of its inputs.
         """
         model, _ = _network_of(estimator)
         n_layers = len(model.coefs_)
@@ -603,6 +621,10 @@ class ActivationsDisplay:
 
         Raises
         ------
+        sklearn.exceptions.NotFittedError
+            If the model was not fitted.
+        TypeError
+            If ``estimator`` neither is such a model nor has one.
         ValueError
             If the model has no hidden layer.
         """

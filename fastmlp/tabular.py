@@ -27,6 +27,8 @@ from sklearn.utils import check_array
 from fastmlp._sklearn import check_is_fitted, validate_data
 from fastmlp.estimators import MLPClassifier, MLPRegressor
 
+__all__ = ["RobustScaleSmoothClip", "tabular_pipeline"]
+
 _LIMIT = 3.0  # of scaled features
 _MAX_CATEGORIES = 100  # RealMLP-TD-S has no limit; a column of identifiers needs one
 _WIDTH = 256

@@ -1,26 +1,30 @@
-"""Public documentation: numpydoc's sections, parameters that exist, an example for everything."""
+"""Public documentation: numpydoc's sections, parameters that exist, an example for everything.
 
+That the examples run is what ``pytest --doctest-modules fastmlp`` sees to.
+"""
+
+import ast
 import inspect
 import re
+import textwrap
 from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 
 import fastmlp
 
-MODULES = ("io", "inspect", "model_selection", "onnx", "plotting")
-METHODS = ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "score")
+MODULES = ("inspect", "io", "model_selection", "onnx", "plotting", "tabular")
+ESTIMATORS = ("MLPClassifier", "MLPRegressor", "MLPEnsembleClassifier", "MLPEnsembleRegressor")
 
 
 def public():
     """{dotted name: object} of what users call."""
     found = {name: getattr(fastmlp, name) for name in fastmlp.__all__}
-    for module in MODULES:
-        names = import_module(f"fastmlp.{module}").__all__
-        found |= {f"{module}.{name}": getattr(getattr(fastmlp, module), name) for name in names}
-    for name in ("MLPClassifier", "MLPRegressor", "MLPEnsembleClassifier", "MLPEnsembleRegressor"):
-        estimator = getattr(fastmlp, name)
-        found |= {f"{name}.{m}": getattr(estimator, m) for m in METHODS if hasattr(estimator, m)}
+    for name in filter(lambda name: find_spec(f"fastmlp.{name}"), MODULES):
+        module = import_module(f"fastmlp.{name}")
+        things = {f"{name}.{each}": getattr(module, each) for each in module.__all__}
+        found |= {key: thing for key, thing in things.items() if thing not in found.values()}
     return {
         name: thing
         for name, thing in found.items()
@@ -30,7 +34,32 @@ def public():
     }
 
 
-PUBLIC = public()
+def methods(kind):
+    """{name: function} of what a class of ours has for users, its own and inherited from ours."""
+    names = {name for base in kind.__mro__ for name in vars(base) if not name.startswith("_")}
+    found = {name: getattr(kind, name) for name in sorted(names)}
+    return {
+        name: method
+        for name, method in found.items()
+        if callable(method) and inspect.unwrap(method).__module__.startswith("fastmlp")
+    }
+
+
+CALLABLES = public()
+CLASSES = {name: thing for name, thing in CALLABLES.items() if inspect.isclass(thing)}
+METHODS = {
+    f"{name}.{method}": function
+    for name, kind in CLASSES.items()
+    for method, function in methods(kind).items()
+}
+PUBLIC = CALLABLES | METHODS
+WITH_EXAMPLES = [name for name in PUBLIC if name in CALLABLES or name.startswith(ESTIMATORS)]
+
+
+def test_the_list_is_complete():
+    assert {"to_c", "inspect.step", "onnx.to_onnx", "plotting.WeightsDisplay"} <= CALLABLES.keys()
+    assert {"MLPClassifier.predict_proba", "MLPRegressor.partial_fit"} <= METHODS.keys()
+    assert "plotting.WeightsDisplay.from_estimator" in METHODS
 
 
 def sections(thing):
@@ -39,17 +68,36 @@ def sections(thing):
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+def described(thing, section):
+    """Names that a section describes."""
+    lines = re.findall(r"^(\w[\w, ]*) :", sections(thing).get(section, ""), re.MULTILINE)
+    return {one for names in lines for one in names.split(", ")}
+
+
+def code_of(thing):
+    """Its syntax tree; for a class that of its constructor."""
+    function = inspect.unwrap(thing.__init__ if inspect.isclass(thing) else thing)
+    if not inspect.isfunction(function) and not inspect.ismethod(function):
+        return ast.Module([], [])
+    return ast.parse(textwrap.dedent(inspect.getsource(function)))
+
+
+def properties(kind):
+    own = [base for base in kind.__mro__ if base.__module__.startswith("fastmlp")]
+    return {key for base in own for key, value in vars(base).items() if isinstance(value, property)}
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_there_is_an_example(name):
-    assert ">>> " in sections(PUBLIC[name]).get("Examples", "")
+    example = sections(PUBLIC[name]).get("Examples", "")
+    assert ">>> " in example
+    assert "+SKIP" not in example
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_all_parameters_are_described_and_no_others(name):
     thing = PUBLIC[name]
-    described = re.findall(r"^(\w[\w, ]*) :", sections(thing).get("Parameters", ""), re.MULTILINE)
-    described = {one for names in described for one in names.split(", ")}
-    assert described == set(inspect.signature(thing).parameters) - {"self"}
+    assert described(thing, "Parameters") == set(inspect.signature(thing).parameters) - {"self"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -57,3 +105,42 @@ def test_what_comes_back_is_described(name):
     thing = PUBLIC[name]
     if not inspect.isclass(thing) and thing.__annotations__.get("return", 0) is not None:
         assert "Returns" in sections(thing)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_errors_that_are_raised_here_are_described(name):
+    raises = sections(PUBLIC[name]).get("Raises", "")
+    for node in ast.walk(code_of(PUBLIC[name])):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            assert ast.unparse(node.exc.func) in raises.split()
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in ESTIMATORS])
+def test_all_attributes_are_described(name):
+    """Those that the class itself sets, and its properties."""
+    kind = CLASSES[name]
+    code = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    attributes = properties(kind) | {
+        node.attr
+        for node in ast.walk(code)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+    attributes -= set(inspect.signature(kind).parameters)
+    assert {key for key in attributes if key[0] != "_"} <= described(kind, "Attributes")
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_all_attributes_of_a_fitted_estimator_are_described(name):
+    X, y = [[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1]
+    kind, settings = CLASSES[name], {"early_stopping": True, "n_iter_no_change": 1, "tol": 1e3}
+    if "Ensemble" in name:
+        model = kind(CLASSES[name.replace("Ensemble", "")](**settings), n_members=2)
+    else:
+        model = kind(n_restarts=2, **settings)
+    model.fit(X, y, X_val=X, y_val=y)
+    attributes = set(vars(model)) | properties(kind)
+    attributes = {key for key in attributes - model.get_params().keys() if key[0] != "_"}
+    assert attributes & {"history_", "members_"}
+    assert attributes <= described(kind, "Attributes")
