@@ -8,7 +8,7 @@ QUICK = {
     ),
     "export": ("c99", "onnx"),
     "gpu": ("cuda_device",),
-    "persistence": ("io", "safetensors", "written"),
+    "persistence": ("io", "io_ensemble", "safetensors", "written"),
     "project": ("architecture", "documentation"),
     "unit": ("functions", "initialise", "shuffle", "schedules"),
 }  # fmt: skip
