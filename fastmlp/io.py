@@ -1,8 +1,10 @@
 """Models in files, and to and from scikit-learn.
 
 A file of `save` is a safetensors file (see `fastmlp._safetensors`): parameters, curves and, on
-request, the optimizer's slots are arrays, and everything else is JSON among the metadata.  Nothing
-in it is code, and `load` looks nothing up by a name that the file gives, but in tables: of the two
+request, the optimizer's slots are arrays, and everything else is JSON among the metadata.  Of an
+ensemble, each member is written as a model of its own: its JSON is in the list ``members``, and its
+arrays have ``members_.0.``, ``members_.1.`` and so on before their names.  Nothing
+in it is code, and `load` looks nothing up by a name that the file gives, but in tables: of
 estimators, of NumPy's numbers, of attributes and what they may be.  Since anybody can write a file
 with a correct checksum, every value is checked before an estimator has it.  `save` reads back what
 it is about to write, so what could not be loaded is refused while it can still be mended.
@@ -25,10 +27,12 @@ from fastmlp._sklearn import (
     SEED_LIMIT,
     LabelBinarizer,
     check_is_fitted,
+    clone,
     is_valid_parameter,
     neural_network,
 )
 from fastmlp._version import __version__
+from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from fastmlp.estimators import (
     FittedModel,
     MLPClassifier,
@@ -58,8 +62,15 @@ __all__ = ["TRUSTED_TYPES", "from_sklearn", "load", "save", "to_sklearn"]
 _FORMAT = "fastmlp model "
 _FORMAT_VERSION = "1"
 _CLASSES = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+_ENSEMBLES = {
+    "MLPEnsembleClassifier": (MLPEnsembleClassifier, MLPClassifier),
+    "MLPEnsembleRegressor": (MLPEnsembleRegressor, MLPRegressor),
+}
 _PARAMETERS = REGRESSOR | CLASSIFIER
-TRUSTED_TYPES = [f"{kind.__module__}.{kind.__qualname__}" for kind in _CLASSES.values()]
+TRUSTED_TYPES = [
+    f"{kind.__module__}.{kind.__qualname__}"
+    for kind in (*_CLASSES.values(), *(ensemble for ensemble, _ in _ENSEMBLES.values()))
+]
 """For ``skops.io.load(file, trusted=fastmlp.io.TRUSTED_TYPES)``."""
 
 
@@ -77,7 +88,7 @@ def save(
 
     Parameters
     ----------
-    model : MLPClassifier or MLPRegressor
+    model : MLPClassifier, MLPRegressor, or an ensemble of them
         Callbacks, metadata requests, the path ``checkpoint`` and attributes that are not fastmlp's
         are not written.
     path : str or path-like
@@ -127,7 +138,7 @@ def load(path: str | os.PathLike[str]) -> MLPClassifier | MLPRegressor:
 
     Returns
     -------
-    MLPClassifier or MLPRegressor
+    MLPClassifier, MLPRegressor, or an ensemble of them
         With the same parameters and attributes as the model that was saved, and with its
         optimizer's state if that was saved, too.  A model for ``device='cuda'`` can be used
         elsewhere after ``model.set_params(device="cpu")``.
@@ -232,30 +243,66 @@ def _name_of(model: Any) -> str:
     name = type(model).__name__
     if _CLASSES.get(name) is not type(model):
         raise TypeError(
-            "model must be an MLPClassifier or MLPRegressor of fastmlp, not of a subclass, got "
-            f"{type(model)!r}."
+            "model must be an MLPClassifier or MLPRegressor of fastmlp, or an ensemble of them, "
+            f"not of a subclass, got {type(model)!r}."
         )
     check_is_fitted(model)
     return name
 
 
-def _describe(
-    model: MLPClassifier | MLPRegressor, optimizer_state: bool
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _is_ensemble(model: Any) -> bool:
+    return any(type(model) is kind for kind, _ in _ENSEMBLES.values())
+
+
+def _describe(model: Any, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a file."""
+    describe = _describe_ensemble if _is_ensemble(model) else _describe_network
+    arrays, content = describe(model, optimizer_state)
+    return arrays, {
+        "format": _FORMAT + _FORMAT_VERSION,
+        **_versions(),
+        "model": json.dumps(content),
+    }
+
+
+def _describe_ensemble(model: Any, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and content of a file, member by member."""
+    check_is_fitted(model)
+    arrays: dict[str, np.ndarray] = {}
+    parameters, members = model.get_params(deep=False), []
+    estimator = parameters.pop("estimator")
+    for i, member in enumerate(model.members_):
+        own, content = _describe_network(member, optimizer_state)
+        arrays |= {f"members_.{i}.{name}": array for name, array in own.items()}
+        members.append(content)
+    return arrays, {
+        "class": type(model).__name__,
+        "parameters": {name: encode(value, name) for name, value in parameters.items()},
+        "estimator": None if estimator is None else _parameters_of(estimator),
+        "members": members,
+    }
+
+
+def _parameters_of(model: Any) -> dict[str, Any]:
+    """Parameters of a network in JSON."""
+    return {
+        key: encode(value, key)
+        for key, value in model.get_params(deep=False).items()
+        if _PARAMETERS[key].saved
+    }
+
+
+def _describe_network(model: Any, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and content of a file."""
     name, fitted = _name_of(model), model.__getstate__()
     arrays = _layers_as_arrays(fitted) | _curves_as_arrays(fitted)
     attributes: dict[str, Any] = {
         key: encode(fitted[key], key) for key in _ATTRIBUTES if key in fitted
     }
     attributes |= {key: None for key in _CURVES if key in fitted and fitted[key] is None}
-    content = {
+    content: dict[str, Any] = {
         "class": name,
-        "parameters": {
-            key: encode(value, key)
-            for key, value in model.get_params(deep=False).items()
-            if _PARAMETERS[key].saved
-        },
+        "parameters": _parameters_of(model),
         "attributes": attributes,
     }
     if "_label_binarizer" in fitted:
@@ -267,11 +314,7 @@ def _describe(
             arrays["optimizer.slots"] = state.pop("slots")
             content["optimizer"] = encode(state, "learning_rate")
         content["random_state"] = encode(fitted.get("_random_state"), "random_state")
-    return arrays, {
-        "format": _FORMAT + _FORMAT_VERSION,
-        **_versions(),
-        "model": json.dumps(content),
-    }
+    return arrays, content
 
 
 def _versions() -> dict[str, str]:
@@ -313,11 +356,58 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassif
     Exception
         Of whatever kind, if they describe none.  A ValueError is for people.
     """
-    arrays, kind = dict(arrays), _CLASSES[content.pop("class")]
+    build = _build_ensemble if content["class"] in _ENSEMBLES else _build_network
+    return build(arrays, content)
+
+
+def _build_ensemble(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> Any:
+    kind, member_kind = _ENSEMBLES[content.pop("class")]
     parameters = {key: decode(value) for key, value in content.pop("parameters").items()}
+    encoded = content.pop("estimator")
+    estimator = None if encoded is None else _unfitted(member_kind, encoded)
+    model = kind(estimator, **parameters)
+    check_parameters(model)
+    contents = content.pop("members")
+    parts: dict[str, dict[str, np.ndarray]] = {str(i): {} for i in range(len(contents))}
+    for name, array in arrays.items():
+        beginning, i, own_name = name.split(".", 2)
+        if beginning != "members_" or i not in parts:
+            raise ValueError(f"it has more than a model has: {name}")
+        parts[i][own_name] = array
+    members = [_build_network(parts[str(i)], one) for i, one in enumerate(contents)]
+    if content or not members or not all(type(member) is member_kind for member in members):
+        raise ValueError(f"an ensemble consists of one {member_kind.__name__} or more")
+    if any(_meaning(member) != _meaning(members[0]) for member in members):
+        raise ValueError("members_ must have features and outputs of one meaning")
+    model.members_ = members
+    return model
+
+
+def _meaning(member: Any) -> tuple:
+    """What members must agree in: features, outputs, and what these stand for."""
+    targets, names = fitted_model(member).targets, vars(member).get("feature_names_in_")
+    meaning: Any = targets
+    if not isinstance(targets, Values):
+        binarizer, classes = targets.binarizer, targets.classes
+        meaning = binarizer.y_type_, binarizer.sparse_input_, classes.dtype, classes.tolist()
+    return (
+        member.n_features_in_, None if names is None else names.tolist(), member.n_outputs_, meaning
+    )  # fmt: skip
+
+
+def _unfitted(kind: type, encoded: dict[str, Any]) -> Any:
+    """An estimator from parameters in JSON."""
+    parameters = {key: decode(value) for key, value in encoded.items()}
     if not all(_PARAMETERS[name].saved for name in parameters):  # a fit would write there
         raise ValueError("a file must not say where the next fit writes to")
-    check_parameters(kind(**parameters))
+    model = kind(**parameters)
+    check_parameters(model)
+    return model
+
+
+def _build_network(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> Any:
+    arrays, kind = dict(arrays), _CLASSES[content.pop("class")]
+    model = _unfitted(kind, content.pop("parameters"))
     attributes = _attributes(content.pop("attributes"))
     n_layers = sum(name.startswith("coefs_.") for name in arrays)
     layers = {
@@ -337,7 +427,6 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassif
         attributes["_optimizer_state"] = state
     if arrays or content:
         raise ValueError(f"it has more than a model has: {[*arrays, *content]}")
-    model = kind(**parameters)
     model.__setstate__(vars(model) | attributes | {"_fastmlp_version": __version__})
     _check_sizes(model)
     if isinstance(model, MLPClassifier):
@@ -506,7 +595,7 @@ def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = Fals
 
     Parameters
     ----------
-    model : MLPClassifier or MLPRegressor
+    model : MLPClassifier, MLPRegressor, or an ensemble of them
         Of fastmlp.
     predict_only : bool, default=False
         By default everything must have its equal in scikit-learn, so that `partial_fit` and `fit`
@@ -517,7 +606,9 @@ def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = Fals
     Returns
     -------
     sklearn.neural_network.MLPClassifier or sklearn.neural_network.MLPRegressor
-        It shares nothing with ``model``.
+        It shares nothing with ``model``.  Of an ensemble, a `sklearn.ensemble.VotingClassifier`
+        with soft voting or a `VotingRegressor`, which average in the same way; they have no several
+        labels or outputs, and no single class.
 
     Raises
     ------
@@ -537,6 +628,8 @@ def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = Fals
     >>> fastmlp.to_sklearn(model).score(X, y) == model.score(X, y)
     True
     """
+    if _is_ensemble(model):
+        return _voting(model, predict_only)
     kind = getattr(neural_network(), _name_of(model))
     fitted = fitted_model(model)
     parameters = _parameters_for_sklearn(kind, model, fitted, predict_only)
@@ -550,6 +643,35 @@ def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = Fals
     if fitted.optimizer_state is not None and not predict_only:
         optimizer = _optimizer_for_sklearn(fitted.optimizer_state, fitted.network)
         vars(result)["_optimizer"] = optimizer
+    return result
+
+
+def _voting(model: Any, predict_only: bool) -> Any:
+    """scikit-learn's average of the members, as if it had fitted them itself."""
+    from sklearn.ensemble import VotingClassifier, VotingRegressor
+    from sklearn.preprocessing import LabelEncoder
+    from sklearn.utils import Bunch
+
+    check_is_fitted(model)
+    targets = fitted_model(model.members_[0]).targets
+    members = {f"member_{i}": member for i, member in enumerate(model.members_)}
+    members = {name: to_sklearn(one, predict_only=predict_only) for name, one in members.items()}
+    unfitted = [(name, clone(member)) for name, member in members.items()]
+    result: Any
+    if isinstance(targets, Values):
+        if model.n_outputs_ > 1:
+            raise ValueError("scikit-learn's VotingRegressor has no several outputs.")
+        result = VotingRegressor(unfitted)
+    else:
+        if targets.is_multilabel or len(targets.classes) == 1:
+            raise ValueError("scikit-learn's VotingClassifier needs two classes or more, and has "
+                             "no several labels.")  # fmt: skip
+        result = VotingClassifier(unfitted, voting="soft")
+        result.le_ = LabelEncoder().fit(targets.classes)
+        result.classes_ = result.le_.classes_
+    result.estimators_, result.named_estimators_ = list(members.values()), Bunch(**members)
+    if hasattr(model, "feature_names_in_"):
+        result.feature_names_in_ = copy.deepcopy(model.feature_names_in_)
     return result
 
 

@@ -123,12 +123,33 @@ def outputs_of(members: Sequence[Any], X: Any) -> list[np.ndarray]:
     ----------
     members : sequence of MLPClassifier or MLPRegressor
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+    Raises
+    ------
+    ValueError
+        If ``X`` is invalid, or members do not belong together.
     """
     first = members[0]
-    if has_expected_shape(first, X) and len(X) <= FEW_ROWS:
-        found = [fitted_model(member).predict.of_few_rows(X) for member in members]
-        outputs = [one for one in found if one is not None]
-        if len(outputs) == len(members):
-            return outputs
-    X = checked(first, X, reset=False)
-    return [fitted_model(member).predict(X) for member in members]
+    n_features = first.n_features_in_  # kernels go by it
+    if any(member.n_features_in_ != n_features for member in members):
+        raise ValueError("members_ must have been fitted to the same features; fit again.")
+    outputs = _outputs_of_few_rows(members, X)
+    if outputs is None:
+        X = checked(first, X, reset=False)
+        outputs = [fitted_model(member).predict(X) for member in members]
+    if any(one.shape != outputs[0].shape for one in outputs):
+        raise ValueError("members_ must have been fitted to the same targets; fit again.")
+    return outputs
+
+
+def _outputs_of_few_rows(members: Sequence[Any], X: Any) -> list[np.ndarray] | None:
+    """The short way for a plain array of a few rows; None if this takes more."""
+    if not (has_expected_shape(members[0], X) and len(X) <= FEW_ROWS):
+        return None
+    outputs = []
+    for member in members:
+        one = fitted_model(member).predict.of_few_rows(X)
+        if one is None:
+            return None
+        outputs.append(one)
+    return outputs

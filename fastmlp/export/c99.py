@@ -105,6 +105,22 @@ static void {p}sort(double *y)
         y[i] = sorted[ranks[i]];
 }}
 """
+_AVERAGE = """\
+/* Average over the members of the ensemble. */
+static void {p}forward(const double *x, double *out)
+{{
+    double own[{n_outputs}];
+    for (int k = 0; k < {n_outputs}; k++)
+        out[k] = 0.0;
+    for (int m = 0; m < {n_members}; m++) {{
+        {p}member(m, x, own);
+        for (int k = 0; k < {n_outputs}; k++)
+            out[k] += own[k];
+    }}
+    for (int k = 0; k < {n_outputs}; k++)
+        out[k] /= {n_members};
+}}
+"""
 _REGRESSOR = """\
 void {p}predict(const double x[{P}N_FEATURES], double y[{P}N_OUTPUTS])
 {{
@@ -181,7 +197,7 @@ def to_c(
 
     Parameters
     ----------
-    model : MLPClassifier or MLPRegressor
+    model : MLPClassifier, MLPRegressor, or an ensemble of them
         A fitted estimator.
     path : str or path-like, default=None
         A file to write the code to; one that is there is replaced at once.
@@ -258,7 +274,8 @@ def _usage(recipe: Recipe, names: dict[str, str]) -> str:
     if recipe.is_classifier:
         usage = _LABELS_USAGE if recipe.multilabel else _CLASS_USAGE
     functions = indent(_typed(usage.format(**names), recipe.dtype), "   ")
-    stack = recipe.dtype.itemsize * (sum(_buffers(recipe)) + 2 * recipe.n_columns)
+    n_rows_out = 3 if len(recipe.members) > 1 else 2
+    stack = recipe.dtype.itemsize * (sum(_buffers(recipe)) + n_rows_out * recipe.n_columns)
     return _USAGE.format(summary=recipe.summary, functions=functions, stack=stack)
 
 
@@ -303,8 +320,9 @@ def _classes(recipe: Recipe, names: dict[str, str]) -> str:
 
 def _weights(recipe: Recipe, names: dict[str, str]) -> str:
     arrays = []
-    for i, (W, b) in enumerate(recipe.layers):
-        for name, array in (("W", W), ("b", b)):
+    for i, layers in enumerate(zip(*recipe.members, strict=True)):
+        for name, of_members in zip(("W", "b"), zip(*layers, strict=True), strict=True):
+            array = np.concatenate([one.ravel() for one in of_members])
             arrays.append(_array(f"{names['p']}{name}{i}", array))
     return "\n".join(arrays)
 
@@ -337,6 +355,9 @@ def _functions(recipe: Recipe, names: dict[str, str]) -> str:
         ranks = ", ".join(map(str, recipe.ranks))
         parts.append(_SORT.format(n=len(recipe.ranks), ranks=ranks, **names))
     parts.append(_forward(recipe, names["p"]))
+    if len(recipe.members) > 1:
+        sizes = {"n_members": len(recipe.members), "n_outputs": recipe.network.n_outputs}
+        parts.append(_AVERAGE.format(**sizes, **names))
     if not recipe.is_classifier:
         parts.append(_REGRESSOR.format(**names))
     else:
@@ -347,20 +368,21 @@ def _functions(recipe: Recipe, names: dict[str, str]) -> str:
 
 
 def _forward(recipe: Recipe, p: str) -> str:
-    """The function that calls the layers one after the other."""
+    """The function that calls the layers one after the other; an ensemble's has a member's."""
+    name, of_member = ("member", "int m, ") if len(recipe.members) > 1 else ("forward", "")
     *hidden, n_outputs = recipe.network.widths[1:]
     buffers = zip(("even", "odd"), _buffers(recipe), strict=False)
-    lines = [f"double {name}[{size}];" for name, size in buffers]
-    source, fan_in = "x", recipe.network.widths[0]
+    lines = [f"double {buffer}[{size}];" for buffer, size in buffers]
+    source = "x"
     for i, (fan_out, activation) in enumerate(zip(hidden, recipe.activations, strict=True)):
         z = ("even", "odd")[i % 2]
-        lines.append(f"{p}dense({source}, {fan_in}, {p}W{i}, {p}b{i}, {fan_out}, {z});")
+        lines.append(f"{p}dense({source}, {_layer(recipe, p, i)}, {z});")
         if recipe.network.layer_norm:
             lines.append(f"{p}layer_norm({z}, {fan_out});")
         lines += _elementwise(activation, z, fan_out, p)
-        source, fan_in = z, fan_out
+        source = z
     i = len(hidden)
-    lines.append(f"{p}dense({source}, {fan_in}, {p}W{i}, {p}b{i}, {n_outputs}, out);")
+    lines.append(f"{p}dense({source}, {_layer(recipe, p, i)}, out);")
     if recipe.network.out_activation == "softmax":
         lines.append(f"{p}softmax(out, {n_outputs});")
     else:
@@ -368,7 +390,16 @@ def _forward(recipe: Recipe, p: str) -> str:
     if recipe.ranks is not None:
         lines.append(f"{p}sort(out);")
     body = indent("\n".join(lines), "    ")
-    return f"static void {p}forward(const double *x, double *out)\n{{\n{body}\n}}\n"
+    return f"static void {p}{name}({of_member}const double *x, double *out)\n{{\n{body}\n}}\n"
+
+
+def _layer(recipe: Recipe, p: str, i: int) -> str:
+    """What ``dense`` takes of a layer."""
+    fan_in, fan_out = recipe.network.widths[i : i + 2]
+    W, b = f"{p}W{i}", f"{p}b{i}"
+    if len(recipe.members) > 1:
+        W, b = f"{W} + m * {fan_in * fan_out}", f"{b} + m * {fan_out}"
+    return f"{fan_in}, {W}, {b}, {fan_out}"
 
 
 def _buffers(recipe: Recipe) -> list[int]:

@@ -19,8 +19,9 @@ from sklearn.base import is_classifier
 
 from fastmlp._safetensors import replace
 from fastmlp._version import __version__
+from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from fastmlp.estimators import MLPClassifier, MLPRegressor
-from fastmlp.export.recipe import Recipe, describe
+from fastmlp.export.recipe import KINDS, Recipe, describe
 from fastmlp.functions import LAYER_NORM_EPSILON
 
 if TYPE_CHECKING:
@@ -149,9 +150,28 @@ def _normalise(g: _Graph, z: str) -> str:
     return g("Div", distance, g("Sqrt", g("Add", variance, LAYER_NORM_EPSILON)))
 
 
-def _forward(g: _Graph, recipe: Recipe, x: str) -> str:
+def _outputs(g: _Graph, recipe: Recipe, x: str) -> str:
+    """Outputs (n, n_outputs), averaged over the members.
+
+    Not with Mean, which onnxruntime has for float32 only.
+    """
+    outputs = [_member(g, recipe, layers, x) for layers in recipe.members]
+    if len(outputs) == 1:
+        return outputs[0]
+    return g("Div", g("Sum", *outputs), float(len(outputs)))
+
+
+def _member(g: _Graph, recipe: Recipe, layers: list, x: str) -> str:
+    """Outputs of one network; quantiles of several levels are sorted by level."""
+    outputs = _forward(g, recipe, layers, x)
+    if recipe.ranks is None:
+        return outputs
+    return g("Gather", g.sort(outputs, len(recipe.ranks)), np.array(recipe.ranks), axis=1)
+
+
+def _forward(g: _Graph, recipe: Recipe, layers: list, x: str) -> str:
     """Outputs of the last layer, (n, n_outputs)."""
-    *hidden, last = [(W.astype(g.dtype), b.astype(g.dtype)) for W, b in recipe.layers]
+    *hidden, last = [(W.astype(g.dtype), b.astype(g.dtype)) for W, b in layers]
     for (W, b), activation in zip(hidden, recipe.activations, strict=True):
         x = g("Gemm", x, W, b)
         if recipe.network.layer_norm:
@@ -162,15 +182,12 @@ def _forward(g: _Graph, recipe: Recipe, x: str) -> str:
 
 def _predict(g: _Graph, recipe: Recipe, x: str, variable: str) -> None:
     """A regressor's targets, (n, n_outputs)."""
-    outputs = _forward(g, recipe, x)
-    if recipe.ranks is not None:
-        outputs = g("Gather", g.sort(outputs, len(recipe.ranks)), np.array(recipe.ranks), axis=1)
-    g("Identity", outputs, output=variable)
+    g("Identity", _outputs(g, recipe, x), output=variable)
 
 
 def _classify(g: _Graph, recipe: Recipe, x: str, label: str, probabilities: str) -> None:
     """A classifier's labels, (n,) or (n, n_labels), and `predict_proba`."""
-    outputs = _forward(g, recipe, x)
+    outputs = _outputs(g, recipe, x)
     if recipe.is_binary:
         g("Concat", g("Sub", 1.0, outputs), outputs, output=probabilities, axis=1)
     else:
@@ -196,7 +213,7 @@ def to_onnx(
 
     Parameters
     ----------
-    model : MLPClassifier, MLPRegressor, or an estimator with one inside
+    model : MLPClassifier, MLPRegressor, an ensemble of them, or an estimator with one inside
         A fitted estimator.  A `sklearn.pipeline.Pipeline`, and whatever else is not a network
         itself, is converted by skl2onnx, which must be installed (see `register`).
     path : str or path-like, default=None
@@ -250,7 +267,7 @@ def to_onnx(
     True
     """
     onnx = _import("onnx", "fastmlp[onnx]")
-    if isinstance(model, MLPClassifier | MLPRegressor):
+    if isinstance(model, KINDS):
         proto = _model(onnx, describe(model, _ACTIVATIONS, "ONNX"))
     else:
         proto = _by_skl2onnx(model, X)
@@ -260,7 +277,7 @@ def to_onnx(
 
 
 def register() -> None:
-    """Teach skl2onnx to convert `MLPClassifier`, `MLPRegressor` and `RobustScaleSmoothClip`.
+    """Teach skl2onnx to convert fastmlp's estimators: networks, ensembles, `RobustScaleSmoothClip`.
 
     After that, its functions convert pipelines, searches and ensembles that contain them.
     Classifiers have skl2onnx's options ``zipmap`` and ``output_class_labels``.  Calling it twice
@@ -295,6 +312,9 @@ def register() -> None:
     }
     add(MLPClassifier, "FastmlpMLPClassifier", _classifier_shapes, _convert, options=options)
     add(MLPRegressor, "FastmlpMLPRegressor", _regressor_shapes, _convert)
+    add(MLPEnsembleClassifier, "FastmlpMLPEnsembleClassifier", _classifier_shapes, _convert,
+        options=options)  # fmt: skip
+    add(MLPEnsembleRegressor, "FastmlpMLPEnsembleRegressor", _regressor_shapes, _convert)
     add(RobustScaleSmoothClip, "FastmlpRobustScaleSmoothClip", _scaler_shapes, _convert_scaler)
 
 
@@ -310,7 +330,7 @@ def _import(name: str, requirement: str) -> Any:
 def _model(onnx: Any, recipe: Recipe) -> "ModelProto":
     """The `onnx.ModelProto` of a network alone."""
     helper = onnx.helper
-    n_bytes = recipe.network.n_parameters * recipe.dtype.itemsize
+    n_bytes = len(recipe.members) * recipe.network.n_parameters * recipe.dtype.itemsize
     if n_bytes > _MAX_BYTES:
         raise ValueError(
             f"model has {n_bytes} bytes of parameters, and an ONNX file holds {_MAX_BYTES}; fit on "

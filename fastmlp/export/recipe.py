@@ -5,23 +5,28 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmlp._sklearn import check_is_fitted
 from fastmlp._version import __version__
+from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from fastmlp.estimators import MLPClassifier, MLPRegressor, Values, fitted_model
 from fastmlp.network import Network
+
+KINDS = (MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor)
 
 
 class Recipe(NamedTuple):
     """From one row of features to a prediction.
 
-    ``layers`` are pairs of weights (fan_in, fan_out) and biases (fan_out,) of type ``dtype``;
-    ``activations`` name what follows each of them but the last.  ``labels`` are a classifier's,
-    but for ``multilabel`` targets.  ``ranks`` say which of a row's sorted outputs goes into which
-    column, where the outputs are quantiles of several levels.
+    Of each member of an ensemble, or of the only network, ``members`` has the layers: pairs of
+    weights (fan_in, fan_out) and biases (fan_out,) of type ``dtype``.  Predictions of members are
+    averaged.  ``activations`` name what follows each layer but the last.  ``labels`` are a
+    classifier's, but for ``multilabel`` targets.  ``ranks`` say which of a row's sorted outputs
+    goes into which column, where the outputs are quantiles of several levels.
     """
 
     network: Network
     dtype: np.dtype
-    layers: list[tuple[np.ndarray, np.ndarray]]
+    members: list[list[tuple[np.ndarray, np.ndarray]]]
     activations: list[str]
     labels: list[str] | list[int] | None
     multilabel: bool
@@ -42,8 +47,11 @@ class Recipe(NamedTuple):
         widths = "-".join(map(str, self.network.widths))
         activations = ", ".join(dict.fromkeys(self.activations)) or "no hidden layer"
         normalised = ", layer_norm" if self.network.layer_norm else ""
+        what = "Multilayer perceptron"
+        if len(self.members) > 1:
+            what = f"Average of {len(self.members)} multilayer perceptrons"
         return (
-            f"Multilayer perceptron {widths} ({activations}{normalised}; output "
+            f"{what} {widths} ({activations}{normalised}; output "
             f"{self.network.out_activation}), written by fastmlp {__version__}."
         )
 
@@ -60,7 +68,7 @@ def describe(
 
     Parameters
     ----------
-    model : MLPClassifier or MLPRegressor
+    model : MLPClassifier, MLPRegressor, or an ensemble of them
     formulas : collection of str
         The activations that the language has.
     language : str
@@ -75,12 +83,18 @@ def describe(
     ValueError
         If the language cannot express it.
     """
-    if not isinstance(model, MLPClassifier | MLPRegressor):
+    if not isinstance(model, KINDS):
         raise TypeError(
-            f"model must be a fitted fastmlp.MLPClassifier or fastmlp.MLPRegressor, got {model!r}."
+            "model must be a fitted fastmlp.MLPClassifier or fastmlp.MLPRegressor, or an ensemble "
+            f"of them, got {model!r}."
         )
-    fitted = fitted_model(model)
-    flat, network, targets = fitted.parameters, fitted.network, fitted.targets
+    check_is_fitted(model)
+    fitted = [fitted_model(member) for member in getattr(model, "members_", [model])]
+    first = fitted[0]
+    if any(not _are_alike(one.network, first.network) for one in fitted):
+        raise ValueError("members_ must all be networks of one form; fit the ensemble again.")
+    network, targets = first.network, first.targets
+    flat = [one.parameters.astype(first.dtype, copy=False) for one in fitted]
     if not np.isfinite(flat).all():
         raise ValueError("coefs_ and intercepts_ must be finite; fit the model again.")
     labels, multilabel, ranks = None, False, None
@@ -90,9 +104,18 @@ def describe(
         multilabel = True
     else:
         labels = _labels(targets.classes, language)
-    layers = list(zip(*network.unflatten(flat), strict=True))
+    members = [list(zip(*network.unflatten(one), strict=True)) for one in flat]
     activations = _activations(network, formulas, language)
-    return Recipe(network, fitted.dtype, layers, activations, labels, multilabel, ranks)
+    return Recipe(network, first.dtype, members, activations, labels, multilabel, ranks)
+
+
+def _are_alike(one: Network, other: Network) -> bool:
+    return (
+        one.widths == other.widths
+        and one.activation_names == other.activation_names
+        and one.out_activation == other.out_activation
+        and one.layer_norm == other.layer_norm
+    )
 
 
 def _activations(network: Network, formulas: Collection[str], language: str) -> list[str]:

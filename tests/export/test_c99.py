@@ -31,7 +31,7 @@ class Compiled:
         to_c(model, folder / "model.c", **options)
         gcc(folder, "-shared", "-fPIC", "model.c", "-o", "model.so")
         self.library = ctypes.CDLL(folder / "model.so")
-        self.dtype = model.coefs_[0].dtype
+        self.dtype = getattr(model, "members_", [model])[0].coefs_[0].dtype
         self.model = model
 
     def rows(self, function, X, n_columns, dtype):
@@ -49,7 +49,7 @@ class Compiled:
     def assert_same(self, X):
         model, dtype = self.model, self.dtype
         expected = model.predict(X)
-        if isinstance(model, MLPRegressor):
+        if not hasattr(model, "predict_proba"):
             expected = expected.reshape(len(X), -1)
             exported.assert_close(
                 self.rows("predict", X, expected.shape[1], dtype), expected, dtype.name
@@ -77,6 +77,19 @@ def test_activation(activation, dtype, tmp_path):
 def test_head(head, dtype, tmp_path):
     compiled = Compiled(exported.fit_head(head, dtype), tmp_path)
     compiled.assert_same(exported.samples(dtype, 1000))
+
+
+@pytest.mark.parametrize("dtype", exported.DTYPES)
+@pytest.mark.parametrize("head", exported.HEADS)
+def test_ensemble(head, dtype, tmp_path):
+    compiled = Compiled(exported.fit_ensemble(head, dtype), tmp_path)
+    compiled.assert_same(exported.samples(dtype, 1000))
+
+
+def test_ensemble_of_one_is_a_network(tmp_path):
+    model = exported.fit_ensemble("one target", "float64")
+    del model.members_[1:]
+    assert to_c(model) == to_c(model.members_[0])
 
 
 @pytest.mark.parametrize("head", ["two classes", "four classes", "labels"])

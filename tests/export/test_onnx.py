@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import run_python
+from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -66,6 +67,22 @@ class TestActivations:
 def test_head(head, dtype):
     model = exported.fit_head(head, dtype)
     assert_same(model, to_onnx(model), exported.samples(dtype, 1000), dtype)
+
+
+@pytest.mark.parametrize("dtype", exported.DTYPES)
+@pytest.mark.parametrize("head", exported.HEADS)
+def test_ensemble(head, dtype):
+    model = exported.fit_ensemble(head, dtype)
+    proto = to_onnx(model)
+    assert proto.doc_string.startswith("Average of 3 multilayer perceptrons 6-")
+    assert_same(model, proto, exported.samples(dtype, 1000), dtype)
+
+
+def test_members_of_different_forms_are_refused():
+    model = exported.fit_ensemble("one target", "float64")
+    model.members_[1] = exported.fit_head("no hidden layer", "float64")
+    with pytest.raises(ValueError, match="members_ must all be networks of one form"):
+        to_onnx(model)
 
 
 @pytest.mark.parametrize("kind", exported.LABELS)
@@ -156,6 +173,14 @@ class TestPipelines:
         pipeline.fit(X, exported.targets(head, X))
         assert_same(pipeline, to_onnx(pipeline, X=X), X, dtype)
 
+    @pytest.mark.parametrize("dtype", exported.DTYPES)
+    @pytest.mark.parametrize("head", ["quantiles", "two classes", "four classes", "labels"])
+    def test_ensemble_after_a_scaler(self, head, dtype):
+        X = exported.samples(dtype, 200)
+        ensemble = clone(exported.fit_ensemble(head, dtype))
+        pipeline = make_pipeline(StandardScaler(), ensemble).fit(X, exported.targets(head, X))
+        assert_same(pipeline, to_onnx(pipeline, X=X), X, dtype)
+
     @pytest.mark.parametrize("activation", ACTIVATIONS)
     def test_every_activation_with_layer_norm_in_a_later_opset(self, activation):
         import skl2onnx
@@ -178,7 +203,7 @@ importlib.util.find_spec("skl2onnx")
 assert ("skl2onnx" in sys.modules) == ({order!r}[0] == "s")
 import {order.split(", ")[1]}
 from skl2onnx._supported_operators import sklearn_operator_name_map as known
-for kind in (fastmlp.MLPClassifier, fastmlp.MLPRegressor, fastmlp.RobustScaleSmoothClip):
+for kind in (fastmlp.MLPClassifier, fastmlp.MLPEnsembleRegressor, fastmlp.RobustScaleSmoothClip):
     assert kind in known, kind
 assert type(skl2onnx.__loader__).__module__ == "_frozen_importlib_external"
 """

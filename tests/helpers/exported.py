@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
 
 DTYPES = ("float32", "float64")
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
@@ -51,6 +51,14 @@ def targets(head, X):
 def fit_head(head, dtype):
     model, X = HEADS[head], samples(dtype)
     return _fit(model, X, targets(head, X))
+
+
+def fit_ensemble(head, dtype):
+    """Three networks with a head of `HEADS`."""
+    model, X = HEADS[head], samples(dtype)
+    kind = MLPEnsembleRegressor if isinstance(model, MLPRegressor) else MLPEnsembleClassifier
+    estimator = model.__class__(**model.get_params()).set_params(max_iter=3)
+    return kind(estimator, 3, random_state=0).fit(X, targets(head, X))
 
 
 def fit_activation(activation, dtype):

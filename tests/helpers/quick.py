@@ -9,7 +9,7 @@ QUICK = {
     "export": ("c99", "onnx"),
     "gpu": ("cuda_device",),
     "model_selection": ("halving", "search"),
-    "persistence": ("io", "safetensors", "written"),
+    "persistence": ("io", "io_ensemble", "safetensors", "written"),
     "project": ("architecture", "documentation"),
     "unit": ("functions", "initialise", "shuffle", "schedules"),
 }  # fmt: skip

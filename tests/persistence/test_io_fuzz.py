@@ -47,6 +47,8 @@ MODELS = [
         R(**SMALL, loss="poisson", solver="sgd", learning_rate="one_cycle", alpha=np.float32(0.1)),
         X, np.exp(X[:, 0]),
     ),
+    (fastmlp.MLPEnsembleClassifier(C(**SMALL), 2, random_state=0), X, WORDS),
+    (fastmlp.MLPEnsembleRegressor(R(**SMALL, solver="sgd"), 3, n_threads=1), X, X[:, 0]),
 ]  # fmt: skip
 VALUES = [
     None, True, False, 0, 1, 2, 3, -1, 255, 2**31 - 1, 2**31, 2**53, 2**63 - 1, 2**64, 10**400, 0.0,
@@ -215,20 +217,21 @@ def make_up(file: bytes, path: Path, chance: random.Random) -> None:
 def require_to_work(model) -> None:
     """Predict few rows and many, and go on training, unless that is refused; show itself."""
     assert repr(model)
+    network = getattr(model, "members_", [model])[0]
     data = np.zeros((20, model.n_features_in_))
     data[::2] = 1
-    for rows in (data.astype(model.coefs_[0].dtype)[:2], data):
+    for rows in (data.astype(network.coefs_[0].dtype)[:2], data):
         try:
             quietly(model.predict, rows)
         except ValueError:
-            assert model.device == "cuda"
+            assert network.device == "cuda"
     if not hasattr(model, "partial_fit"):
         return
     outputs = model.n_outputs_
-    quantiles = isinstance(model.loss, str) and model.loss == "quantile"
+    quantiles = isinstance(network.loss, str) and network.loss == "quantile"
     y = np.ones(20) if outputs == 1 or quantiles else np.ones((20, outputs))
     if hasattr(model, "classes_"):
-        multilabel = model._label_binarizer.y_type_.startswith("multilabel")
+        multilabel = network._label_binarizer.y_type_.startswith("multilabel")
         y = (np.arange(20 * outputs).reshape(20, -1) % 2) if multilabel else (
             model.classes_[np.arange(20) % model.classes_.size]
         )  # fmt: skip
