@@ -8,7 +8,7 @@ import numpy as np
 from joblib.parallel import parallel_config
 from sklearn import model_selection
 
-from fastmlp._sklearn import Interval
+from fastmlp._sklearn import Interval, constraints_of
 from fastmlp.model_selection.survivors import Survivors
 from fastmlp.model_selection.threads import Threads, runs_in_threads
 
@@ -155,7 +155,7 @@ class GridSearchCV(InThreads, model_selection.GridSearchCV):
     {{'mlpclassifier__learning_rate_init': 0.01}}
     """
 
-    _parameter_constraints = model_selection.GridSearchCV._parameter_constraints | MAX_TIME
+    _parameter_constraints = constraints_of(model_selection.GridSearchCV) | MAX_TIME
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class RandomizedSearchCV(InThreads, model_selection.RandomizedSearchCV):
     4
     """
 
-    _parameter_constraints = model_selection.RandomizedSearchCV._parameter_constraints | MAX_TIME
+    _parameter_constraints = constraints_of(model_selection.RandomizedSearchCV) | MAX_TIME
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+import weakref
 from copy import deepcopy
 
 import joblib
@@ -372,6 +373,31 @@ def test_the_longest_come_first(monkeypatch):
     with pytest.raises(ValueError, match="max_time"):  # for nothing was run
         fit(GridSearchCV(NETWORK, grid, cv=2, n_jobs=1))
     assert order == [1, 1, 2, 2, 0, 0, 3, 3]
+
+
+def test_large_preprocessed_data_are_dropped_when_nobody_needs_them(monkeypatch, count):
+    monkeypatch.setattr(threads, "_MOST_BYTES", 1000)
+    fits, alive, most = count(StandardScaler, "fit"), weakref.WeakSet(), []
+    monkeypatch.setattr(folds.Memory, "__init__", noted(folds.Memory.__init__, alive, most))
+    model = make_pipeline(StandardScaler(), MinMaxScaler(), NETWORK)
+    grid = {**IN_PIPELINE, "minmaxscaler__feature_range": [(0, i) for i in range(1, 9)]}
+    search = GridSearchCV(model, grid, cv=2, n_jobs=1, refit=False)
+    fit(search)
+    assert len(fits) == 2 * 8
+    assert len(most) == 2 * 8
+    assert max(most) == 1
+    assert_equal_results(search, fit(theirs.GridSearchCV(**search_parameters(search))))
+
+
+def noted(init, alive, most):
+    """A constructor that notes down how many objects there are."""
+
+    def __init__(self, *args):
+        init(self, *args)
+        alive.add(self)
+        most.append(len(alive))
+
+    return __init__
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 5, -1])
