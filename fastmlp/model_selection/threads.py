@@ -109,12 +109,21 @@ class Threads(ParallelBackendBase):
         self._prefix, self._network = found
         self._may_share = may_share([estimator])
         self._waiting: list[Job] = []
+        self._offer = contextlib.ExitStack()
         self._n_finished = 0
         self._model: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def offered(self) -> Iterator[None]:
+        """Be the backend of the next `joblib.Parallel` that is made, and of no other."""
+        with self._offer:
+            self._offer.enter_context(parallel_config(self))
+            yield
 
     # --- what joblib asks
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
+        self._offer.close()
         parallel.pre_dispatch = "all"  # before the first is run
         return super().configure(n_jobs, parallel, **options)
 
