@@ -83,6 +83,7 @@ __all__ = [
     "clone",
     "column_or_1d",
     "compute_class_weight",
+    "constraints_of",
     "d2_pinball_score",
     "fit_context",
     "get_config",
@@ -149,6 +150,11 @@ def open_callbacks(estimator: Any, **options: Any) -> Any:
     if not getattr(estimator, "_skl_callbacks", None):
         return None
     return estimator._init_callback_context(**options)
+
+
+def constraints_of(kind: Any) -> dict[str, list[Any]]:
+    """What an estimator class of scikit-learn's takes as parameters."""
+    return dict(kind._parameter_constraints)
 
 
 _OF_TASKS = {"train", "test", "parameters", "split_progress", "candidate_progress"}

@@ -5,7 +5,8 @@ scikit-learn's and fastmlp's own, which are known to keep to it, are given share
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import joblib
@@ -22,7 +23,7 @@ _OURS = ("sklearn", "fastmlp")
 
 
 class Fold:
-    """One split of the data.
+    """One split of the data, for tasks that fit and score on it.
 
     Parameters
     ----------
@@ -30,38 +31,55 @@ class Fold:
         All rows, as a search has them.
     train, test : array-like
         Rows of the two parts.
-    n_tasks : int
-        Fits and scores that will need it; after the last one its data are dropped.
     """
 
-    def __init__(self, X: Any, y: Any, train: Any, test: Any, n_tasks: int = 0):
+    def __init__(self, X: Any, y: Any, train: Any, test: Any):
         self._data = X, y
-        self._lock = threading.Lock()
         self.train, self.test = np.asarray(train), np.asarray(test)
-        self.n_tasks = n_tasks
-        self.drop()
+        self._lock = threading.Lock()
+        self._n_tasks: Counter[Hashable] = Counter()
+        self._memories: dict[Hashable, Memory] = {}
+        self._take_nothing()
 
-    def drop(self) -> None:
-        """Let go of all copies."""
+    def _take_nothing(self) -> None:
         X, y = self._data
-        parts = Shared()
-        self.X = Rows(X, parts)
-        self.y = None if y is None else Rows(y, parts)
-        self.memory = Memory(parts)
+        self._parts = Shared()
+        self.X = Rows(X, self._parts)
+        self.y = None if y is None else Rows(y, self._parts)
 
-    def leave(self) -> None:
-        """A task has ended."""
+    def expect(self, kind: Hashable) -> None:
+        """A task will come; those of a kind share preprocessing."""
+        self._n_tasks[kind] += 1
+
+    def memory(self, kind: Hashable) -> "Memory":
+        """What tasks of a kind have made of the data."""
         with self._lock:
-            self.n_tasks -= 1
-            if self.n_tasks <= 0:
-                self.drop()
+            if kind not in self._memories:
+                self._memories[kind] = Memory(Shared(self._parts))
+            return self._memories[kind]
+
+    def leave(self, kind: Hashable) -> None:
+        """A task has ended; what no other will need is dropped."""
+        with self._lock:
+            self._n_tasks[kind] -= 1
+            if not self._n_tasks[kind]:
+                self._memories.pop(kind, None)
+            if not any(self._n_tasks.values()):
+                self._take_nothing()
 
 
 class Shared:
-    """The arrays of a fold that several candidates use, known by their identity."""
+    """Arrays that several candidates use, known by their identity.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    others : Shared, optional
+        More of them.
+    """
+
+    def __init__(self, others: "Shared | None" = None) -> None:
         self._arrays: dict[int, Any] = {}
+        self._others = others
 
     def add(self, array: Any) -> Any:
         """Make it read-only, as far as its type can be, and keep it."""
@@ -72,7 +90,9 @@ class Shared:
         return array
 
     def __contains__(self, array: Any) -> bool:
-        return id(array) in self._arrays
+        if id(array) in self._arrays:
+            return True
+        return self._others is not None and array in self._others
 
 
 class Rows:

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
+from fastmlp._sklearn import constraints_of
 from fastmlp.model_selection.search import MAX_TIME, MAX_TIME_DOC, N_JOBS, NOTES, InThreads
 from fastmlp.model_selection.survivors import Survivors
 from fastmlp.model_selection.threads import find_network
@@ -112,7 +113,7 @@ class HalvingGridSearchCV(_Halving, model_selection.HalvingGridSearchCV):
     ([9, 3, 1], [3, 9, 27])
     """
 
-    _parameter_constraints = model_selection.HalvingGridSearchCV._parameter_constraints | MAX_TIME
+    _parameter_constraints = constraints_of(model_selection.HalvingGridSearchCV) | MAX_TIME
 
     def __init__(
         self,
@@ -202,7 +203,7 @@ class HalvingRandomSearchCV(_Halving, model_selection.HalvingRandomSearchCV):
     ([20, 7, 3], [10, 30, 90])
     """
 
-    _parameter_constraints = model_selection.HalvingRandomSearchCV._parameter_constraints | MAX_TIME
+    _parameter_constraints = constraints_of(model_selection.HalvingRandomSearchCV) | MAX_TIME
 
     def __init__(
         self,

@@ -1,14 +1,12 @@
 """Searches over a grid, and over settings that are drawn."""
 
-from contextlib import ExitStack
 from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from joblib.parallel import parallel_config
 from sklearn import model_selection
 
-from fastmlp._sklearn import Interval
+from fastmlp._sklearn import Interval, constraints_of
 from fastmlp.model_selection.survivors import Survivors
 from fastmlp.model_selection.threads import Threads, runs_in_threads
 
@@ -18,8 +16,8 @@ MAX_TIME: dict[str, list[Any]] = {"max_time": [Interval(Real, 0, None, closed="n
 class InThreads:
     """What all search classes share: their fits run in threads of this process.
 
-    scikit-learn's `fit` does everything; joblib, to which it hands the fits, is told to use another
-    backend, from here until the search begins.
+    scikit-learn's `fit` does everything; joblib, to which it hands the fits, is offered another
+    backend.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]]
@@ -47,18 +45,9 @@ class InThreads:
         """
         if not runs_in_threads(self):
             return super().fit(X, y, **params)  # type: ignore[misc]
-        with ExitStack() as self._until_search:
-            backend = Threads(self.estimator, self.n_jobs, self.max_time, self._survivors())
-            self._until_search.enter_context(parallel_config(backend))
-            try:
-                return super().fit(X, y, **params)  # type: ignore[misc]
-            finally:
-                del self._until_search
-
-    def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
-        if "_until_search" in self.__dict__:
-            self._until_search.close()
-        super()._run_search(evaluate_candidates, callback_ctx=callback_ctx)  # type: ignore[misc]
+        backend = Threads(self.estimator, self.n_jobs, self.max_time, self._survivors())
+        with backend.offered():
+            return super().fit(X, y, **params)  # type: ignore[misc]
 
     def _survivors(self) -> Survivors | None:
         """Where candidates stand that go on in a later iteration; None if none do."""
@@ -155,7 +144,7 @@ class GridSearchCV(InThreads, model_selection.GridSearchCV):
     {{'mlpclassifier__learning_rate_init': 0.01}}
     """
 
-    _parameter_constraints = model_selection.GridSearchCV._parameter_constraints | MAX_TIME
+    _parameter_constraints = constraints_of(model_selection.GridSearchCV) | MAX_TIME
 
     def __init__(
         self,
@@ -229,7 +218,7 @@ class RandomizedSearchCV(InThreads, model_selection.RandomizedSearchCV):
     4
     """
 
-    _parameter_constraints = model_selection.RandomizedSearchCV._parameter_constraints | MAX_TIME
+    _parameter_constraints = constraints_of(model_selection.RandomizedSearchCV) | MAX_TIME
 
     def __init__(
         self,

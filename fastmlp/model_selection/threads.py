@@ -109,12 +109,21 @@ class Threads(ParallelBackendBase):
         self._prefix, self._network = found
         self._may_share = may_share([estimator])
         self._waiting: list[Job] = []
+        self._offer = contextlib.ExitStack()
         self._n_finished = 0
         self._model: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def offered(self) -> Iterator[None]:
+        """Be the backend of the next `joblib.Parallel` that is made, and of no other."""
+        with self._offer:
+            self._offer.enter_context(parallel_config(self))
+            yield
 
     # --- what joblib asks
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
+        self._offer.close()
         parallel.pre_dispatch = "all"  # before the first is run
         return super().configure(n_jobs, parallel, **options)
 
@@ -164,11 +173,14 @@ class Threads(ParallelBackendBase):
         """Tasks in the order of work, in groups of which each must have ended before the next.
 
         The longest come first, so that no thread is left alone with one in the end; with a time
-        limit, candidates are tried in their order.  Folds of large data come one after the other.
+        limit, candidates are tried in their order.  If all that tasks share would be too much to
+        keep, folds come one after the other, and so does preprocessing.
         """
-        splits = {task.split for task in tasks}
-        is_large = size_of(tasks[0].X) * len(splits) > _MOST_BYTES
-        self._assign_folds(tasks, shared=not (is_large and self._max_time))
+        kinds = {task: task.preprocessing(self._prefix) for task in tasks}
+        n_copies = len({(task.split, kind) for task, kind in kinds.items()})
+        is_large = size_of(tasks[0].X) * n_copies > _MOST_BYTES
+        if not (is_large and self._max_time):
+            self._assign_folds(kinds if is_large else dict.fromkeys(tasks, ()))
         if self._max_time:
             yield tasks
             return
@@ -176,21 +188,23 @@ class Threads(ParallelBackendBase):
         if not is_large:
             yield ordered
             return
-        for split in sorted(splits):
+        first = {kind: i for i, kind in reversed(list(enumerate(kinds.values())))}
+        ordered.sort(key=lambda task: first[kinds[task]])
+        for split in sorted({task.split for task in tasks}):
             yield [task for task in ordered if task.split == split]
 
-    def _assign_folds(self, tasks: Sequence["Task"], shared: bool) -> None:
+    def _assign_folds(self, kinds: dict["Task", tuple[Any, ...]]) -> None:
         """Give tasks of the same split the same fold, but those that run code of the user's."""
         folds: dict[tuple[int, int], Fold] = {}
-        for task in tasks:
-            if not (shared and self._may_share and may_share(task.parameters.values())):
+        for task, kind in kinds.items():
+            if not (self._may_share and may_share(task.parameters.values())):
                 continue
             train, test = task.rows
             key = id(train), id(test)
             if key not in folds:
                 folds[key] = Fold(task.X, task.y, train, test)
-            task.fold = folds[key]
-            task.fold.n_tasks += 1
+            task.fold, task.kind = folds[key], kind
+            task.fold.expect(kind)
 
     def _run_group(self, tasks: Sequence["Task"]) -> None:
         """Run tasks in threads; after one that failed, only those that come before it."""
@@ -275,12 +289,21 @@ class Task:
         self.split: int = keywords["split_progress"][0]
         self.candidate: int = keywords["candidate_progress"][0]
         self.fold: Fold | None = None
+        self.kind: tuple[Any, ...] = ()
         self.result: dict[str, Any] | None = None
         self.error: BaseException | None = None
 
     def setting(self, name: str, prefix: str, network: Any) -> Any:
         """The value of a parameter of the MLP's."""
         return self.parameters.get(prefix + name, getattr(network, name))
+
+    def preprocessing(self, prefix: str) -> tuple[Any, ...]:
+        """The parameters that are not the MLP's; the same for tasks that might share it."""
+        return tuple(
+            (name, id(value))
+            for name, value in sorted(self.parameters.items())
+            if not name.startswith(prefix)
+        )
 
     def cost(self, prefix: str, network: Any) -> float:
         """Parameters times samples times epochs, about."""
@@ -307,12 +330,12 @@ class Task:
         finally:
             self.estimator = self.job.batch = None  # only scores are kept
             if self.fold is not None:
-                self.fold.leave()
+                self.fold.leave(self.kind)
 
     def _fit_and_score(self) -> dict[str, Any]:
         if self.fold is None:
             return self._function(self.estimator, self.X, self.y, **self._keywords)
-        _remember_steps(self.estimator, self.fold.memory)
+        _remember_steps(self.estimator, self.fold.memory(self.kind))
         rows = {"train": self.fold.train, "test": self.fold.test}
         return self._function(self.estimator, self.fold.X, self.fold.y, **self._keywords | rows)
 

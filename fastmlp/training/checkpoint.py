@@ -185,8 +185,13 @@ class KeptFit(Checkpoint, os.PathLike):
     def __fspath__(self) -> str:
         return os.fspath(self._path)
 
-    def __deepcopy__(self, memo: dict) -> "KeptFit":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "KeptFit":
         return self
+
+    def random_state(self, given: np.random.RandomState) -> np.random.RandomState:
+        if given is np.random.mtrand._rand:  # from which other threads draw at the same time
+            given = np.random.RandomState(given.randint(np.iinfo(np.int32).max))
+        return super().random_state(given)
 
     def hooks(self, arguments: dict[str, str], n_runs: int, max_iter: int) -> list["RunCheckpoint"]:
         if self._found is not None and self._found.values["arguments"] != arguments:

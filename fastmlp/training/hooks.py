@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from threading import Lock
 
 import numpy as np
 
@@ -121,11 +122,13 @@ class Limit(Hook):
     def __init__(self, max_time: float | None = None):
         self._end = np.inf if max_time is None else time.perf_counter() + max_time
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._lock = Lock()
         self._search = LIMIT_OF_SEARCH.get()
         self.interrupted = False
 
     def begin(self, run: Run) -> None:
-        self._engines.add(run.engine)
+        with self._lock:
+            self._engines.add(run.engine)
         if self._search is not None:
             self._search.begin(run)
 
@@ -143,7 +146,9 @@ class Limit(Hook):
     def interrupt(self) -> None:
         """After Ctrl-C: end all trainings.  To be said until it is heard: a call begins anew."""
         self.interrupted = True
-        for engine in list(self._engines):
+        with self._lock:
+            engines = list(self._engines)
+        for engine in engines:
             engine.stop()
 
     def interrupt_run(self, run: Run, nothing_to_keep: bool) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+import weakref
 from copy import deepcopy
 
 import joblib
@@ -374,6 +375,31 @@ def test_the_longest_come_first(monkeypatch):
     assert order == [1, 1, 2, 2, 0, 0, 3, 3]
 
 
+def test_large_preprocessed_data_are_dropped_when_nobody_needs_them(monkeypatch, count):
+    monkeypatch.setattr(threads, "_MOST_BYTES", 1000)
+    fits, alive, most = count(StandardScaler, "fit"), weakref.WeakSet(), []
+    monkeypatch.setattr(folds.Memory, "__init__", noted(folds.Memory.__init__, alive, most))
+    model = make_pipeline(StandardScaler(), MinMaxScaler(), NETWORK)
+    grid = {**IN_PIPELINE, "minmaxscaler__feature_range": [(0, i) for i in range(1, 9)]}
+    search = GridSearchCV(model, grid, cv=2, n_jobs=1, refit=False)
+    fit(search)
+    assert len(fits) == 2 * 8
+    assert len(most) == 2 * 8
+    assert max(most) == 1
+    assert_equal_results(search, fit(theirs.GridSearchCV(**search_parameters(search))))
+
+
+def noted(init, alive, most):
+    """A constructor that notes down how many objects there are."""
+
+    def __init__(self, *args):
+        init(self, *args)
+        alive.add(self)
+        most.append(len(alive))
+
+    return __init__
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2, 5, -1])
 def test_results_do_not_depend_on_the_number_of_threads(n_jobs):
     search = fit(GridSearchCV(NETWORK, ALPHAS, n_jobs=n_jobs))
@@ -469,6 +495,19 @@ def test_a_scikit_learn_that_is_not_known(monkeypatch):
     assert_equal_results(search, fit(GridSearchCV(NETWORK, ALPHAS)))
 
 
+def test_other_parallel_work_is_not_ours():
+    backends = []
+
+    def note(X):
+        backends.append(type(joblib.parallel.get_active_backend()[0]))
+        return X
+
+    model = make_pipeline(FunctionTransformer(note), NETWORK)
+    fit(GridSearchCV(model, IN_PIPELINE, cv=2, scoring=lambda model, X, y: 0.0))
+    assert len(backends) == 2 * 4 + 1  # the fits of the search, and the last one
+    assert threads.Threads not in backends
+
+
 def test_a_search_in_a_search():
     inner = GridSearchCV(NETWORK, {"alpha": [0.1, 1.0]}, cv=2)
     reference = theirs.GridSearchCV(NETWORK, {"alpha": [0.1, 1.0]}, cv=2)
@@ -485,7 +524,6 @@ def test_it_can_be_cloned_pickled_and_set():
     fit(search)
     again = pickle.loads(pickle.dumps(search))
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
-    assert "_until_search" not in vars(search)
     with pytest.raises(ValueError, match="max_time"):
         search.set_params(max_time=-1.0).fit(X, Y)
 

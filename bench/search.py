@@ -1,0 +1,219 @@
+"""Searches: fastmlp's classes and scikit-learn's, over networks of either.
+
+The searches of a round run one after the other in this process, with worker processes that are up
+already; figures are medians over rounds, ratios are of times in the same round.
+
+    python bench/search.py [--rounds 5] [--output FILE]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+import tracemalloc
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import machine
+import numpy as np
+import pandas as pd
+import sklearn
+from sklearn import model_selection, neural_network
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+import fastmlp
+from fastmlp.model_selection import GridSearchCV, HalvingGridSearchCV
+
+CORES = machine.describe()["cores"]
+EPOCHS, FOLDS = 50, 3
+GRID = {
+    "hidden_layer_sizes": [(50,), (100,), (50, 50)],
+    "activation": ["relu", "tanh"],
+    "alpha": [1e-4, 1e-2],
+    "learning_rate_init": [1e-3, 3e-3],
+}
+MANY = {
+    "hidden_layer_sizes": [(10,), (20,), (30,)],
+    "alpha": [1e-5, 1e-3, 1e-1],
+    "learning_rate_init": [1e-3, 3e-3, 1e-2],
+    "batch_size": [50, 100, 200],
+    "beta_1": [0.8, 0.9, 0.95],
+}  # 243 settings
+MOST_EPOCHS = 81  # of each of them in a full search
+
+
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return X / 16, y
+
+
+def seconds(search, X, y):
+    """Wall time of a search."""
+    start = time.perf_counter()
+    search.fit(X, y)
+    return time.perf_counter() - start
+
+
+def against_scikit_learn(rounds):
+    """24 settings, by ours and by scikit-learn's with its own workers."""
+    X, y = digits()
+    options = {"cv": FOLDS, "refit": False}
+    model = fastmlp.MLPClassifier(max_iter=EPOCHS, random_state=0)
+    rival = neural_network.MLPClassifier(max_iter=EPOCHS, random_state=0)
+    searches = {
+        "fastmlp": GridSearchCV(model, GRID, **options),
+        "scikit-learn's search, fastmlp's networks": model_selection.GridSearchCV(
+            model, GRID, n_jobs=CORES, **options
+        ),
+        "scikit-learn's search and networks": model_selection.GridSearchCV(
+            rival, GRID, n_jobs=CORES, **options
+        ),
+    }
+    model_selection.cross_val_score(model, X, y, n_jobs=CORES)  # workers are up
+    times = {name: [] for name in searches}
+    for _ in range(rounds):
+        for name, search in searches.items():
+            times[name].append(seconds(search, X, y))
+    ours = times["fastmlp"]
+    n_settings = len(ParameterGrid(GRID))
+    report = {"settings": n_settings, "folds": FOLDS, "epochs": EPOCHS}
+    report["seconds"] = {name: statistics.median(values) for name, values in times.items()}
+    report["1000 settings, extrapolated"] = {
+        name: value * 1000 / n_settings for name, value in report["seconds"].items()
+    }
+    report["times as fast"] = {
+        name: statistics.median(b / a for a, b in zip(ours, values, strict=True))
+        for name, values in times.items()
+        if values is not ours
+    }
+    return report
+
+
+def small_fits(rounds):
+    """What a search costs besides: 100 settings of a tiny network for two epochs."""
+    X, y = digits()
+    model = fastmlp.MLPClassifier((5,), max_iter=2, random_state=0)
+    grid = {"alpha": np.logspace(-6, 0, 100)}
+    ours = GridSearchCV(model, grid, cv=FOLDS, refit=False)
+    theirs = model_selection.GridSearchCV(model, grid, cv=FOLDS, refit=False, n_jobs=CORES)
+    pairs = [(seconds(ours, X, y), seconds(theirs, X, y)) for _ in range(rounds)]
+    return {
+        "ms per fit": 10 * statistics.median(a for a, _ in pairs) / FOLDS,
+        "times as fast": statistics.median(b / a for a, b in pairs),
+    }
+
+
+def halving():
+    """243 settings over epochs, and the full search over them, once."""
+    X, y = digits()
+    model = fastmlp.MLPClassifier(n_iter_no_change=MOST_EPOCHS, random_state=0)
+    options = {"cv": FOLDS, "refit": False}
+    epochs = {"resource": "max_iter", "max_resources": MOST_EPOCHS}
+    half = HalvingGridSearchCV(model, MANY, **epochs, **options)
+    full = GridSearchCV(model.set_params(max_iter=MOST_EPOCHS), MANY, **options)
+    times = {"halving": seconds(half, X, y), "full": seconds(full, X, y)}
+    best = full.cv_results_["std_test_score"][full.best_index_] / np.sqrt(FOLDS)
+    return {
+        "settings": len(ParameterGrid(MANY)),
+        "seconds": times,
+        "times as fast": times["full"] / times["halving"],
+        "best score": {"halving": float(half.best_score_), "full": float(full.best_score_)},
+        "standard error of the best score": float(best),
+    }
+
+
+def preprocessing(rounds):
+    """Scaling and one-hot encoding before 40 settings of the network."""
+    rng = np.random.default_rng(0)
+    n = 5000
+    frame = pd.DataFrame(rng.normal(size=(n, 10)), columns=list("abcdefghij"))
+    for name in ("town", "trade", "make"):
+        frame[name] = rng.choice([f"{name} {i}" for i in range(30)], n)
+    y = (frame["a"] * frame["b"] > 0).to_numpy()
+    fits, fit = [], StandardScaler.fit
+
+    def counted(scaler, *args, **kwargs):
+        fits.append(scaler)
+        return fit(scaler, *args, **kwargs)
+
+    columns = ColumnTransformer(
+        [
+            ("numbers", StandardScaler(), list("abcdefghij")),
+            ("words", OneHotEncoder(), ["town", "trade", "make"]),
+        ]
+    )
+    network = fastmlp.MLPClassifier((16,), max_iter=5, random_state=0)
+    grid = {"mlpclassifier__alpha": np.logspace(-6, 0, 40)}
+    model = make_pipeline(columns, network)
+    ours = GridSearchCV(model, grid, refit=False)
+    theirs = model_selection.GridSearchCV(model, grid, refit=False)
+    pairs, counts = [], {}
+    for _ in range(rounds):
+        pair = []
+        for name, search in {"fastmlp": ours, "scikit-learn": theirs}.items():
+            fits.clear()
+            with mock.patch.object(StandardScaler, "fit", counted):
+                pair.append(seconds(search, frame, y))
+            counts[name] = len(fits)
+        pairs.append(pair)
+    return {
+        "fits of the scaler": counts,
+        "times as fast as scikit-learn's search of one job": statistics.median(
+            b / a for a, b in pairs
+        ),
+    }
+
+
+def memory():
+    """Peak of what is allocated during a search, over the size of its data."""
+    n, d = 50_000, 200
+    X = np.random.default_rng(0).normal(size=(n, d))
+    y = (X[:, 0] > 0).astype(int)
+    network = fastmlp.MLPClassifier((4,), max_iter=1, random_state=0)
+    grid = {"alpha": [0.1, 0.2, 0.3, 0.4]}
+    peaks = {}
+    for name, kind in {
+        "fastmlp": GridSearchCV,
+        "scikit-learn": model_selection.GridSearchCV,
+    }.items():
+        search = kind(network, grid, cv=4, refit=False)
+        search.fit(X[:1000], y[:1000])
+        tracemalloc.start()
+        search.fit(X, y)
+        peaks[name] = tracemalloc.get_traced_memory()[1] / X.nbytes
+        tracemalloc.stop()
+    return {"peak over the size of the data, beside them": peaks}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-halving", action="store_true", help="a minute less")
+    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
+    arguments = parser.parse_args()
+    report = {
+        "machine": machine.describe() | {"scikit-learn": sklearn.__version__},
+        "load before": os.getloadavg(),
+        "digits": against_scikit_learn(arguments.rounds),
+        "small fits": small_fits(arguments.rounds),
+        "preprocessing": preprocessing(arguments.rounds),
+        "memory": memory(),
+    }
+    if not arguments.no_halving:
+        report["halving"] = halving()
+    report["load after"] = os.getloadavg()
+    print(json.dumps(report, indent=1))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    os.environ["PYTHONWARNINGS"] = "ignore"  # of the workers
+    main()
