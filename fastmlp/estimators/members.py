@@ -16,6 +16,7 @@ from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.data import checked, has_expected_shape
 from fastmlp.estimators.plan import HeldOut, make_plan
 from fastmlp.estimators.prediction import FEW_ROWS
+from fastmlp.training.checkpoint import in_words
 from fastmlp.training.plan import Plan
 from fastmlp.training.restarts import side_by_side, succeeded
 
@@ -89,6 +90,7 @@ def partial_fit_members(
     """
     if not hasattr(members[0], "coefs_"):
         check_parameters(members[0])
+    _require_equal_parameters(members)
     with ExitStack() as stack:
         for member in members:
             stack.enter_context(member._all_or_nothing())
@@ -99,6 +101,20 @@ def partial_fit_members(
         trained = [one.train() for one in begun]
         for member, one, (run, scores) in zip(members, begun, trained, strict=True):
             member._end(one.fit, run, scores)
+
+
+def _require_equal_parameters(members: Sequence[Any]) -> None:
+    """Refuse members that a user or a file made different: all follow one plan."""
+    first = members[0].get_params(deep=False)
+    del first["random_state"]
+    for name, value in first.items():
+        for member in members:
+            own = getattr(member, name)
+            if own is not value and in_words(own) != in_words(value):
+                raise ValueError(
+                    f"members_ must have the same parameters but for random_state, got {name}="
+                    f"{value!r} and {name}={own!r}; set it for all of them."
+                )
 
 
 def _begin(

@@ -282,6 +282,18 @@ def test_partial_fit_changes_all_members_or_none():
     require_same([state(member) for member in model.members_], before)
 
 
+def test_partial_fit_needs_members_with_the_same_parameters():
+    model = R().partial_fit(X, TARGET)
+    model.members_[1].n_restarts = 2**53
+    with pytest.raises(ValueError, match="n_restarts=1 and n_restarts=9007199254740992; set it"):
+        model.partial_fit(X, TARGET)
+    model = pickle.loads(pickle.dumps(R(weight_init="zeros", dropout=[0.1])))
+    for member in model.partial_fit(X, TARGET).members_:
+        member.alpha = 0.5
+    model = pickle.loads(pickle.dumps(model))
+    assert model.partial_fit(X, TARGET).members_[2].t_ == 180
+
+
 def test_partial_fit_is_there_for_stochastic_solvers():
     assert hasattr(MLPEnsembleRegressor(), "partial_fit")
     assert not hasattr(R(solver="lbfgs"), "partial_fit")
