@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -61,8 +61,10 @@ __all__ = ["TRUSTED_TYPES", "from_sklearn", "load", "save", "to_sklearn"]
 
 _FORMAT = "fastmlp model "
 _FORMAT_VERSION = "1"
-_CLASSES = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
-_ENSEMBLES = {
+_Network: TypeAlias = MLPClassifier | MLPRegressor
+_Ensemble: TypeAlias = MLPEnsembleClassifier | MLPEnsembleRegressor
+_CLASSES: dict[str, type[_Network]] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+_ENSEMBLES: dict[str, tuple[type[_Ensemble], type[_Network]]] = {
     "MLPEnsembleClassifier": (MLPEnsembleClassifier, MLPClassifier),
     "MLPEnsembleRegressor": (MLPEnsembleRegressor, MLPRegressor),
 }
@@ -75,7 +77,7 @@ TRUSTED_TYPES = [
 
 
 def save(
-    model: MLPClassifier | MLPRegressor,
+    model: _Network | _Ensemble,
     path: str | os.PathLike[str],
     *,
     optimizer_state: bool = False,
@@ -129,7 +131,7 @@ def save(
     _safetensors.write(path, arrays, metadata)
 
 
-def load(path: str | os.PathLike[str]) -> MLPClassifier | MLPRegressor:
+def load(path: str | os.PathLike[str]) -> _Network | _Ensemble:
     """Read a model that `save` wrote, on any machine.  No code from the file is run.
 
     Parameters
@@ -265,7 +267,9 @@ def _describe(model: Any, optimizer_state: bool) -> tuple[dict[str, np.ndarray],
     }
 
 
-def _describe_ensemble(model: Any, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict]:
+def _describe_ensemble(
+    model: _Ensemble, optimizer_state: bool
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and content of a file, member by member."""
     check_is_fitted(model)
     arrays: dict[str, np.ndarray] = {}
@@ -283,7 +287,7 @@ def _describe_ensemble(model: Any, optimizer_state: bool) -> tuple[dict[str, np.
     }
 
 
-def _parameters_of(model: Any) -> dict[str, Any]:
+def _parameters_of(model: _Network) -> dict[str, Any]:
     """Parameters of a network in JSON."""
     return {
         key: encode(value, key)
@@ -292,7 +296,9 @@ def _parameters_of(model: Any) -> dict[str, Any]:
     }
 
 
-def _describe_network(model: Any, optimizer_state: bool) -> tuple[dict[str, np.ndarray], dict]:
+def _describe_network(
+    model: Any, optimizer_state: bool
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and content of a file."""
     name, fitted = _name_of(model), model.__getstate__()
     arrays = _layers_as_arrays(fitted) | _curves_as_arrays(fitted)
@@ -348,7 +354,7 @@ def _type_of_curve(key: str) -> np.dtype:
     return np.dtype(np.int64 if key == "epoch" else np.float64)
 
 
-def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassifier | MLPRegressor:
+def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> _Network | _Ensemble:
     """The model that arrays and JSON describe.
 
     Raises
@@ -360,7 +366,7 @@ def _build(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> MLPClassif
     return build(arrays, content)
 
 
-def _build_ensemble(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> Any:
+def _build_ensemble(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> _Ensemble:
     kind, member_kind = _ENSEMBLES[content.pop("class")]
     parameters = {key: decode(value) for key, value in content.pop("parameters").items()}
     encoded = content.pop("estimator")
@@ -383,7 +389,7 @@ def _build_ensemble(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> A
     return model
 
 
-def _meaning(member: Any) -> tuple:
+def _meaning(member: _Network) -> tuple[Any, ...]:
     """What members must agree in: features, outputs, and what these stand for."""
     targets, names = fitted_model(member).targets, vars(member).get("feature_names_in_")
     meaning: Any = targets
@@ -395,7 +401,7 @@ def _meaning(member: Any) -> tuple:
     )  # fmt: skip
 
 
-def _unfitted(kind: type, encoded: dict[str, Any]) -> Any:
+def _unfitted(kind: type[_Network], encoded: dict[str, Any]) -> _Network:
     """An estimator from parameters in JSON."""
     parameters = {key: decode(value) for key, value in encoded.items()}
     if not all(_PARAMETERS[name].saved for name in parameters):  # a fit would write there
@@ -405,7 +411,7 @@ def _unfitted(kind: type, encoded: dict[str, Any]) -> Any:
     return model
 
 
-def _build_network(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> Any:
+def _build_network(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> _Network:
     arrays, kind = dict(arrays), _CLASSES[content.pop("class")]
     model = _unfitted(kind, content.pop("parameters"))
     attributes = _attributes(content.pop("attributes"))
@@ -480,7 +486,7 @@ def _settled(
     return dict(zip(("coefs_", "intercepts_"), views, strict=True))
 
 
-def _check_sizes(model: MLPClassifier | MLPRegressor) -> None:
+def _check_sizes(model: _Network) -> None:
     """Whether nothing is missing, and numbers and names are those of the network's units."""
     fitted = vars(model)
     missing = [key for key in _NEEDED if key not in fitted]
@@ -538,8 +544,8 @@ def _label_binarizer(attributes: dict[str, Any], label_type: str, sparse: bool) 
     binarizer = LabelBinarizer()
     binarizer.y_type_, binarizer.sparse_input_ = label_type, sparse
     multilabel = label_type == "multilabel-indicator"
-    n_outputs, classes = attributes.get("n_outputs_", 0), attributes.get("classes_")
-    binarizer.classes_ = np.arange(n_outputs) if multilabel else classes
+    n_outputs = attributes["coefs_"][-1].shape[1]  # n_outputs_ may be any number so far
+    binarizer.classes_ = np.arange(n_outputs) if multilabel else attributes.get("classes_")
     return binarizer
 
 
@@ -590,7 +596,7 @@ _SHARED = (
 )  # fmt: skip
 
 
-def to_sklearn(model: MLPClassifier | MLPRegressor, *, predict_only: bool = False) -> Any:
+def to_sklearn(model: _Network | _Ensemble, *, predict_only: bool = False) -> Any:
     """A fitted estimator of scikit-learn's that predicts as ``model`` does, to rounding.
 
     Parameters
@@ -712,7 +718,7 @@ def from_sklearn(model: Any) -> MLPClassifier | MLPRegressor:
             f"subclass, got {type(model)!r}."
         )
     check_is_fitted(model)
-    result = _CLASSES[name](**copy.deepcopy(model.get_params(deep=False)))
+    result: Any = _CLASSES[name](**copy.deepcopy(model.get_params(deep=False)))
     _take_over(result, model)
     state = vars(result)
     state |= _settled(model.coefs_, model.intercepts_)

@@ -15,8 +15,7 @@ from textwrap import indent
 import numpy as np
 
 from fastmlp._safetensors import replace
-from fastmlp.estimators import MLPClassifier, MLPRegressor
-from fastmlp.export.recipe import Recipe, describe
+from fastmlp.export.recipe import Model, Recipe, describe
 from fastmlp.functions import LAYER_NORM_EPSILON
 
 _ACTIVATIONS = {
@@ -188,7 +187,7 @@ void {p}predict_proba(const double x[{P}N_FEATURES], double p[{P}N_OUTPUTS])
 
 
 def to_c(
-    model: MLPClassifier | MLPRegressor,
+    model: Model,
     path: str | os.PathLike[str] | None = None,
     *,
     prefix: str = "",

@@ -21,7 +21,7 @@ from fastmlp._safetensors import replace
 from fastmlp._version import __version__
 from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from fastmlp.estimators import MLPClassifier, MLPRegressor
-from fastmlp.export.recipe import KINDS, Recipe, describe
+from fastmlp.export.recipe import Model, Recipe, describe
 from fastmlp.functions import LAYER_NORM_EPSILON
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def to_onnx(
     True
     """
     onnx = _import("onnx", "fastmlp[onnx]")
-    if isinstance(model, KINDS):
+    if isinstance(model, Model):
         proto = _model(onnx, describe(model, _ACTIVATIONS, "ONNX"))
     else:
         proto = _by_skl2onnx(model, X)

@@ -1,7 +1,7 @@
 """What a fitted model computes, for those who write it down in another language (ONNX, C)."""
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from fastmlp.estimators import MLPClassifier, MLPRegressor, Values, fitted_model
 from fastmlp.network import Network
 
-KINDS = (MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor)
+Model: TypeAlias = MLPClassifier | MLPRegressor | MLPEnsembleClassifier | MLPEnsembleRegressor
 
 
 class Recipe(NamedTuple):
@@ -61,9 +61,7 @@ class Recipe(NamedTuple):
         return 2 if self.is_binary else self.network.n_outputs
 
 
-def describe(
-    model: MLPClassifier | MLPRegressor, formulas: Collection[str], language: str
-) -> Recipe:
+def describe(model: Model, formulas: Collection[str], language: str) -> Recipe:
     """The recipe of a fitted estimator.
 
     Parameters
@@ -83,7 +81,7 @@ def describe(
     ValueError
         If the language cannot express it.
     """
-    if not isinstance(model, KINDS):
+    if not isinstance(model, Model):
         raise TypeError(
             "model must be a fitted fastmlp.MLPClassifier or fastmlp.MLPRegressor, or an ensemble "
             f"of them, got {model!r}."

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import sys
+import tracemalloc
 
 import joblib
 import numpy as np
@@ -374,6 +375,20 @@ def test_the_deepest_model_that_loads_shows_itself(tmp_path):
     model.set_params(class_weight={(key,): 1.0})
     with pytest.raises(ValueError, match="nested more than 32 deep"):
         save(model, path)
+
+
+def test_outputs_that_are_not_there_take_no_memory(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("labels")[0], path)
+    content = json.loads(_safetensors.read(path)[1]["model"])
+    content["attributes"]["n_outputs_"] = 10**9
+    rewrite(path, model=json.dumps(content))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="n_outputs_ must be those of coefs_"):
+        load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
 
 
 def test_one_output_is_not_several_labels(tmp_path):
