@@ -185,6 +185,13 @@ def get_row_predictor(
     return RowPredictor(network, coefs, intercepts)
 
 
+def predict_rows(predictors: "Sequence[RowPredictor]", X: np.ndarray) -> np.ndarray | None:
+    """See `fastmlp.engine.cpu.rows.RowPredictor.each`."""
+    from fastmlp.engine.cpu.rows import RowPredictor
+
+    return RowPredictor.each(predictors, X)
+
+
 def get_comparison(arrays: list[np.ndarray], copies: list[np.ndarray]) -> Callable[[], bool]:
     """A function that tells whether arrays still hold the numbers of their copies."""
     from fastmlp.engine.cpu.rows import Comparison

@@ -15,7 +15,7 @@ from fastmlp.estimators.base import Begun, check_parameters, fitted_model
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.data import checked, has_expected_shape
 from fastmlp.estimators.plan import HeldOut, make_plan
-from fastmlp.estimators.prediction import FEW_ROWS
+from fastmlp.estimators.prediction import FEW_ROWS, of_few_rows
 from fastmlp.training.checkpoint import in_words
 from fastmlp.training.plan import Plan
 from fastmlp.training.restarts import side_by_side, succeeded
@@ -149,23 +149,13 @@ def outputs_of(members: Sequence[Any], X: Any) -> list[np.ndarray]:
     n_features = first.n_features_in_  # kernels go by it
     if any(member.n_features_in_ != n_features for member in members):
         raise ValueError("members_ must have been fitted to the same features; fit again.")
-    outputs = _outputs_of_few_rows(members, X)
-    if outputs is None:
-        X = checked(first, X, reset=False)
-        outputs = [fitted_model(member).predict(X) for member in members]
+    predictors = [fitted_model(member).predict for member in members]
+    if has_expected_shape(first, X) and len(X) <= FEW_ROWS:
+        found = of_few_rows(predictors, X)
+        if found is not None:
+            return list(found)
+    X = checked(first, X, reset=False)
+    outputs = [predict(X) for predict in predictors]
     if any(one.shape != outputs[0].shape for one in outputs):
         raise ValueError("members_ must have been fitted to the same targets; fit again.")
-    return outputs
-
-
-def _outputs_of_few_rows(members: Sequence[Any], X: Any) -> list[np.ndarray] | None:
-    """The short way for a plain array of a few rows; None if this takes more."""
-    if not (has_expected_shape(members[0], X) and len(X) <= FEW_ROWS):
-        return None
-    outputs = []
-    for member in members:
-        one = fitted_model(member).predict.of_few_rows(X)
-        if one is None:
-            return None
-        outputs.append(one)
     return outputs

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from fastmlp.engine import Engine, get_comparison, get_engine, get_row_predictor
+from fastmlp.engine import Engine, get_comparison, get_engine, get_row_predictor, predict_rows
 from fastmlp.network import Network
 
 FEW_ROWS = 8  # whose arithmetic costs about as much as comparing all parameters
@@ -51,6 +51,14 @@ class _Packed:
         return self._engine.predict(X)
 
 
+def of_few_rows(predictors: "Sequence[Predictor]", X: np.ndarray) -> np.ndarray | None:
+    """`Predictor.of_few_rows` of several models of one form, (n_models, n_rows, n_outputs)."""
+    widths = predictors[0].widths
+    if not all(one.widths == widths and one._reads(X) for one in predictors):
+        return None
+    return predict_rows([one.rows for one in predictors], X)
+
+
 class Predictor:
     """Predicts with a model's arrays, edits in place included.
 
@@ -73,6 +81,11 @@ class Predictor:
         self._idle: dict[np.dtype, list[_Packed]] = {}
         self._process = os.getpid()
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each layer, the features first."""
+        return self._network.widths
+
     @cached_property
     def rows(self) -> Any:
         """What predicts rows from the model's own arrays; None if it cannot read them."""
@@ -90,10 +103,12 @@ class Predictor:
 
         ``X`` has the model's features, but may not be finite.
         """
+        return self.rows(X) if self._reads(X) else None
+
+    def _reads(self, X: np.ndarray) -> bool:
+        """Whether `rows` can read a plain array as it is."""
         rows = self.rows
-        if rows is None or X.dtype != rows.dtype or X.strides[1] != X.itemsize:
-            return None
-        return rows(X)
+        return rows is not None and X.dtype == rows.dtype and X.strides[1] == X.itemsize
 
     def __call__(self, X: Any) -> np.ndarray:
         """Outputs.

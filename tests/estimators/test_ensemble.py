@@ -230,6 +230,21 @@ def test_edited_parameters_count():
     np.testing.assert_array_equal(model.predict(X), model.members_[0].predict(X))
 
 
+def test_members_of_other_widths_and_types_are_averaged_too():
+    model = fit(R(), X, TARGET)
+    wide = MLPRegressor(**QUICK | {"hidden_layer_sizes": (300, 7)}, random_state=0)
+    for member in (fit(wide, X, TARGET), fit(wide, X.astype(np.float32), TARGET)):
+        model.members_[1] = member
+        for data in (X[:1], X[:8], X, X[:3].astype(np.float32)):
+            each = [member.predict(data) for member in model.members_]
+            np.testing.assert_allclose(model.predict(data), np.mean(each, axis=0), rtol=1e-6)
+
+
+def test_few_rows_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="infinity"):
+        fit(R(), X, TARGET).predict(np.full((1, 4), np.inf))
+
+
 def test_wrong_samples_are_refused():
     model = fit(R(), pd.DataFrame(X, columns=list("abcd")), TARGET)
     assert model.feature_names_in_.tolist() == list("abcd")

@@ -113,14 +113,29 @@ class RowPredictor:
 
         ``X`` must have this predictor's type, and contiguous rows or the form of CSR.
         """
-        n_rows = X.shape[0]
-        out = np.empty((n_rows, self.network.n_outputs), self.dtype)
+        out = np.empty((X.shape[0], self.network.n_outputs), self.dtype)
         work = np.empty(self._n_work, self.dtype)
-        source = Source(X, self.dtype)
-        task = Rows(
-            **self._fields, **source.fields, n_rows=n_rows, work=address(work), out=address(out)
-        )
-        return out if self._kernel(0, task.address) else None
+        return out if self._run(Source(X, self.dtype), address(work), address(out)) else None
+
+    @staticmethod
+    def each(predictors: "Sequence[RowPredictor]", X: np.ndarray) -> np.ndarray | None:
+        """Outputs (n_predictors, n_rows, n_outputs) of networks with the same widths and type.
+
+        ``X`` is read once for all, and is otherwise as for one of them.
+        """
+        first = predictors[0]
+        out = np.empty((len(predictors), len(X), first.network.n_outputs), first.dtype)
+        work, source = np.empty(first._n_work, first.dtype), Source(X, first.dtype)
+        at_work, at_out = address(work), address(out)
+        for i, predictor in enumerate(predictors):
+            if not predictor._run(source, at_work, at_out + i * out.strides[0]):
+                return None
+        return out
+
+    def _run(self, source: Source, work: int, out: int) -> bool:
+        """Write outputs to an address; False if the rows are not finite."""
+        task = Rows(**self._fields, **source.fields, n_rows=source.n_samples, work=work, out=out)
+        return bool(self._kernel(0, task.address))
 
     def compiled(self) -> Callable[[np.ndarray], np.ndarray]:
         """A compiled function from one sample to its outputs, over a copy of the parameters."""
