@@ -29,6 +29,8 @@ from fastmlp import (
     MLPRegressor,
 )
 from fastmlp.engine import place
+from fastmlp.estimators import fitted_model
+from fastmlp.estimators.prediction import of_few_rows
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(90, 4))
@@ -233,11 +235,13 @@ def test_edited_parameters_count():
 def test_members_of_other_widths_and_types_are_averaged_too():
     model = fit(R(), X, TARGET)
     wide = MLPRegressor(**QUICK | {"hidden_layer_sizes": (300, 7)}, random_state=0)
-    for member in (fit(wide, X, TARGET), fit(wide, X.astype(np.float32), TARGET)):
-        model.members_[1] = member
+    for dtype in (np.float64, np.float32):
+        model.members_[1] = fit(clone(wide), X.astype(dtype), TARGET)
         for data in (X[:1], X[:8], X, X[:3].astype(np.float32)):
             each = [member.predict(data) for member in model.members_]
             np.testing.assert_allclose(model.predict(data), np.mean(each, axis=0), rtol=1e-6)
+        predictors = [fitted_model(member).predict for member in model.members_]
+        assert of_few_rows(predictors, X[:1]) is None  # their scratch is of one size
 
 
 def test_few_rows_that_are_not_finite_are_refused():
