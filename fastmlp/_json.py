@@ -187,9 +187,11 @@ def _decode_array(content: Any) -> np.ndarray:
     name, values = content
     dtype = np.dtype(_NUMBERS.get(name) or {"str": str, "object": object}[name])
     element = _ELEMENTS.get(dtype.kind, str)
-    if type(values) is not list or not all(
-        type(value) is element and _fits(value, dtype) for value in values
-    ):
+    if type(values) is not list or not all(type(value) is element for value in values):
+        raise ValueError(f"the elements of an array must all be of {name}")
+    # of integers the extremes tell; floats may be NaN
+    doubtful = [min(values), max(values)] if values and dtype.kind in "iu" else values
+    if not all(_fits(value, dtype) for value in doubtful):
         raise ValueError(f"the elements of an array must all be of {name}")
     return np.array(values, dtype)
 

@@ -156,8 +156,6 @@ class Memory:
                     outputs, fitted = function(transformer, X, y, **options)
                     step.outputs = self._parts.add(outputs)
                     step.fitted = _transforming_once(fitted, self._parts)
-                else:
-                    _tell_callbacks(X, y, step.outputs, **options)
             return step.outputs, step.fitted
 
         return fit_transform
@@ -203,15 +201,6 @@ def _transforming_once(fitted: Any, parts: Shared) -> Any:
 
     fitted.transform = transform_once
     return fitted
-
-
-def _tell_callbacks(
-    X: Any, y: Any, outputs: Any, caller: Any = None, callback_ctx: Any = None, **options: Any
-) -> None:
-    """What a pipeline tells of a step that it fits."""
-    if callback_ctx is not None:
-        callback_ctx.call_on_fit_task_begin(estimator=caller, X=X, y=y)
-        callback_ctx.call_on_fit_task_end(estimator=caller, X=outputs, y=y)
 
 
 def _description(transformer: Any) -> str | None:

@@ -89,7 +89,8 @@ An estimator that ends in another model, code of a user's in its place, ``device
     another joblib backend or scikit-learn's array API leave everything to scikit-learn's class.
     Pipelines with ``memory`` keep theirs.  Transformers that are not scikit-learn's or fastmlp's,
     `FunctionTransformer`, and those with ``random_state=None`` are fitted for each candidate; what
-    the others warn of is said once per fold instead of once per candidate.  Candidates with
+    the others warn of is said once per fold instead of once per candidate, and callbacks that
+    listen to them hear of the fits that take place.  Candidates with
     ``random_state=None`` draw from NumPy's global random numbers in no particular order: give it an
     integer.
 

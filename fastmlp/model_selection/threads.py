@@ -297,6 +297,12 @@ class Task:
         """The value of a parameter of the MLP's."""
         return self.parameters.get(prefix + name, getattr(network, name))
 
+    def network(self) -> Any:
+        """The MLP that will be fitted, unless a parameter replaces it."""
+        found = find_network(self.estimator)
+        assert found is not None
+        return found[1]
+
     def preprocessing(self, prefix: str) -> tuple[Any, ...]:
         """The parameters that are not the MLP's; the same for tasks that might share it."""
         return tuple(

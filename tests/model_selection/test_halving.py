@@ -10,6 +10,7 @@ from searches import assert_equal_results, assert_equal_searches, outcome
 from sklearn import model_selection as theirs
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
+from sklearn.decomposition import PCA
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,6 +21,7 @@ from fastmlp.model_selection import HalvingGridSearchCV, HalvingRandomSearchCV
 from fastmlp.training.epochs import StoppingRule
 
 X, Y = make_classification(90, 6, n_informative=4, n_classes=3, random_state=0)
+RNG = np.random.RandomState(0)
 NETWORK = MLPClassifier((5,), batch_size=16, random_state=3)
 GRID = {"alpha": [1e-4, 1e-2, 1.0], "learning_rate_init": [1e-3, 0.01, 0.1]}
 EPOCHS = {"resource": "max_iter", "max_resources": 9, "cv": 3}
@@ -105,11 +107,25 @@ def test_drawn_candidates(epochs):
     assert_equal_searches(HalvingRandomSearchCV(NETWORK, space, **options), reference, X, Y)
 
 
-def test_candidates_that_are_drawn_twice():
-    values = [0.1, 0.2]
+def test_candidates_that_are_drawn_twice(epochs):
+    values = [1e-4, 30.0]
     grid = [{"alpha": values}, {"alpha": values}, {"alpha": values[:1]}]
-    reference = theirs.HalvingGridSearchCV(NETWORK, grid, **EPOCHS)
-    assert_equal_searches(HalvingGridSearchCV(NETWORK, grid, **EPOCHS), reference, X, Y)
+    options = EPOCHS | {"refit": False, "n_jobs": 1}
+    search = quietly(HalvingGridSearchCV(NETWORK, grid, **options).fit, X, Y)
+    new = np.diff(search.n_resources_, prepend=0)
+    assert len(epochs) == 3 * np.dot(search.n_candidates_, new)  # each is trained
+    reference = quietly(theirs.HalvingGridSearchCV(NETWORK, grid, **options).fit, X, Y)
+    assert_equal_results(search, reference)
+
+
+def test_other_data_than_before_begin_anew(epochs):
+    """What a random step makes of the data differs from iteration to iteration."""
+    model = make_pipeline(PCA(3, svd_solver="randomized"), NETWORK)
+    grid = {"mlpclassifier__alpha": [0.1, 0.2, 0.3]}
+    options = {"resource": "mlpclassifier__max_iter", "max_resources": 6, "cv": 2, "refit": False}
+    search = HalvingGridSearchCV(model, grid, error_score="raise", **options)
+    quietly(search.fit, RNG.randn(90, 60), Y)
+    assert len(epochs) == 2 * (3 * 2 + 1 * 6)
 
 
 def test_over_samples():
