@@ -43,6 +43,7 @@ REAL = {"float32": float32, "float64": float64}
 # For each operand, whether the terms of a sum follow each other in memory: forward, input gradient,
 # weight gradient.
 ORIENTATIONS = {"A B": (True, False), "A B^T": (True, True), "A^T B": (False, False)}
+TILES = ("large", "medium", "small")
 CONSTANTS = {
     "sgd": (0.9, 0.0, 0.0), "nesterov": (0.9, 0.0, 0.0), "adam": (0.9, 0.999, 1e-8),
     "rmsprop": (0.9, 1e-8, 0.0), "nadam": (0.9, 0.999, 1e-8), "lion": (0.9, 0.99, 0.0),
@@ -97,32 +98,36 @@ class Product:
     device : Device
     dtype : {'float32', 'float64'}
     precision : {'highest', 'high', 'medium'}
-    size : {'large', 'small'}
+    size : int
         Which of the engine's tiles.
     orientation : str
         A key of `ORIENTATIONS`.
+    aligned : bool
+        Whether lines start at multiples of 16 bytes; zeros are behind them then.
     """
 
-    def __init__(self, device, dtype: str, precision: str, size: str, orientation: str):
-        tiles, real = all_tiles.SIZES[dtype], REAL[dtype]
-        if precision == "highest":
-            names = getattr(tiles, size).names()
-        else:
-            names = getattr(tiles, f"{size}_mma").names(precision)
-        self._device, self._names = device, names
-        self._by_rows = ORIENTATIONS[orientation]
+    def __init__(
+        self, device, dtype: str, precision: str, size: int, orientation: str, aligned: bool
+    ):
+        sizes, kind = all_tiles.SIZES[dtype], np.dtype(dtype)
+        tiles: tuple[Any, ...] = sizes.plain if precision == "highest" else sizes.mma
+        self._tile = tiles[min(size, len(tiles) - 1)]
+        self._device, self._by_rows = device, ORIENTATIONS[orientation]
+        self._names = self._tile.names(kind, precision, self._by_rows, (aligned, aligned))
+        self._width = 16 // kind.itemsize if aligned else 1
         self._kernel = device.kernel(
-            kernels.product, **({"REAL": real, "OPERAND": real} | names), STORE=kernels.put,
-            EPILOGUE=kernels.leave,
-            A_BY_ROWS=self._by_rows[0], B_BY_ROWS=self._by_rows[1],
+            kernels.product, FINISH=kernels.put,
+            **({"REAL": REAL[dtype], "OPERAND": REAL[dtype]} | self._names),
         )  # fmt: skip
 
     def place(self, A: np.ndarray, B: np.ndarray, n_splits: int = 1) -> Launch:
         """The launch for ``A`` (M, K) @ ``B`` (K, N)."""
         (M, K), N, upload = A.shape, B.shape[1], self._device.upload
         names = self._names
-        stored_A = A if self._by_rows[0] else A.T
-        stored_B = B.T if self._by_rows[1] else B
+        stored_A, stored_B = (
+            np.pad(lines, ((0, 0), (0, -lines.shape[1] % self._width)))
+            for lines in (A if self._by_rows[0] else A.T, B.T if self._by_rows[1] else B)
+        )
         self._shape = (n_splits, M, N)
         self._out = upload(np.full(self._shape, np.nan, A.dtype))
         split = -(-K // (n_splits * names["BK"])) * names["BK"]
@@ -148,14 +153,14 @@ def rounded(values: np.ndarray, precision: str) -> np.ndarray:
     return bits.astype(np.uint32).view(np.float32).astype(float)
 
 
-def product(job, dtype: str, precision: str, size: str, orientation: str) -> Outcome:
+def product(job, dtype: str, precision: str, size: str, orientation: str, copies: str) -> Outcome:
     """Odd sizes, with and without splits; large ones for large tiles."""
     shapes = [(1, 1, 1), (19, 21, 17)]
     if not job.emulated:
         shapes += [(131, 257, 77), (1025, 515, 1283)] if size == "large" else [(131, 65, 517)]
-    rng, variant = (
-        np.random.default_rng(0),
-        Product(job.device, dtype, precision, size, orientation),
+    rng = np.random.default_rng(0)
+    variant = Product(
+        job.device, dtype, precision, TILES.index(size), orientation, copies == "vectors"
     )
     worst = 0.0
     for M, N, K in shapes:
@@ -176,10 +181,10 @@ def distance(actual, expected) -> float:
 
 def products(job) -> None:
     """The products of all variants."""
-    mma = [("float32", precision, size, orientation) for precision in ("medium", "high")
-           for size in ("small", "large") for orientation in ORIENTATIONS]  # fmt: skip
-    plain = [(dtype, "highest", size, orientation) for dtype in REAL
-             for size in ("small", "large") for orientation in ORIENTATIONS]  # fmt: skip
+    variants = [(size, orientation, copies) for copies in ("elements", "vectors")
+                for size in TILES for orientation in ORIENTATIONS]  # fmt: skip
+    mma = [("float32", precision, *each) for precision in ("medium", "high") for each in variants]
+    plain = [(dtype, "highest", *each) for dtype in REAL for each in variants]
     climb(job, [(product, plain[:1]), (product, mma[:1]), (product, plain[1:]), (product, mma[1:])])
 
 

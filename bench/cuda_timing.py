@@ -168,15 +168,14 @@ def small_fit(job) -> None:
 
 
 def inspect_kernels(job) -> None:
-    """Registers and local memory of what `small_fit` compiled, and for which GPU that was."""
-    for (template, *_), kernel in job.device._kernels.items():
-        for overload in kernel.overloads.values():
-            library = overload._codelibrary
+    """Registers and local memory of what `small_fit` compiled."""
+    for kernel in job.device._kernels.values():
+        for compiled in kernel.compiled.values():
+            found = compiled.attributes
             job.add("kernels", {
-                "name": template.__name__, "compiled_for": str(library._ensure_cc(None)),
-                "link_time_optimisation": bool(library._lto), "registers": overload.regs_per_thread,
-                "local_bytes": overload.local_mem_per_thread,
-                "shared_bytes": overload.shared_mem_per_block,
+                "name": kernel.template.__name__, "registers": int(found.num_regs()),
+                "local_bytes": int(found.local_size_bytes()),
+                "shared_bytes": int(found.shared_size_bytes()),
             })  # fmt: skip
 
 
@@ -234,7 +233,7 @@ def roofline(job) -> None:
 
 
 def our_matmul(job, precision: str, orientation: str, A, B) -> Callable[[], float]:
-    product = cuda_ladder.Product(job.device, "float32", precision, "large", orientation)
+    product = cuda_ladder.Product(job.device, "float32", precision, 0, orientation, True)
     launch = product.place(A, B)
 
     def run():

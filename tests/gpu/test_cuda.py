@@ -5,6 +5,7 @@ The ladder of `test_engine` climbs this engine too; here is what only a GPU targ
 
 import inspect
 import types
+from itertools import cycle, product
 
 import numpy as np
 import pytest
@@ -32,27 +33,36 @@ from fastmlp.engine.cuda import (
 )
 from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Launch, open_device
-from fastmlp.engine.cuda.tiles import MmaTile, Tile
 from fastmlp.functions import LOSSES, Activation, Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 SCHEDULES = ["forward", "reverse", "random"]
 ORIENTATIONS = [(True, False), (True, True), (False, False)]  # forward, input, weight gradient
-TILE = Tile(8, 16, 4, 2, 4)
-MMA_TILE = MmaTile(32, 16, 16, 16, 8)
+TILE, MMA_TILE = EMULATED_SIZES.plain[0], EMULATED_SIZES.mma[0]
 rng = np.random.default_rng(0)
 
 
-def multiply(device, names, A, B, by_rows, splits=1, product=kernels.product):
+def stored(matrix, by_rows, width, fill):
+    """As an operand lies in memory: lines of terms or across them, of a multiple of ``width``
+    elements, with ``fill`` behind each.
+    """
+    lines = matrix if by_rows else matrix.T
+    padding = -lines.shape[1] % width
+    return np.pad(lines, ((0, 0), (0, padding)), constant_values=fill)
+
+
+def multiply(device, tile, precision, A, B, by_rows, splits=1, aligned=False,
+             product=kernels.product):  # fmt: skip
     """``A @ B`` by a kernel, each operand stored by lines of terms or across them."""
     (M, K), N = A.shape, B.shape[1]
-    stored_A, stored_B = A if by_rows[0] else A.T, B.T if by_rows[1] else B
+    width = 16 // A.itemsize if aligned else 1
+    stored_A, stored_B = stored(A, by_rows[0], width, 7), stored(B.T, by_rows[1], width, 0)
     out = device.upload(np.full(splits * M * N, np.nan, A.dtype))
     real = float32 if A.dtype == np.float32 else float64
+    names = tile.names(A.dtype, precision, by_rows, (aligned, aligned))
     kernel = device.kernel(
-        product, A_BY_ROWS=by_rows[0], B_BY_ROWS=by_rows[1], STORE=kernels.put,
-        EPILOGUE=kernels.leave, **({"REAL": real, "OPERAND": real} | names),
+        product, FINISH=kernels.put, **({"REAL": real, "OPERAND": real} | names)
     )  # fmt: skip
     split = -(-K // (splits * names["BK"])) * names["BK"]
     arguments = (
@@ -75,11 +85,14 @@ def operands(M, N, K, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_products(dtype, by_rows, schedule, late_copies):
     device = EmulatedDevice(schedule, late_copies)
-    for M, N, K in ((1, 1, 1), (9, 17, 5), (16, 32, 8), (7, 3, 13)):
+    variants = product((1, 3), EMULATED_SIZES.plain, (False, True))
+    shapes = [(1, 1, 1), (9, 17, 5), (16, 32, 8), (7, 3, 13)]
+    for (M, N, K), (splits, tile, aligned) in zip(cycle(shapes), variants, strict=False):
+        # what is behind an aligned line of terms is zero in one operand at least
+        K += -K % 4 * (aligned and all(by_rows))
         A, B = operands(M, N, K, dtype)
-        for splits in (1, 3):
-            C = multiply(device, TILE.names(), A, B, by_rows, splits)
-            np.testing.assert_allclose(C, A @ B, atol=1e-5 if dtype == "float32" else 1e-13)
+        C = multiply(device, tile, "highest", A, B, by_rows, splits, aligned)
+        np.testing.assert_allclose(C, A @ B, atol=1e-5 if dtype == "float32" else 1e-13)
 
 
 def rounded(values, precision):
@@ -96,10 +109,10 @@ def rounded(values, precision):
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_products_on_tensor_cores(precision, by_rows, schedule):
     device = EmulatedDevice(schedule)
-    A, B = operands(41, 21, 37, "float32")
-    names = MMA_TILE.names(precision)
-    C = multiply(device, names, A, B, by_rows, splits=2)
-    np.testing.assert_allclose(C, rounded(A, precision) @ rounded(B, precision), atol=1e-5)
+    A, B = operands(41, 21, 36, "float32")
+    for tile, aligned in zip(EMULATED_SIZES.mma, (False, True), strict=True):
+        C = multiply(device, tile, precision, A, B, by_rows, 2, aligned)
+        np.testing.assert_allclose(C, rounded(A, precision) @ rounded(B, precision), atol=1e-5)
 
 
 def test_rounding_for_tensor_cores():
@@ -501,38 +514,40 @@ def test_results_come_back_where_the_array_api_wants_them():
 # --- planted bugs -----------------------------------------------------------------------------
 
 BUGS = {
-    "no wait for the last copies": (
-        "            wait_for_all_copies()\n",
-        "            pass\n",
-    ),
+    "no wait for the copies": ("        WAIT()\n", "        pass\n"),
     "no barrier after the copies": (
-        "        cuda.syncthreads()\n        for term in range(0, BK, TERMS):",
-        "        for term in range(0, BK, TERMS):",
+        "        WAIT()\n        cuda.syncthreads()\n",
+        "        WAIT()\n",
     ),
-    "no barrier before the next copies": (
-        "BK + term, a, b, sums)\n        cuda.syncthreads()",
-        "BK + term, a, b, sums)",
+    "sums written where another still reads": (
+        "    wait_for_all_copies()\n    cuda.syncthreads()\n",
+        "    wait_for_all_copies()\n",
     ),
+    "sums read before they are written": (
+        "            sums[j] = sums[j + LINE]\n        cuda.syncthreads()\n",
+        "            sums[j] = sums[j + LINE]\n",
+    ),
+    "sums written before the former are read": (
+        "column, aux)\n        cuda.syncthreads()\n",
+        "column, aux)\n",
+    ),
+    "one slice": ("for other in range(1, SLICES)", "for other in range(1, 1)"),
     "uninitialised sums": ("        sums[e] = 0\n", "        pass\n"),
-    "edge of the tile": (
-        "valid = outer + i < outer_end and k + term < k_end",
-        "valid = outer + i <= outer_end and k + term < k_end",
-    ),
-    "edge of the terms": (
-        "valid = outer + i < outer_end and k + term < k_end",
-        "valid = outer + i < outer_end",
-    ),
+    "edge of the rows": ("i * jump < b_rows and", "i * jump <= b_rows and"),
+    "edge of the columns": ("and a_columns > 0", "and a_columns >= 0"),
     "edge of the result": (
         "if m0 + row < M and n0 + column < N:",
         "if m0 + row <= M and n0 + column < N:",
     ),
+    "wrong stage": ("at < (STAGES - 1) * size", "at < (STAGES - 2) * size"),
     "wrong fragment of A": (
-        "a[4 * i + 2 * half] = to_tf32(As[below])",
-        "a[4 * i + 2 * half] = to_tf32(As[below + 1])",
+        "LOAD(memory, at + 8 * outer, term)",
+        "LOAD(memory, at + 4 * outer, term)",
     ),
+    "halves of a pair": ("to_bf16x2(pair[0], pair[1])", "to_bf16x2(pair[1], pair[0])"),
     "halves of a fragment of B": (
-        "b[2 * j + half] = to_bf16x2(Bs[column], Bs[column + BN + PAD])",
-        "b[2 * j + half] = to_bf16x2(Bs[column + BN + PAD], Bs[column])",
+        "at = at_b + 8 * j * outer + 4 * half * (TERMS // 8) * term",
+        "at = at_b + 8 * j * outer + 4 * (1 - half) * (TERMS // 8) * term",
     ),
     "wrong rows of the result": (
         "+ lane // 4 + 8 * (j % 4 // 2)",
@@ -589,12 +604,12 @@ def errors(module, monkeypatch):
         for late_copies in (True, False):
             device = EmulatedDevice(schedule, late_copies)
             for by_rows in ORIENTATIONS:
-                C = multiply(device, TILE.names(), A, B, by_rows, product=module.product)
+                C = multiply(device, TILE, "highest", A, B, by_rows, product=module.product)
                 yield largest(C - A @ B)
             yield error_of_softmax_and_reduction(device)
             for precision in ("high", "medium"):
-                names = MMA_TILE.names(precision)
-                C = multiply(device, names, A, B, (True, False), product=module.product)
+                C = multiply(device, MMA_TILE, precision, A, B, (True, False),
+                             product=module.product)  # fmt: skip
                 yield largest(C - rounded(A, precision) @ rounded(B, precision))
 
 

@@ -1,9 +1,8 @@
 """Compiles CUDA kernels for GPUs that are not there, and reads what became of them.
 
 `GateDevice` stands in for `fastmlp.engine.cuda.device.Device`.  It computes nothing: each launch
-compiles its kernel, for the types of that launch, as ``cuda.jit`` would on a GPU (through NVVM and
-nvJitLink with link-time optimisation), and the machine code is taken apart.  Needs the ``cuda-ci``
-extra; two of the names used here are private to numba-cuda, in no other file.
+compiles its kernel, for the types of that launch, as `Device` would on a GPU, and the machine code
+is taken apart.  Needs the ``cuda-ci`` extra; one of the names used here is private to numba-cuda.
 """
 
 import contextlib
@@ -15,7 +14,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fastmlp.engine.cuda.device import Sequence, bind
+from fastmlp.engine.cuda.compiler import compile_kernel
+from fastmlp.engine.cuda.device import Sequence
 
 OPCODES = ("HMMA", "LDGSTS", "FFMA", "DFMA", "STL", "LDL", "CALL")
 
@@ -42,20 +42,13 @@ def assume_capability(capability):
         dispatcher.get_current_device = found
 
 
-def compile_kernel(template, names, arguments, capability) -> bytes:
+def compile_for(template, names, arguments, capability) -> bytes:
     """The cubin of a kernel for the types of ``arguments``."""
     from numba import cuda
-    from numba.cuda.compiler import _compile_pyfunc_with_fixup
-    from numba.cuda.typing.typeof import typeof
 
     with assume_capability(capability):
-        function = bind(template, names, cuda.jit(device=True, forceinline=True))
-        signature = cuda.types.void(*map(typeof, arguments))
-        library, _ = _compile_pyfunc_with_fixup(
-            function, signature, device=False, abi="numba", cc=capability, lto=True
-        )
-        library._lto = True
-        return library.get_cubin(cc=capability).code
+        code, _ = compile_kernel(cuda, template, names, arguments, capability)
+    return code.code
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -129,5 +122,5 @@ class GateDevice:
         shown = tuple((name, getattr(value, "__name__", value)) for name, value in names.items())
         key = (template.__name__, launch.threads, *shown)
         if key not in self.reports:
-            cubin = compile_kernel(template, names, launch.args, self._capability)
+            cubin = compile_for(template, names, launch.args, self._capability)
             self.reports[key] = resources(cubin)

@@ -22,17 +22,16 @@ from types import SimpleNamespace
 import numpy as np
 from greenlet import getcurrent, greenlet
 
-from fastmlp.engine.cuda.device import Launch, Sequence, bind
+from fastmlp.engine.cuda.compiler import bind
+from fastmlp.engine.cuda.device import Launch, Sequence
 from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile
 
 WARP = 32
 NONSENSE = 0x7BAD
 MOST_SPINS = 1000
 EMULATED_SIZES = Sizes(
-    Tile(8, 16, 4, 2, 4),
-    Tile(4, 8, 4, 2, 2),
-    MmaTile(32, 16, 16, 16, 8),
-    MmaTile(16, 8, 16, 16, 8),
+    (Tile(16, 16, 8, 4, 4, slices=2), Tile(8, 8, 8, 4, 4, slices=2, stages=2)),
+    (MmaTile(32, 32, 16, 16, 16), MmaTile(16, 16, 32, 16, 16, slices=2)),
     32,
 )
 
@@ -143,7 +142,7 @@ class Cuda:
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=_local_array)
 
-    def _shared_array(self, shape, kind):
+    def _shared_array(self, shape, kind, alignment=None):
         thread = getcurrent()
         arrays, made = thread.block.shared, thread.n_shared
         thread.n_shared += 1
@@ -178,22 +177,54 @@ class Cuda:
 # --- twins of fastmlp.engine.cuda.ptx ---------------------------------------------------------
 
 
-def _copy(target, i, source, j, valid):
+def _copied(target, i, source, j, valid, n):
+    """[(index, value)] of an asynchronous copy of ``n`` elements."""
     if target.dtype.itemsize not in (4, 8) or source.dtype != target.dtype:
         raise Fault(f"asynchronous copy of {source.dtype} to {target.dtype}")
-    target.check(i)
-    return target, i, source[j] if valid else 0.0
+    if i % n or (valid and j % n):
+        raise Fault(f"asynchronous copy of {n} elements from {j} to {i}")
+    target.check(i + n - 1)
+    return [(i + k, source[j + k] if valid else 0.0) for k in range(n)]
 
 
-def _copy_late(target, i, source, j, valid):
-    copy = _copy(target, i, source, j, valid)
-    target[i] = float("nan")
-    getcurrent().copies[-1].append(copy)
+def _copy_late(*args):
+    target = args[0]
+    for i, value in _copied(*args):
+        target[i] = float("nan")
+        getcurrent().copies[-1].append((target, i, value))
 
 
-def _copy_at_once(target, i, source, j, valid):
-    target, i, value = _copy(target, i, source, j, valid)
-    target[i] = value
+def _copy_at_once(*args):
+    for i, value in _copied(*args):
+        args[0][i] = value
+
+
+def _copies(copy):
+    """The twins of all asynchronous copies."""
+    return {
+        "copy_element_async": lambda *args: copy(*args, 1),
+        "copy_vector_async": lambda *args: copy(*args, 16 // args[0].dtype.itemsize),
+    }
+
+
+def load_shared(source, i):
+    return source[i]
+
+
+def _load(target, i, source, j, n_bytes):
+    n = n_bytes // source.dtype.itemsize
+    if j % n:
+        raise Fault(f"{n} elements from {j} are not aligned")
+    for k in range(n):
+        target[i + k] = source[j + k]
+
+
+def load_pair(target, i, source, j):
+    _load(target, i, source, j, 2 * source.dtype.itemsize)
+
+
+def load_vector(target, i, source, j):
+    _load(target, i, source, j, 16)
 
 
 def commit_copies():
@@ -213,6 +244,10 @@ def wait_for_all_copies():
 
 def wait_for_all_but_one():
     _wait_for_copies(1)
+
+
+def wait_for_all_but_two():
+    _wait_for_copies(2)
 
 
 def to_tf32(x) -> int:
@@ -297,9 +332,15 @@ def load_acquire(array, i):
 
 TWINS = {
     function.__name__: function
-    for function in (commit_copies, wait_for_all_copies, wait_for_all_but_one, to_tf32, to_bf16x2,
+    for function in (commit_copies, wait_for_all_copies, wait_for_all_but_one,
+                     wait_for_all_but_two, load_shared, load_pair, load_vector, to_tf32, to_bf16x2,
                      mma_tf32, mma_bf16, add_release, load_acquire)
 }  # fmt: skip
+
+
+def _name_of(value):
+    """Of an intrinsic."""
+    return getattr(value, "__name__", None)
 
 
 # --- the device -------------------------------------------------------------------------------
@@ -333,11 +374,11 @@ class EmulatedDevice:
         self._sent: list = []
         self._spins = 0
         self._random = random.Random(0)
-        self._names = TWINS | {
-            "cuda": Cuda(),
-            "copy_async": _copy_late if late_copies else _copy_at_once,
-            "float64": _Real(np.dtype("float64")),
-        }
+        copies = _copies(_copy_late if late_copies else _copy_at_once)
+        self._twins = TWINS | copies
+        self._names = self._twins | {
+            "cuda": Cuda(), "float64": _Real(np.dtype("float64")), "int32": int, "int64": int
+        }  # fmt: skip
 
     # --- memory
 
@@ -399,9 +440,9 @@ class EmulatedDevice:
 
     def kernel(self, template, **names):
         twins = {
-            name: TWINS[value.__name__]
+            name: self._twins[_name_of(value)]
             for name, value in names.items()
-            if getattr(value, "__name__", None) in TWINS
+            if _name_of(value) in self._twins
         }
         real = {"REAL": _Real(_dtype(names["REAL"]))}
         return bind(template, names, lambda function: function, self._names | twins | real)

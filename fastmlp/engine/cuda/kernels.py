@@ -21,15 +21,16 @@ from collections.abc import Callable
 from math import exp, log, log1p, sqrt
 from typing import Any
 
-from numba import cuda, float64
+from numba import cuda, float64, int32, int64
 
 from fastmlp.dropout import random_bits, row_key
 from fastmlp.engine.cuda.ptx import (
     commit_copies,
-    copy_async,
+    load_pair,
+    load_shared,
+    load_vector,
     to_bf16x2,
     to_tf32,
-    wait_for_all_but_one,
     wait_for_all_copies,
 )
 
@@ -38,23 +39,33 @@ def unbound(*args):
     raise TypeError("a template was called without its formula")
 
 
-# Bound by `Device.kernel`: the element type, tile sizes and formulas of one variant.
+# Bound by `Device.kernel`: the element type, tile sizes and formulas of one variant.  `tiles` says
+# what those of a product are.
 REAL: Any = None  # element type
-BM = BN = BK = 0  # rows, columns and terms of a block's tile
-TM = TN = 0  # of a thread's part of it (`multiply`)
-WM = WN = MT = NT = 0  # of a warp's part of it, and how many mma results that is (`multiply_mma`)
-PART_A = PART_B = 0  # operands that a thread holds
-SUMS = LINE = 0  # sums that a thread holds, and a divisor of their number
-OPERAND: Any = None  # type of the former
+OPERAND: Any = None  # type of a product's operands in registers
 THREADS = 0
-PAD = 0  # elements behind each row of a tile in shared memory, against bank conflicts
-SHARED_A = SHARED_B = 0  # elements of both operands' tiles, twice
-A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
+BM = BN = BK = 0  # rows, columns and terms of a block's tile
+SLICES = 1  # groups of threads that share the terms of a tile
+STAGES = 2  # tiles of each operand in shared memory
+TM = TN = 0  # of a thread's part of a tile (`multiply`)
+WM = WN = MT = NT = 0  # of a warp's part of it, and how many mma results that is (`multiply_mma`)
+GROUP = 0  # elements in 16 bytes
+PART_A = PART_B = 0  # operands that a thread holds
+SUMS = LINE = 0  # sums that a thread holds, and how many of them are written at a time
+PASS = 0  # sums of the tile that all threads write at a time
 TERMS = 1  # that are multiplied at a time
+SHARED = 0  # elements of shared memory
+A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
+ROWS_A = COLUMNS_A = PITCH_A = COPIES_A = VECTOR_A = 0  # of an operand's tile in shared memory
+ROWS_B = COLUMNS_B = PITCH_B = COPIES_B = VECTOR_B = 0
+COPY_A: Callable[..., Any] = unbound
+COPY_B: Callable[..., Any] = unbound
+WAIT: Callable[..., Any] = unbound  # until the oldest stage is there
+START: Callable[..., Any] = unbound
 MULTIPLY: Callable[..., Any] = unbound
-PLACE: Callable[..., Any] = unbound
-STORE: Callable[..., Any] = unbound
-EPILOGUE: Callable[..., Any] = unbound
+POSITION: Callable[..., Any] = unbound
+ROW: Callable[..., Any] = unbound
+FINISH: Callable[..., Any] = unbound
 LOAD: Callable[..., Any] = unbound  # of fragments
 MMA: Callable[..., Any] = unbound
 FORMULA: Callable[..., Any] = unbound
@@ -75,30 +86,6 @@ def count_rows(control, first, most):
     """Rows of this micro-batch of the current batch."""
     rows = min(control[2], control[1] - control[0] * control[2]) - first
     return max(0, min(most, rows))
-
-
-def fetch(target, start, pitch, width, by_rows, source, origin, stride, outer, outer_end, k, k_end):
-    """Start copying a tile, ``width`` x BK, into rows of ``pitch`` elements, one per term.
-
-    ``source`` holds element (outer, term) at ``origin + outer stride + term`` if ``by_rows``, else
-    at ``origin + term stride + outer``.  What lies beyond the ends becomes zero.
-    """
-    for e in range(cuda.threadIdx.x, width * BK, THREADS):
-        if by_rows:
-            i, term = e // BK, e % BK
-            at = (outer + i) * stride + k + term
-        else:
-            i, term = e % width, e // width
-            at = (k + term) * stride + outer + i
-        valid = outer + i < outer_end and k + term < k_end
-        copy_async(target, start + term * pitch + i, source, origin + at if valid else 0, valid)
-
-
-def fetch_both(As, Bs, stage, A, a0, lda, B, b0, ldb, m, M, n, N, k, k_end):
-    """One stage of both operands."""
-    fetch(As, stage * BK * (BM + PAD), BM + PAD, BM, A_BY_ROWS, A, a0, lda, m, M, k, k_end)
-    fetch(Bs, stage * BK * (BN + PAD), BN + PAD, BN, B_BY_ROWS, B, b0, ldb, n, N, k, k_end)
-    commit_copies()
 
 
 def add_over_block(shared, value):
@@ -125,77 +112,205 @@ def add_over_warp(value):
 # --- products ---------------------------------------------------------------------------------
 
 
+def begin(by_rows, start, stride, outer, outer_end, k, k_end, row, column):
+    """Where a thread's copies of a tile start, and the rows and columns from there to the end.
+
+    Element (outer, term) of an operand is at ``start + outer stride + term`` if ``by_rows``, else
+    at ``start + term stride + outer``; the tile has it in the same row and column.
+    """
+    if by_rows:
+        at = start + int64(outer + row) * stride + k + column
+        return at, int32(outer_end - outer - row), int32(k_end - k - column)
+    at = start + int64(k + row) * stride + outer + column
+    return at, int32(k_end - k - row), int32(outer_end - outer - column)
+
+
+def fetch(memory, to_a, A, a, lda, a_rows, a_columns, to_b, B, b, ldb, b_rows, b_columns):
+    """Start copying a thread's part of one stage of both operands.
+
+    Beyond the ends are zeros, but what a vector of 16 bytes holds that begins before the end of its
+    row: there, in one operand, are finite numbers.
+    """
+    jump = ROWS_A // COPIES_A
+    for i in range(COPIES_A):
+        valid = i * jump < a_rows and a_columns > 0
+        COPY_A(memory, to_a + i * jump * PITCH_A, A, a + i * jump * lda, valid)
+    jump = ROWS_B // COPIES_B
+    for i in range(COPIES_B):
+        valid = i * jump < b_rows and b_columns > 0
+        COPY_B(memory, to_b + i * jump * PITCH_B, B, b + i * jump * ldb, valid)
+
+
+def advance(by_rows, at, stride, rows, columns):
+    """`begin`'s results for the next stage."""
+    if by_rows:
+        return at + BK, rows, int32(columns - BK)
+    return at + BK * stride, int32(rows - BK), columns
+
+
 def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N, K,
             aux):  # fmt: skip
-    """``C[m, n]`` = what STORE makes of the sum over k of ``A[m, k] B[k, n]``, then the EPILOGUE.
+    """``C[m, n]`` = what FINISH makes of the sum over k of ``A[m, k] B[k, n]``.
 
     M or K is 0 for the rows of the current micro-batch.  Block z of the grid takes ``split`` terms
     and writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
+
+    Shared memory holds STAGES stages of both operands' tiles, which arrive while earlier ones are
+    multiplied; at the end it holds sums, on their way from the threads that have them to those that
+    write them, row by row.
     """
     rows = count_rows(control, first, most)
-    M = M if M else rows
-    K = K if K else rows
-    m0, n0 = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN
+    M, K = M if M else rows, K if K else rows
+    m0, n0 = int64(cuda.blockIdx.y) * BM, int64(cuda.blockIdx.x) * BN
     if m0 >= M:
         return
     k_begin = cuda.blockIdx.z * split
     k_end = min(K, k_begin + split)
-    n_stages = max(0, (k_end - k_begin + BK - 1) // BK)
-    As = cuda.shared.array(SHARED_A, REAL)
-    Bs = cuda.shared.array(SHARED_B, REAL)
+    n_stages = int32(max(0, (k_end - k_begin + BK - 1) // BK))
+    thread = int32(cuda.threadIdx.x)
+    memory = cuda.shared.array(SHARED, REAL, alignment=16)
     a, b = cuda.local.array(PART_A, OPERAND), cuda.local.array(PART_B, OPERAND)
     sums = cuda.local.array(SUMS, REAL)
     for e in range(SUMS):
         sums[e] = 0
-    if n_stages > 0:
-        fetch_both(As, Bs, 0, A, a0, lda, B, b0, ldb, m0, M, n0, N, k_begin, k_end)
+    row, column = thread // (COLUMNS_A // VECTOR_A), thread % (COLUMNS_A // VECTOR_A) * VECTOR_A
+    to_a = int32(row * PITCH_A + column)
+    a_at, a_rows, a_columns = begin(A_BY_ROWS, a0, lda, m0, M, k_begin, k_end, row, column)
+    row, column = thread // (COLUMNS_B // VECTOR_B), thread % (COLUMNS_B // VECTOR_B) * VECTOR_B
+    to_b = int32(ROWS_A * PITCH_A + row * PITCH_B + column)
+    b_at, b_rows, b_columns = begin(B_BY_ROWS, b0, ldb, n0, N, k_begin, k_end, row, column)
+    from_a, from_b = START()
+    from_a, from_b = int32(from_a), int32(ROWS_A * PITCH_A + from_b)
+    into = int32(0)
+    for stage in range(STAGES - 1):
+        if stage < n_stages:
+            fetch(memory, to_a + into, A, a_at, lda, a_rows, a_columns, to_b + into, B, b_at, ldb,
+                  b_rows, b_columns)  # fmt: skip
+            a_at, a_rows, a_columns = advance(A_BY_ROWS, a_at, lda, a_rows, a_columns)
+            b_at, b_rows, b_columns = advance(B_BY_ROWS, b_at, ldb, b_rows, b_columns)
+        commit_copies()
+        into = int32(into + ROWS_A * PITCH_A + ROWS_B * PITCH_B)
+    here, n_ahead = int32(0), int32(n_stages - (STAGES - 1))
     for stage in range(n_stages):
-        if stage + 1 < n_stages:
-            fetch_both(As, Bs, (stage + 1) % 2, A, a0, lda, B, b0, ldb, m0, M, n0, N,
-                       k_begin + (stage + 1) * BK, k_end)  # fmt: skip
-            wait_for_all_but_one()
-        else:
-            wait_for_all_copies()
+        WAIT()
         cuda.syncthreads()
-        for term in range(0, BK, TERMS):
-            MULTIPLY(As, Bs, (stage % 2) * BK + term, a, b, sums)
+        if stage < n_ahead:
+            fetch(memory, to_a + into, A, a_at, lda, a_rows, a_columns, to_b + into, B, b_at, ldb,
+                  b_rows, b_columns)  # fmt: skip
+            a_at, a_rows, a_columns = advance(A_BY_ROWS, a_at, lda, a_rows, a_columns)
+            b_at, b_rows, b_columns = advance(B_BY_ROWS, b_at, ldb, b_rows, b_columns)
+        commit_copies()
+        for term in range(0, BK // SLICES, TERMS):
+            MULTIPLY(memory, here + from_a + term * (1 if A_BY_ROWS else PITCH_A),
+                     here + from_b + term * (1 if B_BY_ROWS else PITCH_B), a, b, sums)  # fmt: skip
+        into, here = next_stage(into), next_stage(here)
+    wait_for_all_copies()
+    cuda.syncthreads()
+    c0 += cuda.blockIdx.z * c_split + m0 * ldc + n0
+    slice_of_thread = thread // (THREADS // SLICES)
+    for i in range(SUMS // LINE):
+        for j in range(LINE):
+            memory[slice_of_thread * PASS + POSITION(j)] = sums[j]
+        for j in range(SUMS - LINE):  # registers have no index that is worked out
+            sums[j] = sums[j + LINE]
         cuda.syncthreads()
-    c0 += cuda.blockIdx.z * c_split
-    for i in range(SUMS // LINE):  # one loop over all sums would be too long to be unrolled
-        for j in range(LINE):
-            row, column = PLACE(i, j)
+        for e in range(thread, PASS, THREADS):
+            row, column = ROW(i, e // BN), e % BN
             if m0 + row < M and n0 + column < N:
-                STORE(sums[i * LINE + j], C, c0 + (m0 + row) * ldc + n0 + column)
-    for i in range(SUMS // LINE):  # formulas would make the first loop too long
-        for j in range(LINE):
-            row, column = PLACE(i, j)
-            if m0 + row < M and n0 + column < N:
-                EPILOGUE(C, c0 + (m0 + row) * ldc + n0 + column, aux)
+                total = load_shared(memory, e)
+                for other in range(1, SLICES):
+                    total += load_shared(memory, other * PASS + e)
+                FINISH(total, C, c0 + row * ldc + column, aux)
+        cuda.syncthreads()
 
 
-def multiply(As, Bs, at, a, b, sums):
-    """One term of a thread's TM x TN sums, by FMAs.  Block: (BM / TM) (BN / TN) threads."""
-    m, n = cuda.threadIdx.x // (BN // TN) * TM, cuda.threadIdx.x % (BN // TN) * TN
-    for i in range(TM):
-        a[i] = As[at * (BM + PAD) + m + i]
-    for j in range(TN):
-        b[j] = Bs[at * (BN + PAD) + n + j]
-    for i in range(TM):
-        for j in range(TN):
-            sums[i * TN + j] += a[i] * b[j]
+def next_stage(at):
+    """Where the stage after that at ``at`` is in shared memory."""
+    size = ROWS_A * PITCH_A + ROWS_B * PITCH_B
+    return int32(at + size if at < (STAGES - 1) * size else 0)
 
 
-def place(i, j):
-    """Row and column, in the block's tile, of a thread's sum ``i LINE + j`` of `multiply`."""
-    row = cuda.threadIdx.x // (BN // TN) * TM + i
-    return row, cuda.threadIdx.x % (BN // TN) * TN + j
+# By FMAs.  A slice of the block is (BM / TM) x (BN / TN) threads.  A thread's rows, and its
+# columns, are every so many if terms follow each other in shared memory, else every so many groups.
 
 
-def multiply_mma(As, Bs, at, a, b, sums):
-    """Some terms of a warp's WM x WN sums, on tensor cores.  Block: 32 (BM / WM) (BN / WN)."""
+def start():
+    """Where a thread's first row and column are in either tile."""
+    thread = cuda.threadIdx.x % (THREADS // SLICES)
+    term = cuda.threadIdx.x // (THREADS // SLICES) * (BK // SLICES)
+    m, n = thread // (BN // TN), thread % (BN // TN)
+    from_a = m * PITCH_A + term if A_BY_ROWS else term * PITCH_A + m * GROUP
+    from_b = n * PITCH_B + term if B_BY_ROWS else term * PITCH_B + n * GROUP
+    return from_a, from_b
+
+
+def load(memory, at, by_rows, pitch, n_threads, n, part):
+    """GROUP terms of ``n`` rows or columns, ``part[i GROUP + term]``."""
+    if by_rows:
+        for i in range(n):
+            load_vector(part, i * GROUP, memory, at + i * n_threads * pitch)
+    else:
+        line = cuda.local.array(GROUP, REAL)
+        for i in range(0, n, GROUP):
+            for term in range(GROUP):
+                load_vector(line, 0, memory, at + term * pitch + i * n_threads)
+                for e in range(GROUP):
+                    part[(i + e) * GROUP + term] = line[e]
+
+
+def multiply(memory, at_a, at_b, a, b, sums):
+    """GROUP terms of a thread's TM x TN sums."""
+    load(memory, at_a, A_BY_ROWS, PITCH_A, BM // TM, TM, a)
+    load(memory, at_b, B_BY_ROWS, PITCH_B, BN // TN, TN, b)
+    for term in range(GROUP):
+        for i in range(TM):
+            for j in range(TN):
+                sums[i * TN + j] += a[i * GROUP + term] * b[j * GROUP + term]
+
+
+def position(j):
+    """Where a thread's sum j of a row goes among those of the tile that are written at a time."""
+    thread = cuda.threadIdx.x % (THREADS // SLICES)
+    m, n = thread // (BN // TN), thread % (BN // TN)
+    if B_BY_ROWS:
+        return m * BN + n + j * (BN // TN)
+    return m * BN + j // GROUP * (BN // TN) * GROUP + n * GROUP + j % GROUP
+
+
+def row_of_tile(i, m):
+    """The tile's row of the sums that threads m have in their row i."""
+    if A_BY_ROWS:
+        return m + i * (BM // TM)
+    return i // GROUP * (BM // TM) * GROUP + m * GROUP + i % GROUP
+
+
+# On tensor cores.  A slice of the block is (BM / WM) x (BN / WN) warps.
+
+
+def start_mma():
+    """`start` for `multiply_mma`: where the fragments of a warp's lane start."""
     warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
-    m, n = warp // (BN // WN) * WM, warp % (BN // WN) * WN
-    LOAD(As, Bs, at, m, n, lane // 4, lane % 4, a, b)
+    term = warp // (THREADS // SLICES // 32) * (BK // SLICES) + lane % 4 * (TERMS // 8)
+    warp %= THREADS // SLICES // 32
+    m, n = warp // (BN // WN) * WM + lane // 4, warp % (BN // WN) * WN + lane // 4
+    from_a = m * PITCH_A + term if A_BY_ROWS else term * PITCH_A + m
+    from_b = n * PITCH_B + term if B_BY_ROWS else term * PITCH_B + n
+    return from_a, from_b
+
+
+def multiply_mma(memory, at_a, at_b, a, b, sums):
+    """TERMS terms of a warp's WM x WN sums."""
+    outer, term = (PITCH_A, 1) if A_BY_ROWS else (1, PITCH_A)
+    for i in range(MT):
+        for half in range(2):
+            at = at_a + 16 * i * outer + 4 * half * (TERMS // 8) * term
+            a[4 * i + 2 * half] = LOAD(memory, at, term)
+            a[4 * i + 2 * half + 1] = LOAD(memory, at + 8 * outer, term)
+    outer, term = (PITCH_B, 1) if B_BY_ROWS else (1, PITCH_B)
+    for j in range(NT):
+        for half in range(2):
+            at = at_b + 8 * j * outer + 4 * half * (TERMS // 8) * term
+            b[2 * j + half] = LOAD(memory, at, term)
     for i in range(MT):
         for j in range(NT):
             e = 4 * (i * NT + j)
@@ -206,84 +321,73 @@ def multiply_mma(As, Bs, at, a, b, sums):
             sums[e], sums[e + 1], sums[e + 2], sums[e + 3] = s0, s1, s2, s3
 
 
-def place_mma(i, j):
-    """`place` for the sums of `multiply_mma`."""
-    warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
-    row = warp // (BN // WN) * WM + 16 * i + lane // 4 + 8 * (j % 4 // 2)
-    return row, warp % (BN // WN) * WN + 8 * (j // 4) + 2 * (lane % 4) + j % 2
+def load_tf32(memory, at, term):
+    """One term, as a register of a fragment."""
+    return to_tf32(load_shared(memory, at))
 
 
-def load_tf32(As, Bs, at, m, n, g, t, a, b):
-    """Fragments of 8 terms for one warp: all of its rows and columns."""
-    for i in range(MT):
-        row = at * (BM + PAD) + m + 16 * i + g
-        for half in range(2):
-            below = row + (t + 4 * half) * (BM + PAD)
-            a[4 * i + 2 * half] = to_tf32(As[below])
-            a[4 * i + 2 * half + 1] = to_tf32(As[below + 8])
-    for j in range(NT):
-        for half in range(2):
-            b[2 * j + half] = to_tf32(Bs[(at + t + 4 * half) * (BN + PAD) + n + 8 * j + g])
+def load_bf16(memory, at, term):
+    """Two terms that follow each other, as a register of a fragment."""
+    if term == 1:
+        pair = cuda.local.array(2, REAL)
+        load_pair(pair, 0, memory, at)
+        return to_bf16x2(pair[0], pair[1])
+    return to_bf16x2(load_shared(memory, at), load_shared(memory, at + term))
 
 
-def load_bf16(As, Bs, at, m, n, g, t, a, b):
-    """Fragments of 16 terms for one warp, two terms to a register."""
-    for i in range(MT):
-        for half in range(2):
-            row = (at + 2 * t + 8 * half) * (BM + PAD) + m + 16 * i + g
-            below = row + BM + PAD
-            a[4 * i + 2 * half] = to_bf16x2(As[row], As[below])
-            a[4 * i + 2 * half + 1] = to_bf16x2(As[row + 8], As[below + 8])
-    for j in range(NT):
-        for half in range(2):
-            column = (at + 2 * t + 8 * half) * (BN + PAD) + n + 8 * j + g
-            b[2 * j + half] = to_bf16x2(Bs[column], Bs[column + BN + PAD])
+def position_mma(j):
+    """`position` for the sums of `multiply_mma`, 16 rows of every warp at a time."""
+    warp, lane = cuda.threadIdx.x // 32 % (THREADS // SLICES // 32), cuda.threadIdx.x % 32
+    row = warp // (BN // WN) * 16 + lane // 4 + 8 * (j % 4 // 2)
+    return row * BN + warp % (BN // WN) * WN + 8 * (j // 4) + 2 * (lane % 4) + j % 2
+
+
+def row_of_tile_mma(i, m):
+    """`row_of_tile` for them."""
+    return m // 16 * WM + 16 * i + m % 16
 
 
 # --- what becomes of a product ------------------------------------------------------------------
 
 
-def put(value, C, at):
+def put(value, C, at, aux):
     """The sum as it is."""
     C[at] = value
 
 
-def add(value, C, at):
+def add(value, C, at, aux):
     """Added to what is there: the gradient of a further micro-batch."""
     C[at] += value
 
 
-def multiply_by(value, C, at):
+def multiply_by(value, C, at, aux):
     """The gradient of a hidden layer's scores where its derivative is kept in the same place."""
     C[at] *= value
 
 
-def leave(C, at, aux):
-    """Nothing more."""
-
-
-def activate(C, at, aux):
+def activate(value, C, at, aux):
     """A hidden layer's output."""
-    C[at] = FORMULA(C[at])
+    C[at] = FORMULA(value)
 
 
-def activate_and_keep_derivative(C, at, aux):
+def activate_and_keep_derivative(value, C, at, aux):
     """`activate`, for training where the output does not tell the derivative: it goes to ``aux``,
     which is placed like ``C``.
     """
-    aux[at] = GRADIENT(C[at])
-    C[at] = FORMULA(C[at])
+    aux[at] = GRADIENT(value)
+    C[at] = FORMULA(value)
 
 
-def activate_and_keep_derivative_of_output(C, at, aux):
+def activate_and_keep_derivative_of_output(value, C, at, aux):
     """The same for an activation whose output tells the derivative."""
-    C[at] = FORMULA(C[at])
-    aux[at] = GRADIENT(C[at])
+    output = FORMULA(value)
+    C[at] = output
+    aux[at] = GRADIENT(output)
 
 
-def apply_derivative(C, at, aux):
+def apply_derivative(value, C, at, aux):
     """The gradient of a hidden layer's scores; ``aux`` holds its outputs, placed like ``C``."""
-    C[at] *= FORMULA(aux[at])
+    C[at] = value * FORMULA(aux[at])
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -326,7 +430,7 @@ def gather_sparse(control, first, most, order, values, columns, starts, n_featur
 
 
 def normalise(control, first, most, A, kept, a0, lda, width, epsilon, aux):
-    """Layer normalisation of scores, then EPILOGUE; one warp per row.
+    """Layer normalisation of scores, then FINISH; one warp per row.
 
     ``kept``, placed like ``A``, gets the normalised scores and, behind them, the factor.
     """
@@ -341,9 +445,9 @@ def normalise(control, first, most, A, kept, a0, lda, width, epsilon, aux):
             squares += (A[at + k] - mean) * (A[at + k] - mean)
         factor = REAL(1) / sqrt(add_over_warp(squares) / width + epsilon)
         for k in range(lane, width, 32):
-            A[at + k] = (A[at + k] - mean) * factor
-            kept[at + k] = A[at + k]
-            EPILOGUE(A, at + k, aux)
+            score = (A[at + k] - mean) * factor
+            kept[at + k] = score
+            FINISH(score, A, at + k, aux)
         if lane == 0:
             kept[at + width] = factor
 

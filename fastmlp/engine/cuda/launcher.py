@@ -11,6 +11,8 @@ from fastmlp.engine.cuda.device import Device, Launch
 from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile, common_names
 from fastmlp.engine.cuda.workspace import MicroBatch
 
+_BUSY_SHARE = 0.75
+
 Operand = tuple[Any, int, int, bool]
 """Of a product: buffer, place in it, elements between rows, and whether terms follow each other."""
 
@@ -26,7 +28,7 @@ class Launcher:
         control: Any,
     ):  # fmt: skip
         self._device, self._sizes, self._precision = device, sizes, precision
-        self._n_parameters, self._control = n_parameters, control
+        self._n_parameters, self._control, self._dtype = n_parameters, control, dtype
         self._names = common_names(dtype, sizes)
         self._recorded: list[Launch] | None = None
 
@@ -46,10 +48,12 @@ class Launcher:
     ) -> None:  # fmt: skip
         """Launch `kernels.product`; 0 in ``shape`` (M, N, K) stands for the rows."""
         M, N, K = shape
-        tile, sizes = self._choose_tile(M or rows.most, N)
+        tile = self._choose_tile(M or rows.most, N, n_splits)
         kernel = self.kernel(
-            kernels.product, A_BY_ROWS=A[-1], B_BY_ROWS=B[-1],
-            **({"STORE": kernels.put, "EPILOGUE": kernels.leave} | names | sizes),
+            kernels.product,
+            **({"FINISH": kernels.put} | names | tile.names(
+                self._dtype, self._precision, (A[-1], B[-1]), (self._aligned(A), self._aligned(B))
+            )),
         )  # fmt: skip
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
@@ -57,24 +61,32 @@ class Launcher:
                     self._n_parameters, split, M, N, K,
                     C[0] if aux is None else aux)  # fmt: skip
 
-    def _choose_tile(self, rows: int, columns: int) -> tuple[Tile | MmaTile, dict[str, Any]]:
-        """(tile, what its names stand for)."""
-        sizes = self._sizes
-        if self._precision == "highest":
-            large = min(rows, columns) >= sizes.large.BM // 2
-            tile = sizes.large if large else sizes.small
-            return tile, tile.names()
-        large = min(rows, columns) >= sizes.large_mma.BM // 2
-        mma = sizes.large_mma if large else sizes.small_mma
-        return mma, mma.names(self._precision)
+    def _aligned(self, operand: Operand) -> bool:
+        """Whether its rows start at multiples of 16 bytes."""
+        _, start, stride, _ = operand
+        return start * self._dtype.itemsize % 16 == 0 and stride * self._dtype.itemsize % 16 == 0
+
+    def _choose_tile(self, rows: int, columns: int, n_splits: int) -> Tile | MmaTile:
+        """The largest that keeps most multiprocessors busy; the smallest if none does."""
+        sizes: tuple[Tile | MmaTile, ...] = self._sizes.plain
+        if self._precision != "highest":
+            sizes = self._sizes.mma
+        for tile in sizes:
+            n_blocks = -(-rows // tile.BM) * -(-columns // tile.BN) * n_splits
+            if n_blocks >= _BUSY_SHARE * self._device.n_multiprocessors:
+                return tile
+        return sizes[-1]
 
     def kernel(self, template: Callable, **names: Any) -> Any:
         """A template with these names bound, and those that most kernels use."""
         return self._device.kernel(template, **(self._names | names))
 
-    def launch(self, kernel: Any, blocks: tuple[int, int, int], threads: int, *args: Any) -> None:
+    def launch(
+        self, kernel: Any, blocks: tuple[int, int, int], threads: int, *args: Any,
+        cooperative: bool = False,
+    ) -> None:  # fmt: skip
         """Queue a launch, or record it for a sequence."""
-        launch = Launch(kernel, blocks, threads, args)
+        launch = Launch(kernel, blocks, threads, args, cooperative)
         if self._recorded is None:
             self._device.launch(launch)
         else:

@@ -13,7 +13,8 @@ import numpy as np
 
 from fastmlp.dropout import Dropout, threshold
 from fastmlp.engine.cuda import kernels, resident
-from fastmlp.engine.cuda.device import Device, Sequence, UserFormula
+from fastmlp.engine.cuda.compiler import UserFormula
+from fastmlp.engine.cuda.device import Device, Sequence
 from fastmlp.engine.cuda.launcher import Launcher
 from fastmlp.engine.cuda.samples import Chunk, Data
 from fastmlp.engine.cuda.tiles import Sizes
@@ -116,7 +117,7 @@ class ResidentPath(_Path):
             buffers.slots, n, buffers.layers, buffers.widths, len(network.widths) - 1,
             kind(self._alpha), kind(objective.divisor), np.finfo(kind).eps, buffers.constants,
             kind(objective.label_smoothing), buffers.average, buffers.average_rate, sums,
-            call.results,
+            call.results, cooperative=True,
         )  # fmt: skip
 
 
@@ -200,9 +201,9 @@ class TiledPath(_Path):
         """What ends the product of a hidden layer."""
         row = self._network.hidden[layer]
         if not (train and (row.of_score or self._dropout.rates[layer])):
-            return {"EPILOGUE": kernels.activate, "FORMULA": _formula(row, row.value)}
+            return {"FINISH": kernels.activate, "FORMULA": _formula(row, row.value)}
         return {
-            "EPILOGUE": kernels.activate_and_keep_derivative if row.of_score
+            "FINISH": kernels.activate_and_keep_derivative if row.of_score
             else kernels.activate_and_keep_derivative_of_output,
             "FORMULA": _formula(row, row.value),
             "GRADIENT": _formula(row, row.derivative), "aux": work.deltas,
@@ -243,7 +244,7 @@ class TiledPath(_Path):
                 (work.activations, work.places[layer], work.strides[layer], False),
                 (deltas, place, stride, False),
                 (work.partial, offsets[layer], fan_out), n_splits=work.n_splits,
-                STORE=accumulate,
+                FINISH=accumulate,
             )  # fmt: skip
             if layer > 0:
                 self._product(
@@ -263,8 +264,8 @@ class TiledPath(_Path):
         """What ends the product that makes the gradient of a hidden layer's outputs."""
         row = self._network.hidden[layer]
         if row.of_score or self._dropout.rates[layer]:
-            return {"STORE": kernels.multiply_by}
-        return {"EPILOGUE": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
+            return {"FINISH": kernels.multiply_by}
+        return {"FINISH": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
 
     def _update(self, call: Pass, optimizer: Optimizer | None) -> None:
         """Sum the gradient's splits and update, or without an optimizer leave the gradient."""

@@ -1,8 +1,8 @@
 """Instructions that Numba has no name for, as intrinsics: the only file with inline PTX.
 
-Every function takes arrays and element offsets, never addresses, so that the emulator under tests/
-can stand in for each of them with a Python twin of the same name, which checks bounds and
-alignment.  numba-cuda is in maintenance and its successor replaces llvmlite; this file is what a
+Every function takes arrays, or pointers to global memory, and element offsets, never addresses, so
+that the emulator under tests/ can stand in for each of them with a Python twin of the same name,
+which checks bounds and alignment.  numba-cuda is in maintenance and its successor replaces llvmlite; this file is what a
 port would rewrite.
 
 Fragment layouts are those of the PTX ISA, "Matrix fragments for mma": with ``g = lane // 4``
@@ -32,40 +32,102 @@ def _asm(builder, result, text, constraints, args, *, memory=False):
     return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=memory), args)
 
 
+def _element(context, builder, array_type, array, offset):
+    """Pointer to an element of an array, or behind a pointer."""
+    if not isinstance(array_type, types.CPointer):
+        array = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(array, [offset])
+
+
 def _element_address(context, builder, array_type, array, offset):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.ptrtoint(builder.gep(data, [offset]), _I64)
+    return builder.ptrtoint(_element(context, builder, array_type, array, offset), _I64)
 
 
 def _shared_address(context, builder, array_type, array, offset):
-    generic = _element_address(context, builder, array_type, array, offset)
-    text = "{ .reg .u64 t; cvta.to.shared.u64 t, $1; cvt.u32.u64 $0, t; }"
-    return _asm(builder, _I32, text, "=r,l", [generic])
+    element = _element(context, builder, array_type, array, offset)
+    kind = context.get_value_type(array_type.dtype)
+    in_shared = builder.addrspacecast(element, ir.PointerType(kind, addrspace=3))
+    return builder.ptrtoint(in_shared, _I32)
 
 
 # --- asynchronous copies ----------------------------------------------------------------------
 
 
-@intrinsic
-def copy_async(typingctx, target, i, source, j, valid):
-    """Start copying ``source[j]`` (global) to ``target[i]`` (shared), or zero if not ``valid``.
+def _copy(name, n_bytes):
+    """An intrinsic that starts copying ``source[j]`` (global) and what follows, ``n_bytes`` or an
+    element, to ``target[i]`` (shared), or zeros if not ``valid``.
 
-    Elements of 4 or 8 bytes.  The copy is done after `commit_copies` and a wait.
+    The copy is done after `commit_copies` and a wait.
     """
-    size = target.dtype.bitwidth // 8
+
+    def typed(typingctx, target, i, source, j, valid):
+        size = n_bytes or target.dtype.bitwidth // 8
+        where = "cg" if size == 16 else "ca"
+
+        def codegen(context, builder, signature, args):
+            to = _shared_address(context, builder, signature.args[0], args[0], args[1])
+            start = _element_address(context, builder, signature.args[2], args[2], args[3])
+            n_read = builder.select(args[4], ir.Constant(_I32, size), ir.Constant(_I32, 0))
+            text = f"cp.async.{where}.shared.global [$0], [$1], {size}, $2;"
+            _asm(builder, _VOID, text, "r,l,r", [to, start, n_read], memory=True)
+            return context.get_dummy_value()
+
+        return types.void(target, types.int64, source, types.int64, types.boolean), codegen
+
+    typed.__name__ = name
+    return typed
+
+
+copy_element_async = intrinsic(_copy("copy_element_async", 0))
+copy_vector_async = intrinsic(_copy("copy_vector_async", 16))
+
+
+# --- shared memory ----------------------------------------------------------------------------
+
+
+@intrinsic
+def load_shared(typingctx, source, i):
+    """``source[i]`` (shared), which is not counted from the end if ``i`` is negative."""
 
     def codegen(context, builder, signature, args):
-        to = _shared_address(context, builder, signature.args[0], args[0], args[1])
-        start = _element_address(context, builder, signature.args[2], args[2], args[3])
-        n_bytes = builder.select(args[4], ir.Constant(_I32, size), ir.Constant(_I32, 0))
-        text = f"cp.async.ca.shared.global [$0], [$1], {size}, $2;"
-        _asm(builder, _VOID, text, "r,l,r", [to, start, n_bytes], memory=True)
-        return context.get_dummy_value()
+        return builder.load(_element(context, builder, signature.args[0], args[0], args[1]))
 
-    return types.void(target, types.int64, source, types.int64, types.boolean), codegen
+    return source.dtype(source, types.int64), codegen
 
 
-def _statement(text):
+def _load(name, n_bytes):
+    """An intrinsic that copies so many bytes from ``source[j]`` (shared, aligned to them) to
+    ``target[i]`` (local).
+    """
+
+    def typed(typingctx, target, i, source, j):
+        n = n_bytes * 8 // source.dtype.bitwidth
+
+        def codegen(context, builder, signature, args):
+            kind = context.get_value_type(source.dtype)
+            start = _element(context, builder, signature.args[2], args[2], args[3])
+            vector = builder.bitcast(start, ir.VectorType(kind, n).as_pointer())
+            values = builder.load(vector, align=n_bytes)
+            to = _element(context, builder, signature.args[0], args[0], args[1])
+            for k in range(n):
+                value = builder.extract_element(values, ir.Constant(_I32, k))
+                builder.store(value, builder.gep(to, [ir.Constant(_I64, k)]))
+            return context.get_dummy_value()
+
+        return types.void(target, types.int64, source, types.int64), codegen
+
+    typed.__name__ = name
+    return typed
+
+
+load_pair = intrinsic(_load("load_pair", 8))
+load_vector = intrinsic(_load("load_vector", 16))
+
+
+# --- groups of asynchronous copies --------------------------------------------------------------
+
+
+def _statement(name, text):
     """An intrinsic without arguments or result."""
 
     def typed(typingctx):
@@ -75,12 +137,14 @@ def _statement(text):
 
         return types.void(), codegen
 
+    typed.__name__ = name
     return typed
 
 
-commit_copies = intrinsic(_statement("cp.async.commit_group;"))
-wait_for_all_copies = intrinsic(_statement("cp.async.wait_group 0;"))
-wait_for_all_but_one = intrinsic(_statement("cp.async.wait_group 1;"))
+commit_copies = intrinsic(_statement("commit_copies", "cp.async.commit_group;"))
+wait_for_all_copies = intrinsic(_statement("wait_for_all_copies", "cp.async.wait_group 0;"))
+wait_for_all_but_one = intrinsic(_statement("wait_for_all_but_one", "cp.async.wait_group 1;"))
+wait_for_all_but_two = intrinsic(_statement("wait_for_all_but_two", "cp.async.wait_group 2;"))
 
 
 # --- tensor cores -----------------------------------------------------------------------------

@@ -1,12 +1,53 @@
 """Sizes of tiles and blocks: what the names in `kernels` that stand for them are bound to."""
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import float32, float64, uint32
 
 from fastmlp.engine.cuda import kernels, ptx
+
+
+_WAITS = {
+    2: ptx.wait_for_all_copies,
+    3: ptx.wait_for_all_but_one,
+    4: ptx.wait_for_all_but_two,
+}
+
+
+def _operand(name: str, by_rows: bool, outer: int, tile: Any, pad: int, vector: int, threads: int
+             ) -> dict[str, Any]:  # fmt: skip
+    """An operand's tile in shared memory: rows as in global memory, with ``pad`` elements behind
+    each, copied ``vector`` elements at a time.
+    """
+    rows, columns = (outer, tile.BK) if by_rows else (tile.BK, outer)
+    copies = rows * columns // (vector * threads)
+    assert copies * vector * threads == rows * columns
+    assert columns % vector == 0
+    return {
+        f"ROWS_{name}": rows, f"COLUMNS_{name}": columns, f"PITCH_{name}": columns + pad,
+        f"COPIES_{name}": copies, f"VECTOR_{name}": vector, f"{name}_BY_ROWS": by_rows,
+        f"COPY_{name}": ptx.copy_element_async if vector == 1 else ptx.copy_vector_async,
+    }  # fmt: skip
+
+
+def _product_names(
+    tile: Any, dtype: np.dtype, precision: str, by_rows: tuple[bool, bool],
+    aligned: tuple[bool, bool], pads: dict[bool, int],
+) -> dict[str, Any]:  # fmt: skip
+    """What both kinds of tiles have in common; ``pads`` by whether an operand is by rows."""
+    group = 16 // dtype.itemsize
+    outer = tile.BM, tile.BN
+    names: dict[str, Any] = {
+        "BM": tile.BM, "BN": tile.BN, "BK": tile.BK, "SLICES": tile.slices, "STAGES": tile.stages,
+        "THREADS": tile.threads, "GROUP": group,
+        "WAIT": _WAITS[tile.stages],
+    }  # fmt: skip
+    for name, each, n, is_aligned in zip("AB", by_rows, outer, aligned, strict=True):
+        vector = group if is_aligned else 1
+        names |= _operand(name, each, n, tile, pads[each], vector, tile.threads)
+    stage = sum(names[f"ROWS_{name}"] * names[f"PITCH_{name}"] for name in "AB")
+    return names | {"SHARED": tile.stages * stage}
 
 
 class Tile(NamedTuple):
@@ -17,80 +58,111 @@ class Tile(NamedTuple):
     BK: int
     TM: int
     TN: int
-    PAD: int = 4
+    slices: int = 1
+    stages: int = 3
 
     @property
     def threads(self) -> int:
-        return (self.BM // self.TM) * (self.BN // self.TN)
+        return (self.BM // self.TM) * (self.BN // self.TN) * self.slices
 
-    def names(self) -> dict[str, Any]:
-        """What the kernel's names stand for."""
-        return self._asdict() | _shared(self) | {
-            "THREADS": self.threads, "PART_A": self.TM, "PART_B": self.TN,
-            "SUMS": self.TM * self.TN, "LINE": self.TN, "TERMS": 1,
-            "MULTIPLY": kernels.multiply, "PLACE": kernels.place,
+    def names(
+        self, dtype: np.dtype, precision: str, by_rows: tuple[bool, bool],
+        aligned: tuple[bool, bool],
+    ) -> dict[str, Any]:  # fmt: skip
+        """What the kernel's names stand for.
+
+        Parameters
+        ----------
+        dtype : numpy dtype
+        precision : {'highest', 'high', 'medium'}
+        by_rows : (bool, bool)
+            Of either operand: whether terms follow each other in memory.
+        aligned : (bool, bool)
+            Whether each of its rows starts at a multiple of 16 bytes.
+        """
+        group = 16 // dtype.itemsize
+        # a quarter of a warp reads 16 bytes of eight rows: from all banks
+        names = _product_names(
+            self, dtype, precision, by_rows, aligned, {True: group, False: 0}
+        )
+        passed = self.BM // self.TM * self.BN
+        return names | {
+            "TM": self.TM, "TN": self.TN, "PART_A": self.TM * group, "PART_B": self.TN * group,
+            "SUMS": self.TM * self.TN, "LINE": self.TN, "PASS": passed, "TERMS": group,
+            "SHARED": max(names["SHARED"], self.slices * passed),
+            "START": kernels.start, "MULTIPLY": kernels.multiply, "POSITION": kernels.position,
+            "ROW": kernels.row_of_tile,
         }  # fmt: skip
 
 
 class MmaTile(NamedTuple):
-    """Sizes of a product on tensor cores: a block's tile, and a warp's part of it, WM x WN.
-
-    The padding keeps a warp's reads of a fragment in 32 different banks.
-    """
+    """Sizes of a product on tensor cores: a block's tile, and a warp's part of it, WM x WN."""
 
     BM: int
     BN: int
     BK: int
     WM: int
     WN: int
+    slices: int = 1
+    stages: int = 2
 
     @property
     def threads(self) -> int:
-        return 32 * (self.BM // self.WM) * (self.BN // self.WN)
+        return 32 * (self.BM // self.WM) * (self.BN // self.WN) * self.slices
 
-    def names(self, precision: str) -> dict[str, Any]:
-        """What the kernel's names stand for, with 'high' or 'medium' precision."""
+    def names(
+        self, dtype: np.dtype, precision: str, by_rows: tuple[bool, bool],
+        aligned: tuple[bool, bool],
+    ) -> dict[str, Any]:  # fmt: skip
+        """See `Tile.names`."""
         high = precision == "high"
-        padded = self._asdict() | {"PAD": 8 if high else 4}
+        # a warp's (of bfloat16 by rows, half a warp's) fragments lie in different banks
+        pads = {True: 4, False: 8} if high else {True: 8, False: 4}
+        names = _product_names(self, dtype, precision, by_rows, aligned, pads)
         mt, nt = self.WM // 16, self.WN // 8
-        return padded | _shared(SimpleNamespace(**padded)) | {
-            "THREADS": self.threads, "MT": mt, "NT": nt, "PART_A": 4 * mt, "PART_B": 2 * nt,
-            "SUMS": 4 * mt * nt, "LINE": 4 * nt, "OPERAND": uint32, "TERMS": 8 if high else 16,
-            "MULTIPLY": kernels.multiply_mma, "PLACE": kernels.place_mma,
+        passed = self.BM // self.WM * 16 * self.BN
+        return names | {
+            "WM": self.WM, "WN": self.WN, "MT": mt, "NT": nt, "PART_A": 4 * mt, "PART_B": 2 * nt,
+            "SUMS": 4 * mt * nt, "LINE": 4 * nt, "PASS": passed, "OPERAND": uint32,
+            "TERMS": 8 if high else 16, "SHARED": max(names["SHARED"], self.slices * passed),
+            "START": kernels.start_mma, "MULTIPLY": kernels.multiply_mma,
+            "POSITION": kernels.position_mma, "ROW": kernels.row_of_tile_mma,
             "LOAD": kernels.load_tf32 if high else kernels.load_bf16,
             "MMA": ptx.mma_tf32 if high else ptx.mma_bf16,
         }  # fmt: skip
 
 
-def _shared(tile: Tile | SimpleNamespace) -> dict[str, int]:
-    """Elements of shared memory for two stages of both operands."""
-    return {
-        "SHARED_A": 2 * tile.BK * (tile.BM + tile.PAD),
-        "SHARED_B": 2 * tile.BK * (tile.BN + tile.PAD),
-    }
-
-
 class Sizes(NamedTuple):
-    """Tiles for large products, tiles for those with few rows or columns, and the threads per block
-    of all other kernels: a power of two, and whole warps.
+    """Tiles by FMAs, tiles on tensor cores, the largest first, and the threads per block of all
+    other kernels: a power of two, and whole warps.
     """
 
-    large: Tile
-    small: Tile
-    large_mma: MmaTile
-    small_mma: MmaTile
+    plain: tuple[Tile, ...]
+    mma: tuple[MmaTile, ...]
     threads: int
 
 
-_FLOAT32 = Sizes(
-    large=Tile(128, 128, 8, 8, 8),
-    small=Tile(32, 32, 16, 2, 4),
-    large_mma=MmaTile(128, 128, 16, 64, 32),
-    small_mma=MmaTile(32, 32, 16, 16, 16),
-    threads=256,
+# Small tiles have their threads share the terms, so that few rows and columns make many short
+# products.  All fit into the 48 KB that every GPU has.
+_MMA = (
+    MmaTile(128, 128, 16, 64, 32),
+    MmaTile(64, 64, 32, 32, 32, slices=2),
+    MmaTile(32, 32, 64, 16, 32, slices=4),
 )
-# With 8 x 8 sums of a float64 thread, some activations spill.
-SIZES = {"float32": _FLOAT32, "float64": _FLOAT32._replace(large=Tile(64, 64, 8, 4, 4))}
+SIZES = {
+    "float32": Sizes(
+        plain=(
+            Tile(128, 128, 16, 8, 8, stages=2),
+            Tile(64, 64, 16, 8, 4, slices=2),
+            Tile(16, 16, 32, 4, 4, slices=8),
+        ),
+        mma=_MMA,
+        threads=256,
+    ),
+    "float64": Sizes(
+        plain=(Tile(64, 64, 8, 4, 4), Tile(16, 16, 32, 4, 4, slices=8)), mma=_MMA, threads=256
+    ),
+}  # fmt: skip
 
 _REAL = {"float32": float32, "float64": float64}
 

@@ -81,8 +81,9 @@ class Workspace:
         self.strides = [-(-(width + 1) // 4) * 4 for width in network.widths]
         self.places = np.cumsum([0, *(stride * most for stride in self.strides)]).tolist()[:-1]
         total = self.places[-1] + self.strides[-1] * most
-        self.activations = device.empty(total, dtype)
-        self.deltas = device.empty(total, dtype)
+        # zeros, because products read what is behind a row's end
+        self.activations = device.zeros(total, dtype)
+        self.deltas = device.zeros(total, dtype)
         self.kept = device.empty(total * network.layer_norm, dtype)  # normalised scores
         largest = max((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(network.widths))
         n_tiles = -(-largest // _TILE_ELEMENTS)
