@@ -573,15 +573,29 @@ RESIDENT_BUGS = {
         "            pass\n    cuda.syncthreads()\n",
         "            pass\n",
     ),
-    "no barrier after the gather": (
-        "X, widths[0])\n            cuda.syncthreads()\n",
-        "X, widths[0])\n",
+    "no wait for the weights": (
+        "            wait_for_all_copies()\n",
+        "            pass\n",
+    ),
+    "no barrier after the copies": (
+        "            wait_for_all_copies()\n            cuda.syncthreads()\n",
+        "            wait_for_all_copies()\n",
     ),
     "no barrier between layers": (
-        "                at = layers[2 * layer]\n                cuda.syncthreads()\n",
-        "                at = layers[2 * layer]\n",
+        "                w += (fan_in + 1) * (fan_out | 1)\n                cuda.syncthreads()\n",
+        "                w += (fan_in + 1) * (fan_out | 1)\n",
     ),
-    "stale transposed copy": ("                if heavy:\n", "                if False:\n"),
+    "rows fetched while others still read": (
+        "                    input_gradient(memory, a, delta, deltas + a, w, fan_in, fan_out)\n"
+        "                cuda.syncthreads()\n",
+        "                    input_gradient(memory, a, delta, deltas + a, w, fan_in, fan_out)\n",
+    ),
+    "slices that do not add up": ("distance = slices // 2\n", "distance = slices // 4\n"),
+    "sums read before they are written": (
+        "float64(0)  # fmt: skip\n            cuda.syncthreads()\n",
+        "float64(0)  # fmt: skip\n",
+    ),
+    "edge of the parameters": ("if k <= fan_in:", "if k < fan_in:"),
     "deltas of missing rows": ("if e % R >= rows:", "if e % R > rows:"),
 }
 

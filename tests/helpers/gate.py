@@ -66,7 +66,8 @@ def resources(cubin: bytes) -> dict[str, int]:
         usage = run(tools["cuobjdump"], "-res-usage")
         code = run(tools["nvdisasm"], "-c")
     names = ("REG", "STACK", "SHARED", "LOCAL")
-    found = {name: int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in names}
+    # of the kernel and of what it calls
+    found = {name: max(map(int, re.findall(rf"\b{name}:(\d+)", usage))) for name in names}
     counts = Counter(re.findall(r"\b[A-Z]+[A-Z0-9]*", code))
     return found | {opcode: counts[opcode] for opcode in OPCODES}
 
@@ -82,6 +83,7 @@ class GateDevice:
 
     name = "compile gate"
     n_multiprocessors = 132
+    shared_bytes = 99 * 1024
 
     def __init__(self, capability):
         self._capability = capability

@@ -32,6 +32,7 @@ MOST_SPINS = 1000
 EMULATED_SIZES = Sizes(
     (Tile(16, 16, 8, 4, 4, slices=2), Tile(8, 8, 8, 4, 4, slices=2, stages=2)),
     (MmaTile(32, 32, 16, 16, 16), MmaTile(16, 16, 32, 16, 16, slices=2)),
+    128,
     32,
 )
 
@@ -145,6 +146,7 @@ class Cuda:
     def _shared_array(self, shape, kind, alignment=None):
         thread = getcurrent()
         arrays, made = thread.block.shared, thread.n_shared
+        shape = shape or thread.block.shared_bytes // _dtype(kind).itemsize
         thread.n_shared += 1
         if made == len(arrays):
             arrays.append(Memory([_poison(kind)] * shape, _dtype(kind), "shared"))
@@ -205,6 +207,11 @@ def _copies(copy):
         "copy_element_async": lambda *args: copy(*args, 1),
         "copy_vector_async": lambda *args: copy(*args, 16 // args[0].dtype.itemsize),
     }
+
+
+def quotient(a, b):
+    assert a >= 0 < b
+    return a // b
 
 
 def load_shared(source, i):
@@ -333,7 +340,7 @@ def load_acquire(array, i):
 TWINS = {
     function.__name__: function
     for function in (commit_copies, wait_for_all_copies, wait_for_all_but_one,
-                     wait_for_all_but_two, load_shared, load_pair, load_vector, to_tf32, to_bf16x2,
+                     wait_for_all_but_two, quotient, load_shared, load_pair, load_vector, to_tf32, to_bf16x2,
                      mma_tf32, mma_bf16, add_release, load_acquire)
 }  # fmt: skip
 
@@ -366,6 +373,7 @@ class EmulatedDevice:
 
     name = "emulated"
     n_multiprocessors = 2
+    shared_bytes = 48 * 1024
 
     def __init__(self, schedule="forward", late_copies=True, free_bytes=2**40):
         self._schedule, self._late = schedule, late_copies
@@ -469,7 +477,7 @@ class EmulatedDevice:
         live = []
         for z, y, x in itertools.product(*map(range, reversed(launch.blocks))):
             block = SimpleNamespace(index=SimpleNamespace(x=x, y=y, z=z), grid=grid, shared=[])
-            block.boards = defaultdict(dict)
+            block.boards, block.shared_bytes = defaultdict(dict), launch.shared_bytes
             live += [
                 Thread(lambda: launch.kernel(*launch.args), block, i) for i in range(launch.threads)
             ]

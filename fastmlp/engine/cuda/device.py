@@ -45,13 +45,16 @@ class Kernel:
 
 
 class Launch(NamedTuple):
-    """A kernel with its grid and arguments; all blocks of a cooperative one run at once."""
+    """A kernel with its grid and arguments, and the bytes of shared memory that it does not ask for
+    itself; all blocks of a cooperative one run at once.
+    """
 
     kernel: Any
     blocks: tuple[int, int, int]
     threads: int
     args: tuple
     cooperative: bool = False
+    shared_bytes: int = 0
 
 
 class Device:
@@ -59,6 +62,13 @@ class Device:
 
     Everything is queued on one stream, but for `send`, which has one of its own, so that copies
     run beside kernels.
+
+    Attributes
+    ----------
+    name : str
+    n_multiprocessors : int
+    shared_bytes : int
+        Shared memory that a block can have, if it asks for it.
 
     Raises
     ------
@@ -80,6 +90,7 @@ class Device:
         self._api, self._driver = core, driver
         self._core = core.Device(gpu.id)
         self._core.set_current()
+        self.shared_bytes: int = self._core.properties.max_shared_memory_per_block_optin
         # numba's own streams would wait for those of other libraries in the process
         self._streams = [self._core.create_stream() for _ in range(2)]
         self._stream, self._copies = (cuda.external_stream(int(s.handle)) for s in self._streams)
@@ -113,11 +124,11 @@ class Device:
         """A new buffer of zeros."""
         buffer = self.empty(n, dtype)
         size = max(n, 1) * buffer.dtype.itemsize
-        (error,) = self._driver.cuMemsetD8Async(
-            buffer.pointer, 0, size, int(self._streams[0].handle)
+        stream = int(self._streams[0].handle)
+        self._check(
+            self._driver.cuMemsetD8Async(buffer.pointer, 0, size, stream),
+            f"{size} bytes could not be set to zero",
         )
-        if error:
-            raise RuntimeError(f"the GPU could not set {size} bytes to zero: {error!r}.")
         return buffer
 
     def upload(self, array: np.ndarray) -> Any:
@@ -225,11 +236,30 @@ class Device:
                 self._cuda, kernel.template, kernel.names, launch.args, self._capability
             )
             kernel.compiled[types] = code.get_kernel(name)
+        if launch.shared_bytes:
+            self._allow_shared(kernel.compiled[types], launch.shared_bytes)
         config = self._api.LaunchConfig(
-            grid=launch.blocks, block=launch.threads, is_cooperative=launch.cooperative
-        )
+            grid=launch.blocks, block=launch.threads, shmem_size=launch.shared_bytes,
+            is_cooperative=launch.cooperative,
+        )  # fmt: skip
         values = [each.pointer if isinstance(each, Buffer) else each for each in launch.args]
         self._api.launch(stream, config, kernel.compiled[types], *values)
+
+    def _allow_shared(self, kernel: Any, n_bytes: int) -> None:
+        """Let a kernel be launched with so much shared memory, which may be more than 48 KB."""
+        driver = self._driver
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self._check(
+            driver.cuKernelSetAttribute(
+                attribute, n_bytes, driver.CUkernel(int(kernel.handle)), self._core.device_id
+            ),
+            f"a block of threads could not have {n_bytes} bytes of shared memory",
+        )
+
+    def _check(self, result: tuple, what: str) -> None:
+        """Of a call of the driver."""
+        if result[0]:
+            raise RuntimeError(f"device='cuda': {what}: {result[0]!r}.")
 
 
 class Sequence:

@@ -1,9 +1,9 @@
 """The CUDA engine: data, parameters and workspace on a GPU.
 
 Two paths lead through an epoch (see `paths`).  The resident path, one launch, is for networks of at
-most `_RESIDENT_PARAMETERS` parameters whose activations and deltas for four rows fit in a block's
-shared memory, dense samples, and 'highest' precision.  The tiled path takes the rest, in
-micro-batches of at most `_MICRO_BATCH_ROWS` rows.  `CudaEngine.path` says which it is.  The
+most `_RESIDENT_PARAMETERS` parameters that fit in a block's shared memory, batches of moderate size,
+dense samples, and 'highest' precision.  The tiled path takes the rest, in micro-batches of at most
+`_MICRO_BATCH_ROWS` rows.  `CudaEngine.path` says which it is.  The
 parameters stay in the flat vector's own order.
 """
 
@@ -86,7 +86,6 @@ class CudaEngine:
         buffers = self._buffers
         for buffer in (buffers.parameters, buffers.average)[: 1 + buffers.averages]:
             self._device.write(buffer, np.asarray(flat, self._dtype))
-        self._resident.transposed_is_stale = True
 
     def get_state(self) -> tuple[np.ndarray, int]:
         slots = self._device.read(self._buffers.slots).reshape(N_SLOTS, -1)
@@ -99,7 +98,6 @@ class CudaEngine:
         self._device.write(self._buffers.slots, slots[:N_SLOTS].reshape(-1))
         if self._buffers.averages:
             self._device.write(self._buffers.parameters, slots[N_SLOTS])
-            self._resident.transposed_is_stale = True
         self._steps = step
 
     @property
@@ -112,7 +110,8 @@ class CudaEngine:
         dense = self._samples is None or not self._samples.sparse
         small = self._network.n_parameters <= _RESIDENT_PARAMETERS
         if dense and small and self._precision == "highest":
-            return "resident" if self._resident.takes(self._optimizer) else "tiled"
+            takes = self._resident.takes(self._optimizer, self._batch_size)
+            return "resident" if takes else "tiled"
         return "tiled"
 
     def info(self) -> dict[str, Any]:
@@ -146,23 +145,25 @@ class CudaEngine:
         numbers = self._optimizer.step_numbers(learning_rates, self._steps, self._dtype)
         batch_size = min(self._batch_size, order.size)
         call = self._begin(feed, order, batch_size, numbers)
-        path = self._resident if self.path == "resident" else self._tiled
-        if path is self._resident:
-            self._resident.begin()
-        else:
-            self._resident.transposed_is_stale = True
+        is_resident = self.path == "resident" and feed.holds_batches(
+            batch_size, call.workspace.most
+        )
+        if is_resident:
+            self._resident.begin(call)
         self._stopping = False
         try:
             for chunk in feed.chunks(order, batch_size, call.workspace.most):
                 if self._stopping:
                     raise KeyboardInterrupt
-                if chunk.steps:
-                    path.run(call, chunk, self._optimizer)
+                if is_resident:
+                    self._resident.run(call, chunk, self._optimizer)
+                elif chunk.steps:
+                    self._tiled.run(call, chunk, self._optimizer)
                 else:
                     self._tiled.step(call, chunk, self._optimizer)
         finally:
             self._steps += int(self._device.read(self._buffers.control)[0])
-        return call.total_loss(self._alpha)
+        return call.total_loss(self._alpha, of_blocks=is_resident)
 
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
         assert self._samples is not None

@@ -83,10 +83,10 @@ class Launcher:
 
     def launch(
         self, kernel: Any, blocks: tuple[int, int, int], threads: int, *args: Any,
-        cooperative: bool = False,
+        cooperative: bool = False, shared_bytes: int = 0,
     ) -> None:  # fmt: skip
         """Queue a launch, or record it for a sequence."""
-        launch = Launch(kernel, blocks, threads, args, cooperative)
+        launch = Launch(kernel, blocks, threads, args, cooperative, shared_bytes)
         if self._recorded is None:
             self._device.launch(launch)
         else:

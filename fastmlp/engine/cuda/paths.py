@@ -32,9 +32,8 @@ from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer, decay_weight, keep_weight
 
-_SHARED_BYTES = 48 * 1024
-_SHARED_STEP = 1024  # elements: few sizes of shared memory, so few compilations
 _MOST_TILE_ROWS = 16
+_ROWS_PER_MULTIPROCESSOR = 64  # beyond, tiles are better than the resident path
 
 
 class _Path:
@@ -55,53 +54,67 @@ class _Path:
 
 
 class ResidentPath(_Path):
-    """For small networks whose activations and deltas for four rows fit in shared memory."""
+    """For small networks, whose weights fit in a block's shared memory beside four rows of
+    activations and deltas, in batches of few rows for each multiprocessor.
+    """
 
-    transposed_is_stale = True
-
-    def takes(self, optimizer: Optimizer | None) -> bool:
+    def takes(self, optimizer: Optimizer | None, batch_size: int) -> bool:
         """Whether it can train this network."""
         return not (
             any(self._dropout.rates)
             or self._network.layer_norm
             or (optimizer and optimizer.max_grad_norm is not None)
             or len(set(self._network.hidden)) > 1
-            or self._row_tile() < 4
+            or batch_size > _ROWS_PER_MULTIPROCESSOR * self._device.n_multiprocessors
+            or self._shared_bytes(4) > self._device.shared_bytes
         )
 
-    def begin(self) -> None:
+    def begin(self, call: Pass) -> None:
         """Before the first chunk of an epoch."""
-        if self.transposed_is_stale:
-            flat = self._device.read(self._buffers.parameters)
-            transposed = [W.T.ravel() for W in self._network.unflatten(flat)[0]]
-            blank = [np.zeros(width, self._dtype) for width in self._network.widths[1:]]
-            parts = [part for pair in zip(transposed, blank, strict=True) for part in pair]
-            self._device.write(self._buffers.transposed, np.concatenate(parts))
-        self.transposed_is_stale = False
+        _, n_blocks = self._shape(call.batch_size)
+        _, sums = call.buffers_for_blocks(n_blocks, self._network.n_parameters)
+        self._device.write(sums, np.zeros(2 * n_blocks))
         self._device.write(self._buffers.barrier, np.zeros(1, np.uint32))
 
-    def _row_tile(self) -> int:
-        """Rows whose activations and deltas fit in shared memory; a multiple of 4."""
-        free = _SHARED_BYTES - self._sizes.threads * np.dtype(np.float64).itemsize
-        fit = free // (2 * sum(self._network.widths) * self._dtype.itemsize)
-        return min(_MOST_TILE_ROWS, fit // 4 * 4)
+    def _shape(self, batch_size: int) -> tuple[int, int]:
+        """(rows of a row tile, blocks)."""
+        multiprocessors = self._device.n_multiprocessors
+        rows = min(_MOST_TILE_ROWS, -(-batch_size // (4 * multiprocessors)) * 4)
+        while self._shared_bytes(rows) > self._device.shared_bytes:
+            rows -= 4
+        return rows, min(multiprocessors, -(-batch_size // rows))
+
+    def _n_weights_shared(self) -> int:
+        """Elements of all weights and biases in shared memory, which ends at a whole vector."""
+        shapes = pairwise(self._network.widths)
+        n = sum((fan_in + 1) * (fan_out | 1) for fan_in, fan_out in shapes)
+        return -(-n // 4) * 4
+
+    @staticmethod
+    def _column(rows: int) -> int:
+        """Elements of a column of a row tile: columns side by side begin in different banks."""
+        return rows if rows % 8 else rows + 4
+
+    def _shared_bytes(self, rows: int) -> int:
+        """Shared memory of a block, for a row tile of so many rows."""
+        n_columns = sum(self._network.widths) + len(self._network.widths)
+        tile = 2 * n_columns * self._column(rows)
+        threads = self._sizes.resident_threads * np.dtype(np.float64).itemsize
+        return (self._n_weights_shared() + tile) * self._dtype.itemsize + threads
 
     def run(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> None:
         """All of a chunk's steps."""
         network, buffers = self._network, self._buffers
         kind, n = self._dtype.type, network.n_parameters
-        multiprocessors, most = self._device.n_multiprocessors, self._row_tile()
-        rows = min(most, -(-call.batch_size // (4 * multiprocessors)) * 4)
-        n_blocks = min(multiprocessors, -(-call.batch_size // rows))
-        columns = 2 * sum(network.widths)
-        shared = min(-(-rows * columns // _SHARED_STEP) * _SHARED_STEP, most * columns)
-        objective = self._objective
+        rows, n_blocks = self._shape(call.batch_size)
+        objective, threads = self._objective, self._sizes.resident_threads
         assert objective is not None
         loss = objective.row
         activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
         keeps = activation.of_score
         kernel = self._kernel(
-            resident.resident_epoch, R=rows, SHARED=shared, **_rule(optimizer),
+            resident.resident_epoch, R=rows, P=self._column(rows), THREADS=threads,
+            GROUP=16 // self._dtype.itemsize, **_rule(optimizer),
             ACTIVATION=_formula(activation, activation.value),
             DERIVATIVE=_formula(activation, activation.derivative),
             KEEP_DERIVATIVE=resident.keep_derivative if keeps else resident.keep_nothing,
@@ -111,13 +124,13 @@ class ResidentPath(_Path):
         data = chunk.data
         partial, sums = call.buffers_for_blocks(n_blocks, n)
         self._launch(
-            kernel, (n_blocks, 1, 1), self._sizes.threads, buffers.control, buffers.barrier,
+            kernel, (n_blocks, 1, 1), threads, buffers.control, buffers.barrier,
             chunk.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
-            call.scales, call.numbers, buffers.parameters, buffers.transposed, partial,
-            buffers.slots, n, buffers.layers, buffers.widths, len(network.widths) - 1,
+            call.scales, call.numbers, call.shares, buffers.parameters, partial, buffers.slots, n,
+            buffers.layers, buffers.widths, len(network.widths) - 1, self._n_weights_shared(),
             kind(self._alpha), kind(objective.divisor), np.finfo(kind).eps, buffers.constants,
             kind(objective.label_smoothing), buffers.average, buffers.average_rate, sums,
-            call.results, cooperative=True,
+            cooperative=True, shared_bytes=self._shared_bytes(rows),
         )  # fmt: skip
 
 

@@ -50,6 +50,16 @@ def _shared_address(context, builder, array_type, array, offset):
     return builder.ptrtoint(in_shared, _I32)
 
 
+@intrinsic
+def quotient(typingctx, a, b):
+    """``a // b`` of two int32, which are not negative: a quarter of what int64 takes."""
+
+    def codegen(context, builder, signature, args):
+        return builder.udiv(*args)
+
+    return types.int32(types.int32, types.int32), codegen
+
+
 # --- asynchronous copies ----------------------------------------------------------------------
 
 

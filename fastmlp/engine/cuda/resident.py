@@ -3,25 +3,24 @@
 A small network's step on a GPU is all latency: a dozen launches of two microseconds each around
 less than one microsecond of arithmetic.  So one launch stays for the epoch.  Its blocks, no more
 than can run at once, each take a share of the batch's rows through the network and back; after a
-barrier of the whole grid, each sum a slice of the gradient over all blocks and update that slice of
-the parameters; then comes a second barrier.  Parameters and state are read and written through L2
-and never leave the chip.
+barrier of the whole grid (0.96 us on an H100), each sums a slice of the gradient over all blocks
+and updates that slice of the parameters; then comes a second barrier.  Parameters, state and
+gradients travel through L2 and never leave the chip.
 
-Shared memory holds a row tile, R rows of a block's activations and deltas, ``[column][row]``: a
-thread reads four rows at once and uses each weight four times.  Beside the parameters lies a
-transposed copy of each layer's weights for the input gradient, so that neighbouring threads always
-read neighbouring weights.
+Shared memory holds the weights, copied anew in each step, and a row tile: R rows of a block's
+activations and deltas.  Weights lie as ``[W; b]`` by rows of an odd number of elements, so that
+neighbouring threads read from different banks along rows and along columns.  The row tile lies by
+columns of P elements, which vectors of four rows are read from; the column behind each layer's is
+1, as in `kernels`.
 
 Same seed, same GPU, same bits: each sum has one order.
-
-Nothing here has run on a GPU.  On paper a step costs its two barriers, 1 to 2 microseconds each.
 """
 
 from collections.abc import Callable
 from math import exp, log
 from typing import Any
 
-from numba import cuda, float64
+from numba import cuda, float64, int32
 
 from fastmlp.engine.cuda.kernels import (
     FULL_WARP,
@@ -32,13 +31,23 @@ from fastmlp.engine.cuda.kernels import (
     is_weight,
     unbound,
 )
-from fastmlp.engine.cuda.ptx import add_release, load_acquire
+from fastmlp.engine.cuda.ptx import (
+    add_release,
+    commit_copies,
+    copy_element_async,
+    load_acquire,
+    load_shared,
+    load_vector,
+    quotient,
+    wait_for_all_copies,
+)
 
 # Bound by `Device.kernel`.
 REAL: Any = None  # element type
+GROUP = 0  # elements in 16 bytes
 THREADS = 0
-SHARED = 0  # elements of shared memory
 R = 4  # rows of a row tile, a multiple of 4
+P = 4  # elements between its columns
 ACTIVATION: Callable[..., Any] = unbound
 DERIVATIVE: Callable[..., Any] = unbound
 KEEP_DERIVATIVE: Callable[..., Any] = unbound
@@ -48,6 +57,9 @@ FORMULA: Callable[..., Any] = unbound  # the loss
 GRADIENT: Callable[..., Any] = unbound  # of the loss
 LOSS: Callable[..., Any] = unbound
 AVERAGE: Callable[..., Any] = unbound
+
+MOST_SLICES = 32  # lanes of a warp
+LEAST_TERMS = 4  # per slice
 
 
 # --- device functions -------------------------------------------------------------------------
@@ -63,11 +75,34 @@ def grid_barrier(barrier, n_times):
     cuda.syncthreads()
 
 
-def gather_rows(memory, order, first, rows, X, n_features):
-    """Samples of a row tile; missing rows are zero."""
-    for e in range(cuda.threadIdx.x, R * n_features, THREADS):
-        i, k = e // n_features, e % n_features
-        memory[k * R + i] = X[order[first + i] * n_features + k] if i < rows else REAL(0)
+def fetch_weights(memory, parameters, widths, n_layers):
+    """Start copying all weights; a warp per row."""
+    lane, n_warps = cuda.threadIdx.x % 32, THREADS // 32
+    source, target = 0, 0
+    for layer in range(n_layers):
+        fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
+        for k in range(cuda.threadIdx.x // 32, fan_in + 1, n_warps):
+            for j in range(lane, fan_out, 32):
+                copy_element_async(memory, target + k * (fan_out | 1) + j, parameters,
+                                   source + k * fan_out + j, True)  # fmt: skip
+        source += (fan_in + 1) * fan_out
+        target += (fan_in + 1) * (fan_out | 1)
+    commit_copies()
+
+
+def fetch_rows(memory, a, order, first, rows, X, n_features):
+    """Start copying samples of a row tile; missing rows are zero.  A warp per row."""
+    for i in range(cuda.threadIdx.x // 32, R, THREADS // 32):
+        sample = order[first + i] if i < rows else 0
+        for k in range(cuda.threadIdx.x % 32, n_features, 32):
+            copy_element_async(memory, a + k * P + i, X, sample * n_features + k, i < rows)
+    commit_copies()
+
+
+def load_four(part, memory, at):
+    """Four rows of a column."""
+    for i in range(0, 4, GROUP):
+        load_vector(part, i, memory, at + i)
 
 
 def keep_derivative(memory, at, score):
@@ -89,55 +124,125 @@ def derivative_of_output(memory, output, kept):
     return DERIVATIVE(memory[output])
 
 
-def forward(memory, a, out, derivatives, parameters, at, fan_in, fan_out, hidden):
-    """Columns ``out`` = activation of (columns ``a``) @ W + b; one thread per output, four rows."""
-    for e in range(cuda.threadIdx.x, R // 4 * fan_out, THREADS):
-        i, j = e // fan_out * 4, e % fan_out
-        s0 = s1 = s2 = s3 = parameters[at + fan_in * fan_out + j]
-        for k in range(fan_in):
-            w, x = parameters[at + k * fan_out + j], (a + k) * R + i
-            s0 += memory[x] * w
-            s1 += memory[x + 1] * w
-            s2 += memory[x + 2] * w
-            s3 += memory[x + 3] * w
-        z = (out + j) * R + i
-        if hidden:
-            d = (derivatives + j) * R + i
-            KEEP_DERIVATIVE(memory, d, s0)
-            KEEP_DERIVATIVE(memory, d + 1, s1)
-            KEEP_DERIVATIVE(memory, d + 2, s2)
-            KEEP_DERIVATIVE(memory, d + 3, s3)
-            s0, s1, s2, s3 = ACTIVATION(s0), ACTIVATION(s1), ACTIVATION(s2), ACTIVATION(s3)
-        memory[z], memory[z + 1], memory[z + 2], memory[z + 3] = s0, s1, s2, s3
+def count_slices(n_sums, n_terms):
+    """Neighbouring lanes that share the terms of a sum, where there are fewer sums than threads; a
+    power of two.
+    """
+    slices = 1
+    while (
+        2 * slices * n_sums <= THREADS
+        and slices < MOST_SLICES
+        and 2 * slices * LEAST_TERMS <= n_terms
+    ):
+        slices *= 2
+    return int32(slices)
+
+
+def add_over_slices(value, slices):
+    """Sum over neighbouring lanes, for all of them."""
+    distance = slices // 2
+    while distance > 0:
+        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
+        distance //= 2
+    return value
+
+
+def whole_warps(n):
+    """Threads of the warps that hold ``n`` threads."""
+    return int32((n + 31) // 32 * 32)
+
+
+def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden):
+    """Columns from ``out`` on = activation of (columns from ``a`` on) @ [W; b].
+
+    Four rows of an output to a thread, or to some lanes that share the terms.
+    """
+    slices = count_slices(R // 4 * fan_out, fan_in + 1)
+    n = int32(R // 4 * fan_out * slices)
+    part = cuda.local.array(4, REAL)
+    for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
+        which = quotient(int32(min(e, n - 1)), slices)
+        i = quotient(which, fan_out)
+        j, i = which - i * fan_out, 4 * i
+        s0 = s1 = s2 = s3 = REAL(0)
+        for k in range(e & (slices - 1), fan_in + 1, slices):
+            weight = load_shared(memory, w + k * (fan_out | 1) + j)
+            load_four(part, memory, a + k * P + i)
+            s0 += part[0] * weight
+            s1 += part[1] * weight
+            s2 += part[2] * weight
+            s3 += part[3] * weight
+        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
+        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
+        if e < n and e & (slices - 1) == 0:
+            z = out + j * P + i
+            if hidden:
+                d = derivatives + j * P + i
+                KEEP_DERIVATIVE(memory, d, s0)
+                KEEP_DERIVATIVE(memory, d + 1, s1)
+                KEEP_DERIVATIVE(memory, d + 2, s2)
+                KEEP_DERIVATIVE(memory, d + 3, s3)
+                s0, s1, s2, s3 = ACTIVATION(s0), ACTIVATION(s1), ACTIVATION(s2), ACTIVATION(s3)
+            memory[z], memory[z + 1], memory[z + 2], memory[z + 3] = s0, s1, s2, s3
 
 
 def gradient(memory, a, delta, partial, at, fan_in, fan_out, fresh):
-    """The row tile's share of a layer's gradient; one thread per parameter."""
-    for e in range(cuda.threadIdx.x, (fan_in + 1) * fan_out, THREADS):
-        k, j = e // fan_out, e % fan_out
-        total = REAL(0)
-        for i in range(R):
-            x = memory[(a + k) * R + i] if k < fan_in else REAL(1)
-            total += x * memory[(delta + j) * R + i]
-        partial[at + e] = total if fresh else partial[at + e] + total
-
-
-def input_gradient(memory, a, delta, below, transposed, at, fan_in, fan_out):
-    """Columns ``below`` = (columns ``delta``) @ W^T, times the derivative at columns ``a``."""
-    for e in range(cuda.threadIdx.x, R // 4 * fan_in, THREADS):
-        i, k = e // fan_in * 4, e % fan_in
+    """The row tile's share of a layer's gradient; four parameters of a column to a thread."""
+    d, x = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
+    for e in range(cuda.threadIdx.x, (fan_in + 4) // 4 * fan_out, THREADS):
+        k = quotient(int32(e), fan_out)
+        j, k = e - k * fan_out, 4 * k
         s0 = s1 = s2 = s3 = REAL(0)
-        for j in range(fan_out):
-            w, d = transposed[at + j * fan_in + k], (delta + j) * R + i
-            s0 += memory[d] * w
-            s1 += memory[d + 1] * w
-            s2 += memory[d + 2] * w
-            s3 += memory[d + 3] * w
-        x, z = (a + k) * R + i, (below + k) * R + i
-        memory[z] = s0 * TAKE_DERIVATIVE(memory, x, z)
-        memory[z + 1] = s1 * TAKE_DERIVATIVE(memory, x + 1, z + 1)
-        memory[z + 2] = s2 * TAKE_DERIVATIVE(memory, x + 2, z + 2)
-        memory[z + 3] = s3 * TAKE_DERIVATIVE(memory, x + 3, z + 3)
+        for i in range(0, R, 4):
+            load_four(d, memory, delta + j * P + i)
+            load_four(x, memory, a + k * P + i)
+            s0 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
+            load_four(x, memory, a + (k + 1) * P + i)
+            s1 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
+            load_four(x, memory, a + (k + 2) * P + i)
+            s2 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
+            load_four(x, memory, a + (k + 3) * P + i)
+            s3 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
+        put_gradient(partial, at, k, j, fan_in, fan_out, s0, fresh)
+        put_gradient(partial, at, k + 1, j, fan_in, fan_out, s1, fresh)
+        put_gradient(partial, at, k + 2, j, fan_in, fan_out, s2, fresh)
+        put_gradient(partial, at, k + 3, j, fan_in, fan_out, s3, fresh)
+
+
+def put_gradient(partial, at, k, j, fan_in, fan_out, value, fresh):
+    """One parameter's; added to that of the block's row tiles before, but for the first."""
+    if k <= fan_in:
+        i = at + k * fan_out + j
+        partial[i] = value if fresh else partial[i] + value
+
+
+def input_gradient(memory, a, delta, below, w, fan_in, fan_out):
+    """Columns from ``below`` on = (columns from ``delta`` on) @ W^T, times the derivative at the
+    columns from ``a`` on; shared among threads as in `forward`.
+    """
+    slices = count_slices(R // 4 * fan_in, fan_out)
+    n = int32(R // 4 * fan_in * slices)
+    part = cuda.local.array(4, REAL)
+    for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
+        which = quotient(int32(min(e, n - 1)), slices)
+        i = quotient(which, fan_in)
+        k, i = which - i * fan_in, 4 * i
+        s0 = s1 = s2 = s3 = REAL(0)
+        for j in range(e & (slices - 1), fan_out, slices):
+            weight = load_shared(memory, w + k * (fan_out | 1) + j)
+            load_four(part, memory, delta + j * P + i)
+            s0 += part[0] * weight
+            s1 += part[1] * weight
+            s2 += part[2] * weight
+            s3 += part[3] * weight
+        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
+        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
+        if e < n and e & (slices - 1) == 0:
+            x, z = a + k * P + i, below + k * P + i
+            memory[z] = s0 * TAKE_DERIVATIVE(memory, x, z)
+            memory[z + 1] = s1 * TAKE_DERIVATIVE(memory, x + 1, z + 1)
+            memory[z + 2] = s2 * TAKE_DERIVATIVE(memory, x + 2, z + 2)
+            memory[z + 3] = s3 * TAKE_DERIVATIVE(memory, x + 3, z + 3)
 
 
 def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
@@ -146,11 +251,11 @@ def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, 
     lane = cuda.threadIdx.x % 32
     total = REAL(0)
     for k in range(lane, n_outputs, 32):
-        score, y = memory[(z + k) * R + i], targets[sample * n_outputs + k]
+        score, y = memory[z + k * P + i], targets[sample * n_outputs + k]
         y -= smoothing * (y - REAL(0.5))
         value, slope = LOSS(score, y, tiny, constants[k])
         total += value
-        memory[(delta + k) * R + i] = scale * slope
+        memory[delta + k * P + i] = scale * slope
     total = add_over_warp(total)
     return total / divisor
 
@@ -158,16 +263,16 @@ def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, 
 def softmax_sums(memory, z, i, n_outputs):
     """(greatest score, sum of exp(score - greatest)) of one row, for every lane of its warp."""
     lane = cuda.threadIdx.x % 32
-    peak = memory[z * R + i]
+    peak = memory[z + i]
     for k in range(lane, n_outputs, 32):
-        score = memory[(z + k) * R + i]
+        score = memory[z + k * P + i]
         peak = score if not score <= peak else peak
     for distance in (16, 8, 4, 2, 1):
         other = cuda.shfl_xor_sync(FULL_WARP, peak, distance)
         peak = other if not other <= peak else peak
     total = REAL(0)
     for k in range(lane, n_outputs, 32):
-        total += exp(memory[(z + k) * R + i] - peak)
+        total += exp(memory[z + k * P + i] - peak)
     total = add_over_warp(total)
     return peak, total
 
@@ -178,9 +283,9 @@ def softmax_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor
     lane, label = cuda.threadIdx.x % 32, targets[sample]
     peak, total = softmax_sums(memory, z, i, n_outputs)
     for k in range(lane, n_outputs, 32):
-        share = exp(memory[(z + k) * R + i] - peak) / total
-        memory[(delta + k) * R + i] = scale * (share - REAL(1) if k == label else share)
-    return FORMULA(log(total), memory[(z + label) * R + i] - peak, tiny)
+        share = exp(memory[z + k * P + i] - peak) / total
+        memory[delta + k * P + i] = scale * (share - REAL(1) if k == label else share)
+    return FORMULA(log(total), memory[z + label * P + i] - peak, tiny)
 
 
 def probability_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny,
@@ -192,119 +297,148 @@ def probability_head(memory, z, delta, i, n_outputs, targets, sample, scale, div
     loss, pull = REAL(0), REAL(0)
     for k in range(lane, n_outputs, 32):
         y = class_target(k, label, n_outputs, smoothing)
-        log_p = memory[(z + k) * R + i] - peak
+        log_p = memory[z + k * P + i] - peak
         slope = GRADIENT(exp(log_p), log_p, y, constants[k])
         loss += FORMULA(exp(log_p), log_p, y, constants[k])
         pull += slope
-        memory[(delta + k) * R + i] = slope
+        memory[delta + k * P + i] = slope
     loss = add_over_warp(loss)
     pull = add_over_warp(pull)
     for k in range(lane, n_outputs, 32):
-        share, d = exp(memory[(z + k) * R + i] - peak), (delta + k) * R + i
+        share, d = exp(memory[z + k * P + i] - peak), delta + k * P + i
         memory[d] = scale * (memory[d] - share * pull)
     return loss
-
-
-def place_transposed(i, layers, widths, n_layers):
-    """Where parameter i, a weight, is in the transposed copy."""
-    start = 0
-    for layer in range(n_layers):
-        if i < layers[2 * layer]:
-            fan_in, fan_out = widths[layer], widths[layer + 1]
-            return start + (i - start) % fan_out * fan_in + (i - start) // fan_out
-        start = layers[2 * layer]
-    return 0
 
 
 # --- the kernel -------------------------------------------------------------------------------
 
 
 def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weights, scales,
-                   numbers, parameters, transposed, partial, slots, n, layers, widths, n_layers,
-                   alpha, divisor, tiny, constants, smoothing, average, average_rate, sums,
-                   results):  # fmt: skip
+                   numbers, shares, parameters, partial, slots, n, layers, widths, n_layers,
+                   n_weights_shared, alpha, divisor, tiny, constants, smoothing, average,
+                   average_rate, sums):  # fmt: skip
     """``n_steps`` steps from step ``control[0]`` on; a cooperative grid of blocks.
 
-    ``partial`` (blocks x n) holds each block's gradient, ``sums`` (blocks x 2) its loss and sum of
-    squares, ``results`` (steps x 2) both, summed over blocks.  Delta columns follow the activation
-    columns in shared memory, in the same order.
+    ``partial`` (blocks x n) holds each block's gradient.  To ``sums`` (blocks x 2) go each block's
+    losses and squares of weights, those of a step times its ``shares``.
     """
-    memory = cuda.shared.array(SHARED, REAL)
-    shared = cuda.shared.array(THREADS, float64)
+    memory = cuda.shared.array(0, REAL, alignment=16)
+    block_sums = cuda.shared.array(THREADS, float64)
     thread, block, n_blocks = cuda.threadIdx.x, cuda.blockIdx.x, cuda.gridDim.x
-    n_columns = 0
+    activations, n_columns = n_weights_shared, 0
     for layer in range(n_layers + 1):
-        n_columns += widths[layer]
+        n_columns += widths[layer] + 1
+        if thread < R:
+            memory[activations + (n_columns - 1) * P + thread] = REAL(1)
+    deltas = n_columns * P  # behind the activations, in the same order
+    n_outputs = int32(widths[n_layers])
+    # which of the slice of parameters this thread looks after, and at whose part of them
+    n_slice = (n + n_blocks - 1) // n_blocks
+    n_lanes = min(whole_warps(n_slice), THREADS)
+    lane, team, n_teams = thread % n_lanes, thread // n_lanes, THREADS // n_lanes
+    loss, penalty = float64(0), float64(0)
     first_step = control[0]
+    begin, end = share_of_batch(control, first_step, block, n_blocks)
+    start = first_step * control[2]
+    fetch_rows(memory, activations, order, start + begin, min(R, end - begin), X, widths[0])
     for step in range(first_step, first_step + n_steps):
         start = step * control[2]
-        n_rows = min(control[2], control[1] - start)
-        begin, end = block * n_rows // n_blocks, (block + 1) * n_rows // n_blocks
-        loss, square = float64(0), float64(0)
+        begin, end = share_of_batch(control, step, block, n_blocks)
+        fetch_weights(memory, parameters, widths, n_layers)
         for i in range(thread, n if begin == end else 0, THREADS):
             partial[block * n + i] = REAL(0)
         for first in range(begin, end, R):
             rows = min(R, end - first)
-            gather_rows(memory, order, start + first, rows, X, widths[0])
+            wait_for_all_copies()
             cuda.syncthreads()
-            a, at = 0, 0
+            a, w = activations, 0
             for layer in range(n_layers):
-                fan_in, fan_out = widths[layer], widths[layer + 1]
-                forward(memory, a, a + fan_in, n_columns + a + fan_in, parameters, at, fan_in,
-                        fan_out, layer < n_layers - 1)  # fmt: skip
-                a += fan_in
-                at = layers[2 * layer]
+                fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
+                out = a + (fan_in + 1) * P
+                forward(memory, a, w, out, deltas + out, fan_in, fan_out, layer < n_layers - 1)
+                a = out
+                w += (fan_in + 1) * (fan_out | 1)
                 cuda.syncthreads()
-            delta, n_outputs = n_columns + a, widths[n_layers]
             for e in range(thread, R * n_outputs, THREADS):
                 if e % R >= rows:
-                    memory[delta * R + e] = REAL(0)
+                    memory[deltas + a + e // R * P + e % R] = REAL(0)
             for i in range(thread // 32, rows, THREADS // 32):
                 sample = order[start + first + i]
                 weight = weights[sample] if n_weights else REAL(1)
-                value = HEAD(memory, a, delta, i, n_outputs, targets, sample,
+                value = HEAD(memory, a, deltas + a, i, n_outputs, targets, sample,
                              scales[step] * weight, divisor, tiny, constants,
                              smoothing)  # fmt: skip
                 if thread % 32 == 0:
-                    loss += weight * value
+                    loss += shares[step] * (weight * value)
             cuda.syncthreads()
+            at = block * n + n
             for layer in range(n_layers - 1, -1, -1):
-                fan_in, fan_out = widths[layer], widths[layer + 1]
-                a -= fan_in
-                at = layers[2 * layer] - (fan_in + 1) * fan_out
-                gradient(memory, a, n_columns + a + fan_in, partial, block * n + at, fan_in,
-                         fan_out, first == begin)  # fmt: skip
+                fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
+                delta = deltas + a
+                a -= (fan_in + 1) * P
+                at -= (fan_in + 1) * fan_out
+                w -= (fan_in + 1) * (fan_out | 1)
+                gradient(memory, a, delta, partial, at, fan_in, fan_out, first == begin)
                 if layer > 0:
-                    input_gradient(memory, a, n_columns + a + fan_in, n_columns + a, transposed,
-                                   at, fan_in, fan_out)  # fmt: skip
+                    input_gradient(memory, a, delta, deltas + a, w, fan_in, fan_out)
                 cuda.syncthreads()
+            if first + R < end:
+                fetch_rows(memory, activations, order, start + first + R,
+                           min(R, end - first - R), X, widths[0])  # fmt: skip
+        if step + 1 < first_step + n_steps:
+            begin, end = share_of_batch(control, step + 1, block, n_blocks)
+            fetch_rows(memory, activations, order, start + control[2] + begin,
+                       min(R, end - begin), X, widths[0])  # fmt: skip
         grid_barrier(barrier, 2 * step + 1)
-        for i in range(block * THREADS + thread, n, n_blocks * THREADS):
-            w, g = parameters[i], REAL(0)
-            for other in range(n_blocks):
-                g += partial[other * n + i]
-            heavy = is_weight(i, layers, n_layers)
-            if heavy:
-                g += alpha * scales[step] * w
-                square += float64(w) * float64(w)
-            if scales[step] != 0:
-                w, slots[i], slots[n + i] = apply_rule(
-                    w, g, slots[i], slots[n + i], heavy, numbers, step
-                )
-                parameters[i] = w
-                AVERAGE(average, i, w, average_rate)
+        for chunk in range(block * n_slice, min(n, (block + 1) * n_slice), n_lanes):
+            i = chunk + lane
+            is_mine = team < n_teams and i < min(n, (block + 1) * n_slice)
+            block_sums[thread] = sum_partial(partial, n, i, team, n_teams, n_blocks) if is_mine \
+                else float64(0)  # fmt: skip
+            cuda.syncthreads()
+            if is_mine and team == 0:
+                w, g = parameters[i], REAL(0)
+                for other in range(n_teams):
+                    g += REAL(block_sums[other * n_lanes + lane])
+                heavy = is_weight(i, layers, n_layers)
                 if heavy:
-                    transposed[place_transposed(i, layers, widths, n_layers)] = w
-        loss = add_over_block(shared, loss)
-        cuda.syncthreads()
-        square = add_over_block(shared, square)
-        if thread == 0:
-            sums[2 * block], sums[2 * block + 1] = loss, square
+                    g += alpha * scales[step] * w
+                    penalty += shares[step] * (float64(w) * float64(w))
+                if scales[step] != 0:
+                    w, slots[i], slots[n + i] = apply_rule(
+                        w, g, slots[i], slots[n + i], heavy, numbers, step
+                    )
+                    parameters[i] = w
+                    AVERAGE(average, i, w, average_rate)
+            cuda.syncthreads()
         grid_barrier(barrier, 2 * step + 2)
-        if block == 0 and thread < 2:
-            total = float64(0)
-            for other in range(n_blocks):
-                total += sums[2 * other + thread]
-            results[2 * step + thread] = total
+    loss = add_over_block(block_sums, loss)
+    cuda.syncthreads()
+    penalty = add_over_block(block_sums, penalty)
+    if thread == 0:
+        sums[2 * block] += loss
+        sums[2 * block + 1] += penalty
     if block == 0 and thread == 0:
         control[0] = first_step + n_steps
+
+
+def share_of_batch(control, step, block, n_blocks):
+    """The first of a block's rows of a step's batch, and the first after them."""
+    n_rows = min(control[2], control[1] - step * control[2])
+    return block * n_rows // n_blocks, (block + 1) * n_rows // n_blocks
+
+
+def sum_partial(partial, n, i, team, n_teams, n_blocks):
+    """Parameter i's gradient, over every so many blocks; four sums, which do not wait for each
+    other's reads.
+    """
+    s0 = s1 = s2 = s3 = REAL(0)
+    for other in range(team, n_blocks, 4 * n_teams):
+        s0 += partial[other * n + i]
+        if other + n_teams < n_blocks:
+            s1 += partial[(other + n_teams) * n + i]
+        if other + 2 * n_teams < n_blocks:
+            s2 += partial[(other + 2 * n_teams) * n + i]
+        if other + 3 * n_teams < n_blocks:
+            s3 += partial[(other + 3 * n_teams) * n + i]
+    return (s0 + s1) + (s2 + s3)

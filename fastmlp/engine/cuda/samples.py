@@ -142,6 +142,10 @@ class Whole(Feed):
         super().__init__(n_samples, weights)
         self._data = data
 
+    def holds_batches(self, batch_size: int, most: int) -> bool:
+        """Whether chunks are made of whole batches."""
+        return True
+
     def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
         """Where the kernels find the samples of ``order``."""
         return order
@@ -176,6 +180,10 @@ class Stream(Feed):
         rows = max(1, _CHUNK_BYTES // row_bytes)
         whole = batch_size if rows >= batch_size else most
         return max(rows // whole, 1) * whole
+
+    def holds_batches(self, batch_size: int, most: int) -> bool:
+        """Whether chunks are made of whole batches."""
+        return self._chunk_rows(batch_size, most) >= batch_size
 
     def positions(self, order: np.ndarray, batch_size: int, most: int) -> np.ndarray:
         """Where in its chunk each sample of ``order`` is."""

@@ -133,12 +133,13 @@ class MmaTile(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Tiles by FMAs, tiles on tensor cores, the largest first, and the threads per block of all
-    other kernels: a power of two, and whole warps.
+    """Tiles by FMAs, tiles on tensor cores, the largest first, and the threads per block of the
+    resident path and of all other kernels: a power of two, and whole warps.
     """
 
     plain: tuple[Tile, ...]
     mma: tuple[MmaTile, ...]
+    resident_threads: int
     threads: int
 
 
@@ -157,10 +158,14 @@ SIZES = {
             Tile(16, 16, 32, 4, 4, slices=8),
         ),
         mma=_MMA,
+        resident_threads=512,
         threads=256,
     ),
     "float64": Sizes(
-        plain=(Tile(64, 64, 8, 4, 4), Tile(16, 16, 32, 4, 4, slices=8)), mma=_MMA, threads=256
+        plain=(Tile(64, 64, 8, 4, 4), Tile(16, 16, 32, 4, 4, slices=8)),
+        mma=(),
+        resident_threads=512,
+        threads=256,
     ),
 }  # fmt: skip
 

@@ -36,8 +36,6 @@ class Buffers:
     average_rate : float
     slots : buffer
         The optimizer's.
-    transposed : buffer
-        Each layer's transposed weights, for the resident path.
     layers, widths : buffer
         Each layer's end in the flat vector, and that of its weights; the network's widths.
     control : buffer
@@ -61,7 +59,6 @@ class Buffers:
         if self.averages:
             self.average = device.zeros(n, dtype)
         self.slots = device.zeros(N_SLOTS * n, dtype)
-        self.transposed = device.zeros(n, dtype)
         shapes = zip(pairwise(network.widths), pairwise(network.offsets), strict=True)
         ends = [(end, start + fan_in * fan_out) for (fan_in, fan_out), (start, end) in shapes]
         self.layers = device.upload(np.array(ends, np.int64))
@@ -105,9 +102,11 @@ class Pass:
         self._starts = np.arange(0, n, batch_size)
         self._n_rows = np.minimum(n - self._starts, batch_size)
         self._totals = self._n_rows.astype(np.float64)
+        self._shares = np.ones(self._starts.size)
         self.order = device.empty(n, np.int64)
         self.scales = device.empty(self._starts.size, dtype)
         self.numbers = device.empty(self._starts.size * N_NUMBERS, np.float64)
+        self.shares = device.empty(self._starts.size, np.float64)
         self.losses = device.empty(batch_size, dtype)
         self.results = device.empty(2 * self._starts.size, np.float64)
         self.sequences: dict[int, Sequence] = {}
@@ -122,12 +121,14 @@ class Pass:
             self._totals = np.add.reduceat(weights.astype(np.float64), self._starts)
         with np.errstate(divide="ignore"):
             scales = np.where(self._totals == 0, 0, 1 / self._totals)
+        self._shares = self._n_rows * scales
         self._device.write(self.order, np.asarray(order, np.int64))
         self._device.write(self.scales, scales.astype(self._dtype))
         self._device.write(self.numbers, numbers.reshape(-1))
+        self._device.write(self.shares, self._shares)
 
     def buffers_for_blocks(self, n_blocks: int, n_parameters: int) -> tuple[Any, Any]:
-        """Each block's gradient, and its loss and sum of squares."""
+        """Each block's gradient, and the sums of its losses and of its squares of weights."""
         if self._partial is None:
             self._partial = self._device.empty(n_blocks * n_parameters, self._dtype)
             self._sums = self._device.empty(2 * n_blocks, np.float64)
@@ -149,9 +150,18 @@ class Pass:
         for first in range(chunk.first, chunk.end, self.workspace.most):
             yield MicroBatch(first, self.workspace.most)
 
-    def total_loss(self, alpha: float) -> float:
-        """Sum of (mean loss of a batch, penalty included) x (its length)."""
+    def total_loss(self, alpha: float, *, of_blocks: bool = False) -> float:
+        """Sum of (mean loss of a batch, penalty included) x (its length).
+
+        Parameters
+        ----------
+        alpha : float
+        of_blocks : bool
+            Whether it was blocks that kept losses and squares, or else steps.
+        """
+        if of_blocks:
+            losses, squares = self._device.read(self._sums).reshape(-1, 2).sum(axis=0)
+            return float(losses + 0.5 * alpha * squares)
         losses, squares = self._device.read(self.results).reshape(-1, 2).T
         used = self._totals != 0
-        means = (losses[used] + 0.5 * alpha * squares[used]) / self._totals[used]
-        return float(means @ self._n_rows[used])
+        return float((losses + 0.5 * alpha * squares)[used] @ self._shares[used])
