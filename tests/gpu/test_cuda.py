@@ -595,7 +595,7 @@ RESIDENT_BUGS = {
         "float64(0)  # fmt: skip\n            cuda.syncthreads()\n",
         "float64(0)  # fmt: skip\n",
     ),
-    "edge of the parameters": ("if k <= fan_in:", "if k < fan_in:"),
+    "edge of the parameters": ("if k + 1 <= fan_in:", "if k + 1 < fan_in:"),
     "deltas of missing rows": ("if e % R >= rows:", "if e % R > rows:"),
 }
 

@@ -42,12 +42,12 @@ def assume_capability(capability):
         dispatcher.get_current_device = found
 
 
-def compile_for(template, names, arguments, capability) -> bytes:
+def compile_for(template, names, arguments, threads, capability) -> bytes:
     """The cubin of a kernel for the types of ``arguments``."""
     from numba import cuda
 
     with assume_capability(capability):
-        code, _ = compile_kernel(cuda, template, names, arguments, capability)
+        code, _ = compile_kernel(cuda, template, names, arguments, threads, capability)
     return code.code
 
 
@@ -124,5 +124,5 @@ class GateDevice:
         shown = tuple((name, getattr(value, "__name__", value)) for name, value in names.items())
         key = (template.__name__, launch.threads, *shown)
         if key not in self.reports:
-            cubin = compile_for(template, names, launch.args, self._capability)
+            cubin = compile_for(template, names, launch.args, launch.threads, self._capability)
             self.reports[key] = resources(cubin)

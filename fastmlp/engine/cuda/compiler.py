@@ -79,7 +79,7 @@ def type_of(argument: Any) -> Any:
 
 
 def compile_kernel(
-    cuda: Any, template: Callable, names: dict[str, Any], arguments: tuple,
+    cuda: Any, template: Callable, names: dict[str, Any], arguments: tuple, threads: int,
     capability: tuple,
 ) -> tuple[Any, str]:  # fmt: skip
     """A kernel for the types of ``arguments``: (cuda.core's object code, name in it).
@@ -92,6 +92,8 @@ def compile_kernel(
         See `bind`.
     arguments : tuple
         Of a launch.
+    threads : int
+        Of a block; there are registers for no more.
     capability : tuple
         The GPU's compute capability, with ``"a"`` for what only this architecture can do.
     """
@@ -99,7 +101,9 @@ def compile_kernel(
 
     inlined = cuda.jit(device=True, forceinline=True)
     signature = cuda.types.void(*map(type_of, arguments))
-    code, _ = cuda.compile_ptx(bind(template, names, inlined), signature, cc=capability)
+    code, _ = cuda.compile_ptx(
+        bind(template, names, inlined), signature, cc=capability, launch_bounds=threads
+    )
     entry = re.search(r"\.entry\s+([\w$]+)", code)
     assert entry is not None
     arch = f"sm_{''.join(map(str, capability))}"

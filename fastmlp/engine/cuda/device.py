@@ -233,7 +233,8 @@ class Device:
         types = tuple(map(type_of, launch.args))
         if types not in kernel.compiled:
             code, name = compile_kernel(
-                self._cuda, kernel.template, kernel.names, launch.args, self._capability
+                self._cuda, kernel.template, kernel.names, launch.args, launch.threads,
+                self._capability,
             )
             kernel.compiled[types] = code.get_kernel(name)
         if launch.shared_bytes:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from math import exp, log
 from typing import Any
 
-from numba import cuda, float64, int32
+from numba import cuda, float64, int32, int64
 
 from fastmlp.engine.cuda.kernels import (
     FULL_WARP,
@@ -78,15 +78,15 @@ def grid_barrier(barrier, n_times):
 def fetch_weights(memory, parameters, widths, n_layers):
     """Start copying all weights; a warp per row."""
     lane, n_warps = cuda.threadIdx.x % 32, THREADS // 32
-    source, target = 0, 0
+    source, target = int32(0), int32(0)
     for layer in range(n_layers):
         fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
         for k in range(cuda.threadIdx.x // 32, fan_in + 1, n_warps):
+            to, at = int32(target + k * (fan_out | 1)), int32(source + k * fan_out)
             for j in range(lane, fan_out, 32):
-                copy_element_async(memory, target + k * (fan_out | 1) + j, parameters,
-                                   source + k * fan_out + j, True)  # fmt: skip
-        source += (fan_in + 1) * fan_out
-        target += (fan_in + 1) * (fan_out | 1)
+                copy_element_async(memory, to + j, parameters, at + j, True)
+        source = int32(source + (fan_in + 1) * fan_out)
+        target = int32(target + (fan_in + 1) * (fan_out | 1))
     commit_copies()
 
 
@@ -163,11 +163,14 @@ def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden):
     for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
         which = quotient(int32(min(e, n - 1)), slices)
         i = quotient(which, fan_out)
-        j, i = which - i * fan_out, 4 * i
+        j, i = int32(which - i * fan_out), int32(4 * i)
         s0 = s1 = s2 = s3 = REAL(0)
-        for k in range(e & (slices - 1), fan_in + 1, slices):
-            weight = load_shared(memory, w + k * (fan_out | 1) + j)
-            load_four(part, memory, a + k * P + i)
+        first = int32(e & (slices - 1))
+        at_w, at_a = int32(w + first * (fan_out | 1) + j), int32(a + first * P + i)
+        for _ in range(first, fan_in + 1, slices):
+            weight = load_shared(memory, at_w)
+            load_four(part, memory, at_a)
+            at_w, at_a = int32(at_w + slices * (fan_out | 1)), int32(at_a + slices * P)
             s0 += part[0] * weight
             s1 += part[1] * weight
             s2 += part[2] * weight
@@ -175,9 +178,9 @@ def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden):
         s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
         s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
         if e < n and e & (slices - 1) == 0:
-            z = out + j * P + i
+            z = int32(out + j * P + i)
             if hidden:
-                d = derivatives + j * P + i
+                d = int32(derivatives + j * P + i)
                 KEEP_DERIVATIVE(memory, d, s0)
                 KEEP_DERIVATIVE(memory, d + 1, s1)
                 KEEP_DERIVATIVE(memory, d + 2, s2)
@@ -191,29 +194,32 @@ def gradient(memory, a, delta, partial, at, fan_in, fan_out, fresh):
     d, x = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
     for e in range(cuda.threadIdx.x, (fan_in + 4) // 4 * fan_out, THREADS):
         k = quotient(int32(e), fan_out)
-        j, k = e - k * fan_out, 4 * k
+        j, k = int32(e - k * fan_out), int32(4 * k)
+        at_d, at_x = int32(delta + j * P), int32(a + k * P)
         s0 = s1 = s2 = s3 = REAL(0)
         for i in range(0, R, 4):
-            load_four(d, memory, delta + j * P + i)
-            load_four(x, memory, a + k * P + i)
+            load_four(d, memory, at_d + i)
+            load_four(x, memory, at_x + i)
             s0 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-            load_four(x, memory, a + (k + 1) * P + i)
+            load_four(x, memory, at_x + P + i)
             s1 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-            load_four(x, memory, a + (k + 2) * P + i)
+            load_four(x, memory, at_x + 2 * P + i)
             s2 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-            load_four(x, memory, a + (k + 3) * P + i)
+            load_four(x, memory, at_x + 3 * P + i)
             s3 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-        put_gradient(partial, at, k, j, fan_in, fan_out, s0, fresh)
-        put_gradient(partial, at, k + 1, j, fan_in, fan_out, s1, fresh)
-        put_gradient(partial, at, k + 2, j, fan_in, fan_out, s2, fresh)
-        put_gradient(partial, at, k + 3, j, fan_in, fan_out, s3, fresh)
+        i = at + int32(k * fan_out + j)
+        put_gradient(partial, i, s0, fresh)
+        if k + 1 <= fan_in:
+            put_gradient(partial, i + fan_out, s1, fresh)
+        if k + 2 <= fan_in:
+            put_gradient(partial, i + 2 * fan_out, s2, fresh)
+        if k + 3 <= fan_in:
+            put_gradient(partial, i + 3 * fan_out, s3, fresh)
 
 
-def put_gradient(partial, at, k, j, fan_in, fan_out, value, fresh):
+def put_gradient(partial, i, value, fresh):
     """One parameter's; added to that of the block's row tiles before, but for the first."""
-    if k <= fan_in:
-        i = at + k * fan_out + j
-        partial[i] = value if fresh else partial[i] + value
+    partial[i] = value if fresh else partial[i] + value
 
 
 def input_gradient(memory, a, delta, below, w, fan_in, fan_out):
@@ -226,11 +232,14 @@ def input_gradient(memory, a, delta, below, w, fan_in, fan_out):
     for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
         which = quotient(int32(min(e, n - 1)), slices)
         i = quotient(which, fan_in)
-        k, i = which - i * fan_in, 4 * i
+        k, i = int32(which - i * fan_in), int32(4 * i)
         s0 = s1 = s2 = s3 = REAL(0)
-        for j in range(e & (slices - 1), fan_out, slices):
-            weight = load_shared(memory, w + k * (fan_out | 1) + j)
-            load_four(part, memory, delta + j * P + i)
+        first = int32(e & (slices - 1))
+        at_w, at_d = int32(w + k * (fan_out | 1) + first), int32(delta + first * P + i)
+        for _ in range(first, fan_out, slices):
+            weight = load_shared(memory, at_w)
+            load_four(part, memory, at_d)
+            at_w, at_d = int32(at_w + slices), int32(at_d + slices * P)
             s0 += part[0] * weight
             s1 += part[1] * weight
             s2 += part[2] * weight
@@ -238,7 +247,7 @@ def input_gradient(memory, a, delta, below, w, fan_in, fan_out):
         s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
         s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
         if e < n and e & (slices - 1) == 0:
-            x, z = a + k * P + i, below + k * P + i
+            x, z = int32(a + k * P + i), int32(below + k * P + i)
             memory[z] = s0 * TAKE_DERIVATIVE(memory, x, z)
             memory[z + 1] = s1 * TAKE_DERIVATIVE(memory, x + 1, z + 1)
             memory[z + 2] = s2 * TAKE_DERIVATIVE(memory, x + 2, z + 2)
@@ -325,39 +334,45 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
     memory = cuda.shared.array(0, REAL, alignment=16)
     block_sums = cuda.shared.array(THREADS, float64)
     thread, block, n_blocks = cuda.threadIdx.x, cuda.blockIdx.x, cuda.gridDim.x
-    activations, n_columns = n_weights_shared, 0
+    n, n_layers = int32(n), int32(n_layers)
+    activations, n_columns = int32(n_weights_shared), int32(0)
     for layer in range(n_layers + 1):
-        n_columns += widths[layer] + 1
+        n_columns = int32(n_columns + widths[layer] + 1)
         if thread < R:
             memory[activations + (n_columns - 1) * P + thread] = REAL(1)
-    deltas = n_columns * P  # behind the activations, in the same order
-    n_outputs = int32(widths[n_layers])
+    deltas = int32(n_columns * P)  # behind the activations, in the same order
+    n_outputs, n_features = int32(widths[n_layers]), int32(widths[0])
     # which of the slice of parameters this thread looks after, and at whose part of them
-    n_slice = (n + n_blocks - 1) // n_blocks
-    n_lanes = min(whole_warps(n_slice), THREADS)
-    lane, team, n_teams = thread % n_lanes, thread // n_lanes, THREADS // n_lanes
+    n_slice = int32((n + n_blocks - 1) // n_blocks)
+    slice_begin = int32(min(n, block * n_slice))
+    slice_end = int32(min(n, slice_begin + n_slice))
+    n_lanes = int32(min(whole_warps(n_slice), THREADS))
+    n_teams = quotient(int32(THREADS), n_lanes)
+    team = quotient(int32(thread), n_lanes)
+    lane = int32(thread - team * n_lanes)
     loss, penalty = float64(0), float64(0)
-    first_step = control[0]
+    first_step = int32(control[0])
+    last_step = int32(first_step + n_steps - 1)
     begin, end = share_of_batch(control, first_step, block, n_blocks)
-    start = first_step * control[2]
-    fetch_rows(memory, activations, order, start + begin, min(R, end - begin), X, widths[0])
-    for step in range(first_step, first_step + n_steps):
+    fetch_rows(memory, activations, order, first_step * control[2] + begin,
+               min(R, end - begin), X, n_features)  # fmt: skip
+    for step in range(first_step, last_step + 1):
         start = step * control[2]
         begin, end = share_of_batch(control, step, block, n_blocks)
         fetch_weights(memory, parameters, widths, n_layers)
         for i in range(thread, n if begin == end else 0, THREADS):
-            partial[block * n + i] = REAL(0)
+            partial[int64(block) * n + i] = REAL(0)
         for first in range(begin, end, R):
-            rows = min(R, end - first)
+            rows = int32(min(R, end - first))
             wait_for_all_copies()
             cuda.syncthreads()
-            a, w = activations, 0
+            a, w = activations, int32(0)
             for layer in range(n_layers):
                 fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
-                out = a + (fan_in + 1) * P
-                forward(memory, a, w, out, deltas + out, fan_in, fan_out, layer < n_layers - 1)
-                a = out
-                w += (fan_in + 1) * (fan_out | 1)
+                out = int32(a + (fan_in + 1) * P)
+                forward(memory, a, w, out, int32(deltas + out), fan_in, fan_out,
+                        layer < n_layers - 1)  # fmt: skip
+                a, w = out, int32(w + (fan_in + 1) * (fan_out | 1))
                 cuda.syncthreads()
             for e in range(thread, R * n_outputs, THREADS):
                 if e % R >= rows:
@@ -365,51 +380,52 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
             for i in range(thread // 32, rows, THREADS // 32):
                 sample = order[start + first + i]
                 weight = weights[sample] if n_weights else REAL(1)
-                value = HEAD(memory, a, deltas + a, i, n_outputs, targets, sample,
+                value = HEAD(memory, a, int32(deltas + a), i, n_outputs, targets, sample,
                              scales[step] * weight, divisor, tiny, constants,
                              smoothing)  # fmt: skip
                 if thread % 32 == 0:
                     loss += shares[step] * (weight * value)
             cuda.syncthreads()
-            at = block * n + n
+            at = int32(n)
             for layer in range(n_layers - 1, -1, -1):
                 fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
-                delta = deltas + a
-                a -= (fan_in + 1) * P
-                at -= (fan_in + 1) * fan_out
-                w -= (fan_in + 1) * (fan_out | 1)
-                gradient(memory, a, delta, partial, at, fan_in, fan_out, first == begin)
+                delta = int32(deltas + a)
+                a = int32(a - (fan_in + 1) * P)
+                at = int32(at - (fan_in + 1) * fan_out)
+                w = int32(w - (fan_in + 1) * (fan_out | 1))
+                gradient(memory, a, delta, partial, int64(block) * n + at, fan_in, fan_out,
+                         first == begin)  # fmt: skip
                 if layer > 0:
-                    input_gradient(memory, a, delta, deltas + a, w, fan_in, fan_out)
+                    input_gradient(memory, a, delta, int32(deltas + a), w, fan_in, fan_out)
                 cuda.syncthreads()
             if first + R < end:
                 fetch_rows(memory, activations, order, start + first + R,
-                           min(R, end - first - R), X, widths[0])  # fmt: skip
-        if step + 1 < first_step + n_steps:
+                           min(R, end - first - R), X, n_features)  # fmt: skip
+        if step < last_step:
             begin, end = share_of_batch(control, step + 1, block, n_blocks)
             fetch_rows(memory, activations, order, start + control[2] + begin,
-                       min(R, end - begin), X, widths[0])  # fmt: skip
+                       min(R, end - begin), X, n_features)  # fmt: skip
         grid_barrier(barrier, 2 * step + 1)
-        for chunk in range(block * n_slice, min(n, (block + 1) * n_slice), n_lanes):
-            i = chunk + lane
-            is_mine = team < n_teams and i < min(n, (block + 1) * n_slice)
+        for chunk in range(slice_begin, slice_end, n_lanes):
+            i = int32(chunk + lane)
+            is_mine = team < n_teams and i < slice_end
             block_sums[thread] = sum_partial(partial, n, i, team, n_teams, n_blocks) if is_mine \
                 else float64(0)  # fmt: skip
             cuda.syncthreads()
             if is_mine and team == 0:
-                w, g = parameters[i], REAL(0)
+                p, g = parameters[i], REAL(0)
                 for other in range(n_teams):
                     g += REAL(block_sums[other * n_lanes + lane])
                 heavy = is_weight(i, layers, n_layers)
                 if heavy:
-                    g += alpha * scales[step] * w
-                    penalty += shares[step] * (float64(w) * float64(w))
+                    g += alpha * scales[step] * p
+                    penalty += shares[step] * (float64(p) * float64(p))
                 if scales[step] != 0:
-                    w, slots[i], slots[n + i] = apply_rule(
-                        w, g, slots[i], slots[n + i], heavy, numbers, step
+                    p, slots[i], slots[n + i] = apply_rule(
+                        p, g, slots[i], slots[n + i], heavy, numbers, step
                     )
-                    parameters[i] = w
-                    AVERAGE(average, i, w, average_rate)
+                    parameters[i] = p
+                    AVERAGE(average, i, p, average_rate)
             cuda.syncthreads()
         grid_barrier(barrier, 2 * step + 2)
     loss = add_over_block(block_sums, loss)
@@ -419,13 +435,14 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
         sums[2 * block] += loss
         sums[2 * block + 1] += penalty
     if block == 0 and thread == 0:
-        control[0] = first_step + n_steps
+        control[0] = last_step + 1
 
 
 def share_of_batch(control, step, block, n_blocks):
     """The first of a block's rows of a step's batch, and the first after them."""
-    n_rows = min(control[2], control[1] - step * control[2])
-    return block * n_rows // n_blocks, (block + 1) * n_rows // n_blocks
+    n_rows = int32(min(control[2], control[1] - step * control[2]))
+    begin = quotient(int32(block * n_rows), int32(n_blocks))
+    return begin, quotient(int32((block + 1) * n_rows), int32(n_blocks))
 
 
 def sum_partial(partial, n, i, team, n_teams, n_blocks):
@@ -433,12 +450,14 @@ def sum_partial(partial, n, i, team, n_teams, n_blocks):
     other's reads.
     """
     s0 = s1 = s2 = s3 = REAL(0)
+    at, step = int64(team) * n + i, int64(n_teams) * n
     for other in range(team, n_blocks, 4 * n_teams):
-        s0 += partial[other * n + i]
+        s0 += partial[at]
         if other + n_teams < n_blocks:
-            s1 += partial[(other + n_teams) * n + i]
+            s1 += partial[at + step]
         if other + 2 * n_teams < n_blocks:
-            s2 += partial[(other + 2 * n_teams) * n + i]
+            s2 += partial[at + 2 * step]
         if other + 3 * n_teams < n_blocks:
-            s3 += partial[(other + 3 * n_teams) * n + i]
+            s3 += partial[at + 3 * step]
+        at += 4 * step
     return (s0 + s1) + (s2 + s3)

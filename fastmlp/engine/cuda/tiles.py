@@ -158,13 +158,13 @@ SIZES = {
             Tile(16, 16, 32, 4, 4, slices=8),
         ),
         mma=_MMA,
-        resident_threads=512,
+        resident_threads=256,
         threads=256,
     ),
     "float64": Sizes(
         plain=(Tile(64, 64, 8, 4, 4), Tile(16, 16, 32, 4, 4, slices=8)),
         mma=(),
-        resident_threads=512,
+        resident_threads=256,
         threads=256,
     ),
 }  # fmt: skip
