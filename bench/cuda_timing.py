@@ -173,9 +173,9 @@ def inspect_kernels(job) -> None:
         for compiled in kernel.compiled.values():
             found = compiled.attributes
             job.add("kernels", {
-                "name": kernel.template.__name__, "registers": int(found.num_regs()),
-                "local_bytes": int(found.local_size_bytes()),
-                "shared_bytes": int(found.shared_size_bytes()),
+                "name": kernel.template.__name__, "registers": found.num_regs,
+                "local_bytes": found.local_size_bytes,
+                "shared_bytes": found.shared_size_bytes,
             })  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""`Device` without a GPU: every method, on a stand-in for numba-cuda that holds it to the real
-functions' signatures and keeps "device" memory in NumPy arrays.
+"""`Device` without a GPU: every method, on a stand-in for numba-cuda, cuda.core and the driver that
+holds it to the real functions' signatures and keeps "device" memory in NumPy arrays.
 """
 
+import ctypes
 import inspect
 import sys
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,14 +21,16 @@ from fastmlp.engine.cuda.device import Device
 from fastmlp.optimizers import Optimizer
 
 core = pytest.importorskip("cuda.core", reason="cuda.core comes with numba-cuda")
+bindings = pytest.importorskip("cuda.bindings.driver")
 pytest.importorskip("cuda.core.utils")
 
 
 class Array:
-    """A device array."""
+    """A device array; the address of its memory is one on the host."""
 
     def __init__(self, values):
-        self.values, self.dtype = values, values.dtype
+        self.values, self.dtype, self.size = values, values.dtype, values.size
+        self.device_ctypes_pointer = ctypes.c_void_p(values.ctypes.data)
 
     def copy_to_device(self, ary, stream=0):
         assert ary.shape == self.values.shape
@@ -36,24 +38,41 @@ class Array:
         assert stream
         self.values[:] = ary
 
-    def copy_to_host(self, ary=None, stream=0):
-        assert stream
-        return self.values.copy()
-
     def __getitem__(self, item):
         return Array(self.values[item])
 
 
-class Kernel:
-    """A compiled kernel: keeps note of its launches."""
+class FakeDriver:
+    """cuda.bindings.driver; ``failing`` names a function that fails."""
 
-    def __init__(self, log):
-        self._log = log
+    CUfunction_attribute = bindings.CUfunction_attribute
+    CUkernel = staticmethod(int)
 
-    def __getitem__(self, configuration):
-        blocks, threads, stream = configuration
-        warnings.warn("Grid size 1 will likely result in GPU under-utilization", stacklevel=2)
-        return lambda *args: self._log.append((stream, blocks, threads, len(args)))
+    def __init__(self):
+        self.failing, self.allowed = "", []
+
+    def _done(self, name):
+        assert callable(getattr(bindings, name))
+        return (int(self.failing == name),)
+
+    def cuMemcpyHtoDAsync(self, target, source, n_bytes, stream):
+        ctypes.memmove(target, source, n_bytes)
+        return self._done("cuMemcpyHtoDAsync")
+
+    def cuMemcpyDtoHAsync(self, target, source, n_bytes, stream):
+        ctypes.memmove(target, source, n_bytes)
+        return self._done("cuMemcpyDtoHAsync")
+
+    def cuMemsetD8Async(self, target, value, n_bytes, stream):
+        ctypes.memset(target, value, n_bytes)
+        return self._done("cuMemsetD8Async")
+
+    def cuStreamSynchronize(self, stream):
+        return self._done("cuStreamSynchronize")
+
+    def cuKernelSetAttribute(self, attribute, value, kernel, device):
+        self.allowed.append((attribute.name, value))
+        return self._done("cuKernelSetAttribute")
 
 
 class FakeCuda:
@@ -68,11 +87,10 @@ class FakeCuda:
         )
         self.free = 2**40
         functions = {
-            "to_device": lambda obj, **_: Array(np.array(obj)),
             "device_array": lambda shape, dtype, **_: Array(np.zeros(shape, dtype)),
             "pinned_array": lambda shape, dtype, **_: np.empty(shape, dtype),
             "external_stream": lambda ptr: SimpleNamespace(handle=ptr, synchronize=lambda: None),
-            "as_cuda_array": lambda obj, **_: obj,
+            "as_cuda_array": lambda obj, **_: adopted(obj.__cuda_array_interface__),
             "event": self._event,
         }
         for name, function in functions.items():
@@ -104,18 +122,24 @@ class FakeCuda:
         memory = SimpleNamespace(free=self.free, total=2 * self.free)
         return SimpleNamespace(get_memory_info=lambda: memory)
 
-    def jit(self, function=None, **options):
-        if options:
-            inspect.signature(cuda.jit).bind(**options)
-            return lambda plain: plain
-        return Kernel(self.launches)
+
+def adopted(interface):
+    """A device array of another library's memory."""
+    return SimpleNamespace(
+        interface=interface, dtype=interface["typestr"], size=interface["shape"][0],
+        device_ctypes_pointer=ctypes.c_void_p(interface["data"][0]),
+    )  # fmt: skip
 
 
 class FakeCore:
     """The one device of cuda.core."""
 
+    device_id = 0
+    properties = SimpleNamespace(max_shared_memory_per_block_optin=100_000)
+
     def __init__(self, fake):
         self._fake, self.graphs, self._n = fake, [], 0
+        self.launches = fake.launches
 
     def Device(self, device_id):
         return self
@@ -126,6 +150,15 @@ class FakeCore:
     def create_stream(self):
         self._n += 1
         return SimpleNamespace(handle=self._n)
+
+    def LaunchConfig(self, **options):
+        for name in options:
+            assert f"{name} :" in core.LaunchConfig.__init__.__doc__
+        return SimpleNamespace(**options)
+
+    def launch(self, stream, config, kernel, *values):
+        assert {type(value) for value in values} <= {int, bool, float, np.float32, np.float64}
+        self.launches.append((stream, config.grid, config.block, len(values), config))
 
     def create_graph_builder(self):
         for name in ("begin_building", "end_building", "complete"):
@@ -140,7 +173,16 @@ class FakeCore:
 @pytest.fixture
 def fake(monkeypatch):
     fake = FakeCuda()
-    fake.core = FakeCore(fake)
+    fake.core, fake.driver = FakeCore(fake), FakeDriver()
+
+    def compile_kernel(cuda, template, names, arguments, threads, capability):
+        kernel = SimpleNamespace(
+            handle=7, attributes=SimpleNamespace(shared_size_bytes=1000), name=template.__name__
+        )
+        return SimpleNamespace(get_kernel=lambda name: kernel), "name"
+
+    monkeypatch.setattr(module, "compile_kernel", compile_kernel)
+    monkeypatch.setattr("cuda.bindings.driver", fake.driver)
     monkeypatch.setattr(module, "_import_numba_cuda", lambda: fake)
     monkeypatch.setattr("cuda.core", fake.core, raising=False)
     return fake
@@ -166,8 +208,8 @@ def test_steps_of_the_tiled_path_become_a_graph(fake, monkeypatch):
     engine = train(device)
     assert engine.info()["name"] == "Fake GPU"
     builder = fake.core.builder
-    captured = [launch[1:] for launch in fake.launches if launch[0] is builder]
-    eager = [launch[1:] for launch in fake.launches if launch[0] is device._stream]
+    captured = [launch[1:4] for launch in fake.launches if launch[0] is builder]
+    eager = [launch[1:4] for launch in fake.launches if launch[0] is device._streams[0]]
     assert len(captured) > 5
     assert any(eager[i : i + len(captured)] == captured for i in range(len(eager)))
     assert fake.core.graphs == [1] * 9  # ten steps, the first one launch by launch
@@ -175,9 +217,32 @@ def test_steps_of_the_tiled_path_become_a_graph(fake, monkeypatch):
 
 def test_the_resident_path_launches_once_per_epoch(fake):
     train(Device())
-    with_many_arguments = [launch for launch in fake.launches if launch[3] > 21]
-    assert len(with_many_arguments) == 2
+    cooperative = [launch for launch in fake.launches if launch[-1].is_cooperative]
+    assert len(cooperative) == 2
+    assert {launch[-1].shmem_size for launch in cooperative} != {0}
+    assert fake.driver.allowed == [
+        ("CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES", 100_000 - 1000)
+    ]
     assert not fake.core.graphs
+
+
+@pytest.mark.parametrize("failing", [name for name in vars(FakeDriver) if name.startswith("cu")])
+def test_an_error_of_the_driver_is_told(fake, failing):
+    fake.driver.failing = failing
+    with pytest.raises(RuntimeError, match=r"device='cuda': .*: 1\."):
+        train(Device())
+
+
+def test_memory(fake):
+    device = Device()
+    for dtype in (np.float32, np.float64, np.int64):
+        values = np.arange(5).astype(dtype)
+        buffer = device.upload(values.reshape(1, 5))
+        assert (buffer.size, buffer.dtype) == (5, dtype)
+        device.write(buffer, 2 * values[::-1])
+        np.testing.assert_array_equal(device.read(buffer), 2 * values[::-1])
+        np.testing.assert_array_equal(device.read(device.zeros(3, dtype)), np.zeros(3))
+    assert device.upload(np.zeros(0)).size == 1
 
 
 def test_copies_have_a_stream_of_their_own(fake, monkeypatch):
@@ -208,7 +273,7 @@ def test_arrays_of_other_libraries(fake, monkeypatch):
     flat, shape = device.adopt("samples")
     assert shape == (3, 2)
     assert options == {"obj": "samples", "stream_ptr": 1}
-    interface = flat.__cuda_array_interface__
+    interface = flat.array.interface
     assert interface["shape"] == (6,)
     assert interface["typestr"] == "<f4"
     assert interface["data"][0] == 1234

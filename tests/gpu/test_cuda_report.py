@@ -125,12 +125,12 @@ class Listed:
         return 1
 
 
-def wrong_put(value, C, at):
+def wrong_put(value, C, at, aux):
     C[at] = value * 1.001
 
 
-def wrong_derivative(C, at, aux):
-    pass
+def wrong_derivative(value, C, at, aux):
+    C[at] = value
 
 
 def wrong_sum(shared, value):
@@ -155,7 +155,7 @@ WRONG = {
 @pytest.mark.parametrize(
     ("rung", "case", "kernel"),
     [
-        ("product", ("float32", "highest", "small", "A B"), "put"),
+        ("product", ("float32", "highest", "small", "A B", "vectors"), "put"),
         ("gradient", ("tiled", "float64", "log_loss", "relu"), "apply_derivative"),
         ("training", ("tiled", "float64", "squared_error", "adam"), "add_over_block"),
         ("outputs", ("float64", "log_loss"), "softmax_link"),

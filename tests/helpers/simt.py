@@ -210,7 +210,8 @@ def _copies(copy):
 
 
 def quotient(a, b):
-    assert a >= 0 < b
+    if not (0 <= a < 2**31 and 0 < b < 2**31):
+        raise Fault(f"quotient of {a} and {b}")
     return a // b
 
 

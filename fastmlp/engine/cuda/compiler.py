@@ -20,6 +20,8 @@ PRIMITIVES = {
     "tanh": math.tanh,
     "sqrt": math.sqrt,
 }
+
+
 class UserFormula(NamedTuple):
     """A function of the user's: it sees its own module's names, not the template's.
 
@@ -71,7 +73,7 @@ def type_of(argument: Any) -> Any:
     if isinstance(argument, bool):
         return types.boolean
     if isinstance(argument, int):
-        return types.int64 if argument < 2**63 else types.uint64
+        return types.int64
     if isinstance(argument, float):
         return types.float64
     kind = from_dtype(np.dtype(argument.dtype))

@@ -1,8 +1,8 @@
 """A GPU as the engine needs it: memory, kernels made from templates, launches.
 
-Only this file talks to the driver, in numba-cuda's words for memory and in cuda.core's for launches
-(under a microsecond for 30 arguments; numba-cuda's own way, measured on an H100's host, took 100).
-The emulator of the tests has the same methods.
+Only this file talks to the driver, through numba-cuda for memory and streams, and without it where
+time counts: a launch of 8 arrays by numba-cuda takes a host of an H100 100 microseconds, by
+cuda.core a few.  The emulator of the tests has the same methods.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastmlp.engine.cuda.compiler import compile_kernel, type_of
+from fastmlp.engine.cuda.compiler import compile_kernel
 
 _MIN_CAPABILITY = (8, 0)
 _ADVICE = 'install it with: pip install "fastmlp[cuda]"'
@@ -26,18 +26,20 @@ class Buffer:
     ----------
     array : numba-cuda's device array
     dtype : numpy dtype
+    size : int
     pointer : int
     """
 
-    __slots__ = ("array", "dtype", "pointer")
+    __slots__ = ("array", "dtype", "kind", "pointer", "size")
 
     def __init__(self, array: Any):
-        self.array, self.dtype = array, np.dtype(array.dtype)
+        self.array, self.dtype, self.size = array, np.dtype(array.dtype), int(array.size)
         self.pointer = int(array.device_ctypes_pointer.value or 0)
+        self.kind = f"{self.dtype.char} pointer"
 
 
 class Kernel:
-    """A template with names bound, and what it was compiled to, by the types of its arguments."""
+    """A template with names bound, and what it was compiled to, by the kinds of its arguments."""
 
     def __init__(self, template: Callable, names: dict[str, Any]):
         self.template, self.names = template, names
@@ -94,7 +96,9 @@ class Device:
         # numba's own streams would wait for those of other libraries in the process
         self._streams = [self._core.create_stream() for _ in range(2)]
         self._stream, self._copies = (cuda.external_stream(int(s.handle)) for s in self._streams)
+        self._queue = int(self._streams[0].handle)
         self._kernels: dict[Any, Kernel] = {}
+        self._configurations: dict[tuple, Any] = {}
 
     def describe(self) -> dict[str, str]:
         """What it is, for people."""
@@ -123,10 +127,9 @@ class Device:
     def zeros(self, n: int, dtype: DTypeLike) -> Any:
         """A new buffer of zeros."""
         buffer = self.empty(n, dtype)
-        size = max(n, 1) * buffer.dtype.itemsize
-        stream = int(self._streams[0].handle)
+        size = buffer.size * buffer.dtype.itemsize
         self._check(
-            self._driver.cuMemsetD8Async(buffer.pointer, 0, size, stream),
+            self._driver.cuMemsetD8Async(buffer.pointer, 0, size, self._queue),
             f"{size} bytes could not be set to zero",
         )
         return buffer
@@ -134,8 +137,10 @@ class Device:
     def upload(self, array: np.ndarray) -> Any:
         """A new buffer with a flat copy of ``array``; of one element at least."""
         flat = np.ascontiguousarray(array).reshape(-1)
-        buffer = flat if flat.size else np.zeros(1, flat.dtype)
-        return Buffer(self._cuda.to_device(buffer, stream=self._stream))
+        buffer = self.empty(flat.size, flat.dtype)
+        if flat.size:
+            self.write(buffer, flat)
+        return buffer
 
     def adopt(self, array: Any) -> tuple[Any, tuple[int, ...]]:
         """(buffer, shape) of another library's array on this GPU, not copied.
@@ -162,13 +167,27 @@ class Device:
 
     def write(self, buffer: Any, array: np.ndarray) -> None:
         """Replace what a buffer holds."""
-        buffer.array.copy_to_device(np.ascontiguousarray(array), stream=self._stream)
+        flat = np.ascontiguousarray(array, buffer.dtype)
+        assert flat.size == buffer.size
+        self._check(
+            self._driver.cuMemcpyHtoDAsync(
+                buffer.pointer, flat.ctypes.data, flat.nbytes, self._queue
+            ),
+            f"{flat.nbytes} bytes could not be sent to the GPU",
+        )
 
-    def read(self, buffer: Any) -> np.ndarray:
+    def read(self, buffer: Buffer) -> np.ndarray:
         """A copy on the host; waits for all launches before it."""
-        result = buffer.array.copy_to_host(stream=self._stream)
-        self._stream.synchronize()
-        return result
+        found = np.empty(buffer.size, buffer.dtype)
+        what = f"{found.nbytes} bytes could not be read from the GPU"
+        self._check(
+            self._driver.cuMemcpyDtoHAsync(
+                found.ctypes.data, buffer.pointer, found.nbytes, self._queue
+            ),
+            what,
+        )
+        self._check(self._driver.cuStreamSynchronize(self._queue), what)
+        return found
 
     # --- copies beside kernels
 
@@ -229,22 +248,35 @@ class Device:
         graph.launch(self._streams[0])
 
     def _launch_on(self, stream: Any, launch: Launch) -> None:
+        kinds = tuple([each.kind if type(each) is Buffer else type(each) for each in launch.args])
+        compiled = launch.kernel.compiled.get(kinds)
+        if compiled is None:
+            compiled = launch.kernel.compiled[kinds] = self._compile(launch)
+        values = [each.pointer if type(each) is Buffer else each for each in launch.args]
+        self._api.launch(stream, self._configuration(*launch[1:3], *launch[4:]), compiled, *values)
+
+    def _compile(self, launch: Launch) -> Any:
+        """Its kernel, for the types of its arguments."""
         kernel = launch.kernel
-        types = tuple(map(type_of, launch.args))
-        if types not in kernel.compiled:
-            code, name = compile_kernel(
-                self._cuda, kernel.template, kernel.names, launch.args, launch.threads,
-                self._capability,
-            )
-            kernel.compiled[types] = code.get_kernel(name)
-        if launch.shared_bytes:
-            self._allow_shared(kernel.compiled[types], launch.shared_bytes)
-        config = self._api.LaunchConfig(
-            grid=launch.blocks, block=launch.threads, shmem_size=launch.shared_bytes,
-            is_cooperative=launch.cooperative,
+        code, name = compile_kernel(
+            self._cuda, kernel.template, kernel.names, launch.args, launch.threads,
+            self._capability,
         )  # fmt: skip
-        values = [each.pointer if isinstance(each, Buffer) else each for each in launch.args]
-        self._api.launch(stream, config, kernel.compiled[types], *values)
+        compiled = code.get_kernel(name)
+        if launch.shared_bytes:
+            self._allow_shared(compiled, self.shared_bytes - compiled.attributes.shared_size_bytes)
+        return compiled
+
+    def _configuration(
+        self, blocks: tuple[int, int, int], threads: int, cooperative: bool, shared_bytes: int
+    ) -> Any:
+        """What cuda.core wants to know of a launch."""
+        key = blocks, threads, cooperative, shared_bytes
+        if key not in self._configurations:
+            self._configurations[key] = self._api.LaunchConfig(
+                grid=blocks, block=threads, shmem_size=shared_bytes, is_cooperative=cooperative
+            )
+        return self._configurations[key]
 
     def _allow_shared(self, kernel: Any, n_bytes: int) -> None:
         """Let a kernel be launched with so much shared memory, which may be more than 48 KB."""

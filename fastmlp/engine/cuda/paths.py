@@ -33,6 +33,7 @@ from fastmlp.objective import Objective
 from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer, decay_weight, keep_weight
 
 _MOST_TILE_ROWS = 16
+_SMALL_ARRAYS = 1024  # bytes
 _ROWS_PER_MULTIPROCESSOR = 64  # beyond, tiles are better than the resident path
 
 
@@ -66,29 +67,37 @@ class ResidentPath(_Path):
             or (optimizer and optimizer.max_grad_norm is not None)
             or len(set(self._network.hidden)) > 1
             or batch_size > _ROWS_PER_MULTIPROCESSOR * self._device.n_multiprocessors
-            or self._shared_bytes(4) > self._device.shared_bytes
+            or len(self._network.widths) - 1 > resident.MOST_LAYERS
+            or self._shared_bytes(4) > self._free_bytes()
         )
 
     def begin(self, call: Pass) -> None:
         """Before the first chunk of an epoch."""
-        _, n_blocks = self._shape(call.batch_size)
-        _, sums = call.buffers_for_blocks(n_blocks, self._network.n_parameters)
-        self._device.write(sums, np.zeros(2 * n_blocks))
+        _, sums = self._buffers_for_blocks(call)
+        self._device.write(sums, np.zeros(2 * self._device.n_multiprocessors))
         self._device.write(self._buffers.barrier, np.zeros(1, np.uint32))
 
+    def _buffers_for_blocks(self, call: Pass) -> tuple[Any, Any]:
+        """Gradients of those that work on rows, and the sums of all."""
+        n_partial = self._shape(call.batch_size)[1] * self._network.n_parameters
+        return call.buffers_for_blocks(n_partial, 2 * self._device.n_multiprocessors)
+
     def _shape(self, batch_size: int) -> tuple[int, int]:
-        """(rows of a row tile, blocks)."""
+        """(rows of a row tile, blocks that work on them)."""
         multiprocessors = self._device.n_multiprocessors
         rows = min(_MOST_TILE_ROWS, -(-batch_size // (4 * multiprocessors)) * 4)
-        while self._shared_bytes(rows) > self._device.shared_bytes:
+        while self._shared_bytes(rows) > self._free_bytes():
             rows -= 4
         return rows, min(multiprocessors, -(-batch_size // rows))
 
+    def _free_bytes(self) -> int:
+        """Shared memory that a block can have beside the kernel's own."""
+        return self._device.shared_bytes - 8 * self._sizes.resident_threads - _SMALL_ARRAYS
+
     def _n_weights_shared(self) -> int:
-        """Elements of all weights and biases in shared memory, which ends at a whole vector."""
+        """Elements of all weights and biases in shared memory."""
         shapes = pairwise(self._network.widths)
-        n = sum((fan_in + 1) * (fan_out | 1) for fan_in, fan_out in shapes)
-        return -(-n // 4) * 4
+        return sum((fan_in + 1) * resident.pitch_of(fan_out) for fan_in, fan_out in shapes)
 
     @staticmethod
     def _column(rows: int) -> int:
@@ -98,15 +107,14 @@ class ResidentPath(_Path):
     def _shared_bytes(self, rows: int) -> int:
         """Shared memory of a block, for a row tile of so many rows."""
         n_columns = sum(self._network.widths) + len(self._network.widths)
-        tile = 2 * n_columns * self._column(rows)
-        threads = self._sizes.resident_threads * np.dtype(np.float64).itemsize
-        return (self._n_weights_shared() + tile) * self._dtype.itemsize + threads
+        tile = (2 * n_columns + 4) * self._column(rows)  # vectors end behind the last column
+        return (self._n_weights_shared() + tile) * self._dtype.itemsize
 
     def run(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> None:
         """All of a chunk's steps."""
         network, buffers = self._network, self._buffers
         kind, n = self._dtype.type, network.n_parameters
-        rows, n_blocks = self._shape(call.batch_size)
+        rows, n_working = self._shape(call.batch_size)
         objective, threads = self._objective, self._sizes.resident_threads
         assert objective is not None
         loss = objective.row
@@ -122,12 +130,13 @@ class ResidentPath(_Path):
             HEAD=_head(loss, resident), **_loss(loss),
         )  # fmt: skip
         data = chunk.data
-        partial, sums = call.buffers_for_blocks(n_blocks, n)
+        partial, sums = self._buffers_for_blocks(call)
+        n_blocks = self._device.n_multiprocessors
         self._launch(
             kernel, (n_blocks, 1, 1), threads, buffers.control, buffers.barrier,
             chunk.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
-            call.scales, call.numbers, call.shares, buffers.parameters, partial, buffers.slots, n,
-            buffers.layers, buffers.widths, len(network.widths) - 1, self._n_weights_shared(),
+            call.scales, call.numbers, call.shares, buffers.parameters, partial, n_working,
+            buffers.slots, n, buffers.layers, buffers.widths, len(network.widths) - 1, self._n_weights_shared(),
             kind(self._alpha), kind(objective.divisor), np.finfo(kind).eps, buffers.constants,
             kind(objective.label_smoothing), buffers.average, buffers.average_rate, sums,
             cooperative=True, shared_bytes=self._shared_bytes(rows),

@@ -8,10 +8,11 @@ and updates that slice of the parameters; then comes a second barrier.  Paramete
 gradients travel through L2 and never leave the chip.
 
 Shared memory holds the weights, copied anew in each step, and a row tile: R rows of a block's
-activations and deltas.  Weights lie as ``[W; b]`` by rows of an odd number of elements, so that
-neighbouring threads read from different banks along rows and along columns.  The row tile lies by
-columns of P elements, which vectors of four rows are read from; the column behind each layer's is
-1, as in `kernels`.
+activations and deltas.  Weights lie as ``[W; b]`` by rows of `pitch_of` elements, zeros at their
+ends.  The row tile lies by columns of P elements, which vectors of four rows are read from; the
+column behind each layer's is 1, as in `kernels`.  Pitches are odd multiples of four elements, so
+that vectors of neighbouring rows or columns lie in different banks.  What each step reads once is
+read before it is needed: at a barrier everything that is cached close by is lost.
 
 Same seed, same GPU, same bits: each sum has one order.
 """
@@ -35,6 +36,7 @@ from fastmlp.engine.cuda.ptx import (
     add_release,
     commit_copies,
     copy_element_async,
+    copy_vector_async,
     load_acquire,
     load_shared,
     load_vector,
@@ -56,10 +58,18 @@ HEAD: Callable[..., Any] = unbound
 FORMULA: Callable[..., Any] = unbound  # the loss
 GRADIENT: Callable[..., Any] = unbound  # of the loss
 LOSS: Callable[..., Any] = unbound
+N_NUMBERS = 0  # per step, for the optimizer
 AVERAGE: Callable[..., Any] = unbound
 
+MOST_LAYERS = 16
+MOST_WIDTHS, MOST_ENDS = MOST_LAYERS + 1, 2 * MOST_LAYERS
 MOST_SLICES = 32  # lanes of a warp
 LEAST_TERMS = 4  # per slice
+
+
+def pitch_of(fan_out):
+    """Elements between rows of weights in shared memory."""
+    return 4 * ((fan_out + 3) // 4 | 1)
 
 
 # --- device functions -------------------------------------------------------------------------
@@ -80,29 +90,45 @@ def fetch_weights(memory, parameters, widths, n_layers):
     lane, n_warps = cuda.threadIdx.x % 32, THREADS // 32
     source, target = int32(0), int32(0)
     for layer in range(n_layers):
-        fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
+        fan_in, fan_out = widths[layer], widths[layer + 1]
+        pitch = int32(pitch_of(fan_out))
+        aligned = (fan_out | source) % 4 == 0
         for k in range(cuda.threadIdx.x // 32, fan_in + 1, n_warps):
-            to, at = int32(target + k * (fan_out | 1)), int32(source + k * fan_out)
-            for j in range(lane, fan_out, 32):
-                copy_element_async(memory, to + j, parameters, at + j, True)
+            to, at = int32(target + k * pitch), int32(source + k * fan_out)
+            if aligned:
+                for j in range(GROUP * lane, fan_out, GROUP * 32):
+                    copy_vector_async(memory, to + j, parameters, at + j, True)
+            else:
+                for j in range(lane, fan_out, 32):
+                    copy_element_async(memory, to + j, parameters, at + j, True)
         source = int32(source + (fan_in + 1) * fan_out)
-        target = int32(target + (fan_in + 1) * (fan_out | 1))
+        target = int32(target + (fan_in + 1) * pitch)
     commit_copies()
 
 
-def fetch_rows(memory, a, order, first, rows, X, n_features):
-    """Start copying samples of a row tile; missing rows are zero.  A warp per row."""
+def fetch_rows(memory, a, picked, order, first, rows, X, n_features):
+    """Start copying samples of a row tile, whose numbers go to ``picked``; missing rows are zero.
+    A warp per row.
+    """
+    lane = cuda.threadIdx.x % 32
     for i in range(cuda.threadIdx.x // 32, R, THREADS // 32):
         sample = order[first + i] if i < rows else 0
-        for k in range(cuda.threadIdx.x % 32, n_features, 32):
+        for k in range(lane, n_features, 32):
             copy_element_async(memory, a + k * P + i, X, sample * n_features + k, i < rows)
+        if lane == 0:
+            picked[i] = sample
     commit_copies()
+
+
+def load_vectors(part, first, memory, at):
+    """Four elements that follow each other."""
+    for i in range(0, 4, GROUP):
+        load_vector(part, first + i, memory, at + i)
 
 
 def load_four(part, memory, at):
-    """Four rows of a column."""
-    for i in range(0, 4, GROUP):
-        load_vector(part, i, memory, at + i)
+    """`load_vectors` to the start of ``part``."""
+    load_vectors(part, 0, memory, at)
 
 
 def keep_derivative(memory, at, score):
@@ -152,106 +178,115 @@ def whole_warps(n):
     return int32((n + 31) // 32 * 32)
 
 
-def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden):
-    """Columns from ``out`` on = activation of (columns from ``a`` on) @ [W; b].
+def forward(memory, a, w, out, fan_in, fan_out):
+    """Columns from ``out`` on = (columns from ``a`` on) @ [W; b].
 
-    Four rows of an output to a thread, or to some lanes that share the terms.
+    Four rows of four outputs to a thread, or to some lanes that share the terms.
     """
-    slices = count_slices(R // 4 * fan_out, fan_in + 1)
-    n = int32(R // 4 * fan_out * slices)
-    part = cuda.local.array(4, REAL)
+    n_groups, pitch = int32((fan_out + 3) // 4), int32(pitch_of(fan_out))
+    slices = count_slices(R // 4 * n_groups, fan_in + 1)
+    n = int32(R // 4 * n_groups * slices)
+    x, v = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
+    sums = cuda.local.array(16, REAL)
     for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
         which = quotient(int32(min(e, n - 1)), slices)
-        i = quotient(which, fan_out)
-        j, i = int32(which - i * fan_out), int32(4 * i)
-        s0 = s1 = s2 = s3 = REAL(0)
+        i = quotient(which, n_groups)
+        j, i = int32(4 * (which - i * n_groups)), int32(4 * i)
+        for c in range(16):
+            sums[c] = 0
         first = int32(e & (slices - 1))
-        at_w, at_a = int32(w + first * (fan_out | 1) + j), int32(a + first * P + i)
+        at_w, at_a = int32(w + first * pitch + j), int32(a + first * P + i)
         for _ in range(first, fan_in + 1, slices):
-            weight = load_shared(memory, at_w)
-            load_four(part, memory, at_a)
-            at_w, at_a = int32(at_w + slices * (fan_out | 1)), int32(at_a + slices * P)
-            s0 += part[0] * weight
-            s1 += part[1] * weight
-            s2 += part[2] * weight
-            s3 += part[3] * weight
-        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
-        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
-        if e < n and e & (slices - 1) == 0:
-            z = int32(out + j * P + i)
-            if hidden:
-                d = int32(derivatives + j * P + i)
-                KEEP_DERIVATIVE(memory, d, s0)
-                KEEP_DERIVATIVE(memory, d + 1, s1)
-                KEEP_DERIVATIVE(memory, d + 2, s2)
-                KEEP_DERIVATIVE(memory, d + 3, s3)
-                s0, s1, s2, s3 = ACTIVATION(s0), ACTIVATION(s1), ACTIVATION(s2), ACTIVATION(s3)
-            memory[z], memory[z + 1], memory[z + 2], memory[z + 3] = s0, s1, s2, s3
+            load_four(v, memory, at_w)
+            load_four(x, memory, at_a)
+            for c in range(4):
+                for r in range(4):
+                    sums[4 * c + r] += x[r] * v[c]
+            at_w, at_a = int32(at_w + slices * pitch), int32(at_a + slices * P)
+        for c in range(16):
+            sums[c] = add_over_slices(sums[c], slices)
+        if e < n and first == 0:
+            at = int32(out + j * P + i)
+            for c in range(4):
+                if j + c < fan_out:
+                    for r in range(4):
+                        memory[at + c * P + r] = sums[4 * c + r]
+
+
+def activate(memory, out, derivatives, fan_out):
+    """Outputs of a hidden layer, in the place of its scores."""
+    for e in range(cuda.threadIdx.x, R * fan_out, THREADS):
+        at = int32(e // R * P + e % R)
+        score = load_shared(memory, out + at)
+        KEEP_DERIVATIVE(memory, derivatives + at, score)
+        memory[out + at] = ACTIVATION(score)
 
 
 def gradient(memory, a, delta, partial, at, fan_in, fan_out, fresh):
-    """The row tile's share of a layer's gradient; four parameters of a column to a thread."""
-    d, x = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
-    for e in range(cuda.threadIdx.x, (fan_in + 4) // 4 * fan_out, THREADS):
-        k = quotient(int32(e), fan_out)
-        j, k = int32(e - k * fan_out), int32(4 * k)
+    """The row tile's share of a layer's gradient; 4 x 4 parameters to a thread."""
+    rows, columns = int32((fan_in + 4) // 4), int32((fan_out + 3) // 4)
+    d, x = cuda.local.array(16, REAL), cuda.local.array(4, REAL)
+    sums = cuda.local.array(16, REAL)
+    for e in range(cuda.threadIdx.x, rows * columns, THREADS):
+        k = quotient(int32(e), columns)
+        j = int32(e - k * columns)
+        for c in range(16):
+            sums[c] = 0
         at_d, at_x = int32(delta + j * P), int32(a + k * P)
-        s0 = s1 = s2 = s3 = REAL(0)
         for i in range(0, R, 4):
-            load_four(d, memory, at_d + i)
-            load_four(x, memory, at_x + i)
-            s0 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-            load_four(x, memory, at_x + P + i)
-            s1 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-            load_four(x, memory, at_x + 2 * P + i)
-            s2 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-            load_four(x, memory, at_x + 3 * P + i)
-            s3 += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-        i = at + int32(k * fan_out + j)
-        put_gradient(partial, i, s0, fresh)
-        if k + 1 <= fan_in:
-            put_gradient(partial, i + fan_out, s1, fresh)
-        if k + 2 <= fan_in:
-            put_gradient(partial, i + 2 * fan_out, s2, fresh)
-        if k + 3 <= fan_in:
-            put_gradient(partial, i + 3 * fan_out, s3, fresh)
-
-
-def put_gradient(partial, i, value, fresh):
-    """One parameter's; added to that of the block's row tiles before, but for the first."""
-    partial[i] = value if fresh else partial[i] + value
+            for c in range(4):
+                load_vectors(d, 4 * c, memory, at_d + c * columns * P + i)
+            for q in range(4):
+                load_four(x, memory, at_x + q * rows * P + i)
+                for c in range(4):
+                    for r in range(4):
+                        sums[4 * q + c] += x[r] * d[4 * c + r]
+        for q in range(4):
+            if k + q * rows <= fan_in:
+                for c in range(4):
+                    if j + c * columns < fan_out:
+                        i = at + int32((k + q * rows) * fan_out + j + c * columns)
+                        if fresh:
+                            partial[i] = sums[4 * q + c]
+                        else:
+                            partial[i] += sums[4 * q + c]
 
 
 def input_gradient(memory, a, delta, below, w, fan_in, fan_out):
     """Columns from ``below`` on = (columns from ``delta`` on) @ W^T, times the derivative at the
     columns from ``a`` on; shared among threads as in `forward`.
     """
-    slices = count_slices(R // 4 * fan_in, fan_out)
-    n = int32(R // 4 * fan_in * slices)
-    part = cuda.local.array(4, REAL)
+    n_groups, pitch = int32((fan_in + 3) // 4), int32(pitch_of(fan_out))
+    slices = count_slices(R // 4 * n_groups, fan_out)
+    n = int32(R // 4 * n_groups * slices)
+    d, v = cuda.local.array(16, REAL), cuda.local.array(4, REAL)
+    sums = cuda.local.array(16, REAL)
     for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
         which = quotient(int32(min(e, n - 1)), slices)
-        i = quotient(which, fan_in)
-        k, i = int32(which - i * fan_in), int32(4 * i)
-        s0 = s1 = s2 = s3 = REAL(0)
+        i = quotient(which, n_groups)
+        k, i = int32(which - i * n_groups), int32(4 * i)
+        for c in range(16):
+            sums[c] = 0
         first = int32(e & (slices - 1))
-        at_w, at_d = int32(w + k * (fan_out | 1) + first), int32(delta + first * P + i)
-        for _ in range(first, fan_out, slices):
-            weight = load_shared(memory, at_w)
-            load_four(part, memory, at_d)
-            at_w, at_d = int32(at_w + slices), int32(at_d + slices * P)
-            s0 += part[0] * weight
-            s1 += part[1] * weight
-            s2 += part[2] * weight
-            s3 += part[3] * weight
-        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
-        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
-        if e < n and e & (slices - 1) == 0:
-            x, z = int32(a + k * P + i), int32(below + k * P + i)
-            memory[z] = s0 * TAKE_DERIVATIVE(memory, x, z)
-            memory[z + 1] = s1 * TAKE_DERIVATIVE(memory, x + 1, z + 1)
-            memory[z + 2] = s2 * TAKE_DERIVATIVE(memory, x + 2, z + 2)
-            memory[z + 3] = s3 * TAKE_DERIVATIVE(memory, x + 3, z + 3)
+        at_w, at_d = int32(w + k * pitch + 4 * first), int32(delta + 4 * first * P + i)
+        for _ in range(4 * first, fan_out, 4 * slices):
+            for c in range(4):
+                load_vectors(d, 4 * c, memory, at_d + c * P)
+            for q in range(4):
+                load_four(v, memory, at_w + q * n_groups * pitch)
+                for c in range(4):
+                    for r in range(4):
+                        sums[4 * q + r] += d[4 * c + r] * v[c]
+            at_w, at_d = int32(at_w + 4 * slices), int32(at_d + 4 * slices * P)
+        for c in range(16):
+            sums[c] = add_over_slices(sums[c], slices)
+        if e < n and first == 0:
+            for q in range(4):
+                if k + q * n_groups < fan_in:
+                    at = int32((k + q * n_groups) * P + i)
+                    for r in range(4):
+                        x, z = int32(a + at + r), int32(below + at + r)
+                        memory[z] = sums[4 * q + r] * TAKE_DERIVATIVE(memory, x, z)
 
 
 def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
@@ -323,25 +358,40 @@ def probability_head(memory, z, delta, i, n_outputs, targets, sample, scale, div
 
 
 def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weights, scales,
-                   numbers, shares, parameters, partial, slots, n, layers, widths, n_layers,
-                   n_weights_shared, alpha, divisor, tiny, constants, smoothing, average,
+                   numbers, shares, parameters, partial, n_working, slots, n, layers, widths,
+                   n_layers, n_weights_shared, alpha, divisor, tiny, constants, smoothing, average,
                    average_rate, sums):  # fmt: skip
     """``n_steps`` steps from step ``control[0]`` on; a cooperative grid of blocks.
 
-    ``partial`` (blocks x n) holds each block's gradient.  To ``sums`` (blocks x 2) go each block's
-    losses and squares of weights, those of a step times its ``shares``.
+    The first ``n_working`` blocks take rows, and ``partial`` (n_working x n) holds the gradient of
+    each; all update parameters.  To ``sums`` (blocks x 2) go each block's losses and squares of
+    weights, those of a step times its ``shares``.
     """
     memory = cuda.shared.array(0, REAL, alignment=16)
     block_sums = cuda.shared.array(THREADS, float64)
+    sizes = cuda.shared.array(MOST_WIDTHS, int32)
+    ends = cuda.shared.array(MOST_ENDS, int32)
+    picked = cuda.shared.array(R, int64)
+    step_numbers = cuda.shared.array(N_NUMBERS, REAL)
     thread, block, n_blocks = cuda.threadIdx.x, cuda.blockIdx.x, cuda.gridDim.x
-    n, n_layers = int32(n), int32(n_layers)
-    activations, n_columns = int32(n_weights_shared), int32(0)
+    n, n_layers, n_working = int32(n), int32(n_layers), int32(n_working)
+    if thread <= n_layers:
+        sizes[thread] = widths[thread]
+    if thread < 2 * n_layers:
+        ends[thread] = layers[thread]
+    activations, n_columns = int32(n_weights_shared), int32(n_layers + 1)
     for layer in range(n_layers + 1):
-        n_columns = int32(n_columns + widths[layer] + 1)
+        n_columns = int32(n_columns + widths[layer])
+    deltas = int32(n_columns * P)  # behind the activations, in the same order
+    for e in range(thread, activations + 2 * deltas + 4 * P, THREADS):
+        memory[e] = REAL(0)
+    cuda.syncthreads()
+    n_columns = int32(0)
+    for layer in range(n_layers + 1):
+        n_columns = int32(n_columns + sizes[layer] + 1)
         if thread < R:
             memory[activations + (n_columns - 1) * P + thread] = REAL(1)
-    deltas = int32(n_columns * P)  # behind the activations, in the same order
-    n_outputs, n_features = int32(widths[n_layers]), int32(widths[0])
+    n_outputs, n_features = sizes[n_layers], sizes[0]
     # which of the slice of parameters this thread looks after, and at whose part of them
     n_slice = int32((n + n_blocks - 1) // n_blocks)
     slice_begin = int32(min(n, block * n_slice))
@@ -351,16 +401,20 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
     team = quotient(int32(thread), n_lanes)
     lane = int32(thread - team * n_lanes)
     loss, penalty = float64(0), float64(0)
+    n_samples, batch_size = control[1], control[2]
     first_step = int32(control[0])
     last_step = int32(first_step + n_steps - 1)
-    begin, end = share_of_batch(control, first_step, block, n_blocks)
-    fetch_rows(memory, activations, order, first_step * control[2] + begin,
+    begin, end = share_of_batch(first_step, n_samples, batch_size, block, n_working)
+    fetch_rows(memory, activations, picked, order, first_step * batch_size + begin,
                min(R, end - begin), X, n_features)  # fmt: skip
     for step in range(first_step, last_step + 1):
-        start = step * control[2]
-        begin, end = share_of_batch(control, step, block, n_blocks)
-        fetch_weights(memory, parameters, widths, n_layers)
-        for i in range(thread, n if begin == end else 0, THREADS):
+        start = step * batch_size
+        begin, end = share_of_batch(step, n_samples, batch_size, block, n_working)
+        fetch_weights(memory, parameters, sizes, n_layers)
+        scale, share = scales[step], shares[step]
+        if thread < N_NUMBERS:
+            step_numbers[thread] = REAL(numbers[step * N_NUMBERS + thread])
+        for i in range(thread, n if begin == end and block < n_working else 0, THREADS):
             partial[int64(block) * n + i] = REAL(0)
         for first in range(begin, end, R):
             rows = int32(min(R, end - first))
@@ -368,61 +422,62 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
             cuda.syncthreads()
             a, w = activations, int32(0)
             for layer in range(n_layers):
-                fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
+                fan_in, fan_out = sizes[layer], sizes[layer + 1]
                 out = int32(a + (fan_in + 1) * P)
-                forward(memory, a, w, out, int32(deltas + out), fan_in, fan_out,
-                        layer < n_layers - 1)  # fmt: skip
-                a, w = out, int32(w + (fan_in + 1) * (fan_out | 1))
+                forward(memory, a, w, out, fan_in, fan_out)
                 cuda.syncthreads()
+                if layer < n_layers - 1:
+                    activate(memory, out, int32(deltas + out), fan_out)
+                    cuda.syncthreads()
+                a, w = out, int32(w + (fan_in + 1) * pitch_of(fan_out))
             for e in range(thread, R * n_outputs, THREADS):
                 if e % R >= rows:
                     memory[deltas + a + e // R * P + e % R] = REAL(0)
             for i in range(thread // 32, rows, THREADS // 32):
-                sample = order[start + first + i]
+                sample = picked[i]
                 weight = weights[sample] if n_weights else REAL(1)
                 value = HEAD(memory, a, int32(deltas + a), i, n_outputs, targets, sample,
-                             scales[step] * weight, divisor, tiny, constants,
-                             smoothing)  # fmt: skip
+                             scale * weight, divisor, tiny, constants, smoothing)  # fmt: skip
                 if thread % 32 == 0:
-                    loss += shares[step] * (weight * value)
+                    loss += share * (weight * value)
             cuda.syncthreads()
             at = int32(n)
             for layer in range(n_layers - 1, -1, -1):
-                fan_in, fan_out = int32(widths[layer]), int32(widths[layer + 1])
+                fan_in, fan_out = sizes[layer], sizes[layer + 1]
                 delta = int32(deltas + a)
                 a = int32(a - (fan_in + 1) * P)
                 at = int32(at - (fan_in + 1) * fan_out)
-                w = int32(w - (fan_in + 1) * (fan_out | 1))
+                w = int32(w - (fan_in + 1) * pitch_of(fan_out))
                 gradient(memory, a, delta, partial, int64(block) * n + at, fan_in, fan_out,
                          first == begin)  # fmt: skip
                 if layer > 0:
                     input_gradient(memory, a, delta, int32(deltas + a), w, fan_in, fan_out)
                 cuda.syncthreads()
             if first + R < end:
-                fetch_rows(memory, activations, order, start + first + R,
+                fetch_rows(memory, activations, picked, order, start + first + R,
                            min(R, end - first - R), X, n_features)  # fmt: skip
         if step < last_step:
-            begin, end = share_of_batch(control, step + 1, block, n_blocks)
-            fetch_rows(memory, activations, order, start + control[2] + begin,
+            begin, end = share_of_batch(step + 1, n_samples, batch_size, block, n_working)
+            fetch_rows(memory, activations, picked, order, start + batch_size + begin,
                        min(R, end - begin), X, n_features)  # fmt: skip
         grid_barrier(barrier, 2 * step + 1)
         for chunk in range(slice_begin, slice_end, n_lanes):
             i = int32(chunk + lane)
             is_mine = team < n_teams and i < slice_end
-            block_sums[thread] = sum_partial(partial, n, i, team, n_teams, n_blocks) if is_mine \
+            block_sums[thread] = sum_partial(partial, n, i, team, n_teams, n_working) if is_mine \
                 else float64(0)  # fmt: skip
             cuda.syncthreads()
             if is_mine and team == 0:
                 p, g = parameters[i], REAL(0)
                 for other in range(n_teams):
                     g += REAL(block_sums[other * n_lanes + lane])
-                heavy = is_weight(i, layers, n_layers)
+                heavy = is_weight(i, ends, n_layers)
                 if heavy:
-                    g += alpha * scales[step] * p
-                    penalty += shares[step] * (float64(p) * float64(p))
-                if scales[step] != 0:
+                    g += alpha * scale * p
+                    penalty += share * (float64(p) * float64(p))
+                if scale != 0:
                     p, slots[i], slots[n + i] = apply_rule(
-                        p, g, slots[i], slots[n + i], heavy, numbers, step
+                        p, g, slots[i], slots[n + i], heavy, step_numbers, 0
                     )
                     parameters[i] = p
                     AVERAGE(average, i, p, average_rate)
@@ -438,26 +493,28 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
         control[0] = last_step + 1
 
 
-def share_of_batch(control, step, block, n_blocks):
+def share_of_batch(step, n_samples, batch_size, block, n_working):
     """The first of a block's rows of a step's batch, and the first after them."""
-    n_rows = int32(min(control[2], control[1] - step * control[2]))
-    begin = quotient(int32(block * n_rows), int32(n_blocks))
-    return begin, quotient(int32((block + 1) * n_rows), int32(n_blocks))
+    if block >= n_working:
+        return int32(0), int32(0)
+    n_rows = int32(min(batch_size, n_samples - step * batch_size))
+    begin = quotient(int32(block * n_rows), n_working)
+    return begin, quotient(int32((block + 1) * n_rows), n_working)
 
 
-def sum_partial(partial, n, i, team, n_teams, n_blocks):
-    """Parameter i's gradient, over every so many blocks; four sums, which do not wait for each
+def sum_partial(partial, n, i, team, n_teams, n_working):
+    """Parameter i's gradient, over every so many working blocks; four sums, which do not wait for each
     other's reads.
     """
     s0 = s1 = s2 = s3 = REAL(0)
     at, step = int64(team) * n + i, int64(n_teams) * n
-    for other in range(team, n_blocks, 4 * n_teams):
+    for other in range(team, n_working, 4 * n_teams):
         s0 += partial[at]
-        if other + n_teams < n_blocks:
+        if other + n_teams < n_working:
             s1 += partial[at + step]
-        if other + 2 * n_teams < n_blocks:
+        if other + 2 * n_teams < n_working:
             s2 += partial[at + 2 * step]
-        if other + 3 * n_teams < n_blocks:
+        if other + 3 * n_teams < n_working:
             s3 += partial[at + 3 * step]
         at += 4 * step
     return (s0 + s1) + (s2 + s3)

@@ -82,9 +82,7 @@ class Tile(NamedTuple):
         """
         group = 16 // dtype.itemsize
         # a quarter of a warp reads 16 bytes of eight rows: from all banks
-        names = _product_names(
-            self, dtype, precision, by_rows, aligned, {True: group, False: 0}
-        )
+        names = _product_names(self, dtype, precision, by_rows, aligned, {True: group, False: 0})
         passed = self.BM // self.TM * self.BN
         return names | {
             "TM": self.TM, "TN": self.TN, "PART_A": self.TM * group, "PART_B": self.TN * group,

@@ -127,11 +127,11 @@ class Pass:
         self._device.write(self.numbers, numbers.reshape(-1))
         self._device.write(self.shares, self._shares)
 
-    def buffers_for_blocks(self, n_blocks: int, n_parameters: int) -> tuple[Any, Any]:
-        """Each block's gradient, and the sums of its losses and of its squares of weights."""
+    def buffers_for_blocks(self, n_partial: int, n_sums: int) -> tuple[Any, Any]:
+        """Blocks' gradients, and their sums of losses and of squares of weights."""
         if self._partial is None:
-            self._partial = self._device.empty(n_blocks * n_parameters, self._dtype)
-            self._sums = self._device.empty(2 * n_blocks, np.float64)
+            self._partial = self._device.empty(n_partial, self._dtype)
+            self._sums = self._device.empty(n_sums, np.float64)
         return self._partial, self._sums
 
     def buffer_for_norms(self, n_blocks: int) -> Any:
