@@ -136,6 +136,7 @@ class Product:
             (upload(np.array([0, M, M])), 0, M, upload(stored_A), 0, stored_A.shape[1],
              upload(stored_B), 0, stored_B.shape[1], self._out, 0, N, M * N, split, 0, N, K,
              self._out),
+            shared_bytes=all_tiles.shared_elements(names) * A.itemsize,
         )  # fmt: skip
 
     def result(self) -> np.ndarray:

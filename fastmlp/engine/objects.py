@@ -35,6 +35,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,6 +171,31 @@ def write(folder: Path, key: Key, code: bytes) -> None:
         raise
 
 
+def read_cached(key: Key) -> bytes | None:
+    """`read` from the user's cache."""
+    folder = _cached()
+    code = None if folder is None else read(folder, key)
+    if code is not None:
+        _touch(folder)
+    return code
+
+
+@cache
+def _touch(folder: Path) -> None:
+    """Say that this version's part of the cache is in use."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+
+
+def write_cached(key: Key, code: bytes) -> None:
+    """`write` to the user's cache, if that is possible."""
+    folder = _cached()
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            _create(folder)
+            write(folder, key, code)
+
+
 # --- compilation ------------------------------------------------------------------------------
 
 
@@ -239,7 +265,7 @@ class _Loaded:
         self.entries: dict[tuple[str, str], Callable[[int, int], float]] = {}
         self.lock = threading.RLock()
         self._linker: Any = None
-        self._said = self._touched = False
+        self._said = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
@@ -267,12 +293,8 @@ class _Loaded:
         if key in self.addresses:
             return True
         code, origin = read(PREBUILT, key), "package"
-        if code is None and (folder := _cached()) is not None:
-            code, origin = read(folder, key), "cache"
-            if code is not None and not self._touched:
-                self._touched = True
-                with contextlib.suppress(OSError):
-                    os.utime(folder)
+        if code is None:
+            code, origin = read_cached(key), "cache"
         if code is None:
             return False
         self._load(key, code, origin)
@@ -285,11 +307,7 @@ class _Loaded:
 
     def keep(self, key: Key, code: bytes) -> None:
         """Load what was just compiled, and put it into the cache."""
-        folder = _cached()
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                _create(folder)
-                write(folder, key, code)
+        write_cached(key, code)
         with self.lock:
             self._load(key, code, "compiled")
 

@@ -71,7 +71,8 @@ def multiply(device, tile, precision, A, B, by_rows, splits=1, aligned=False,
         stored_B.shape[1], out, 0, N, M * N, split, 0, N, K, out,
     )  # fmt: skip
     blocks = (-(-N // names["BN"]), -(-M // names["BM"]), splits)
-    device.launch(Launch(kernel, blocks, names["THREADS"], arguments))
+    shared_bytes = tiles.shared_elements(names) * A.itemsize
+    device.launch(Launch(kernel, blocks, names["THREADS"], arguments, shared_bytes=shared_bytes))
     return device.read(out).reshape(splits, M, N).sum(axis=0)
 
 
@@ -582,8 +583,8 @@ RESIDENT_BUGS = {
         "            wait_for_all_copies()\n",
     ),
     "no barrier between layers": (
-        "                forward(memory, a, w, out, fan_in, fan_out)\n                cuda.syncthreads()\n",
-        "                forward(memory, a, w, out, fan_in, fan_out)\n",
+        "forward(memory, a, w, out, fan_in, fan_out)\n                cuda.syncthreads()\n",
+        "forward(memory, a, w, out, fan_in, fan_out)\n",
     ),
     "no barrier after the activation": (
         "deltas + out), fan_out)\n                    cuda.syncthreads()\n",
@@ -594,9 +595,8 @@ RESIDENT_BUGS = {
         "        pass\n    cuda.syncthreads()\n",
     ),
     "rows fetched while others still read": (
-        "                    input_gradient(memory, a, delta, int32(deltas + a), w, fan_in, fan_out)\n"
-        "                cuda.syncthreads()\n",
-        "                    input_gradient(memory, a, delta, int32(deltas + a), w, fan_in, fan_out)\n",
+        "int32(deltas + a), w, fan_in, fan_out)\n                cuda.syncthreads()\n",
+        "int32(deltas + a), w, fan_in, fan_out)\n",
     ),
     "slices that do not add up": ("distance = slices // 2\n", "distance = slices // 4\n"),
     "sums read before they are written": (
@@ -621,7 +621,7 @@ def errors(module, monkeypatch):
     """The errors of all kernels, on every kind of device."""
     for user in (target, launcher, paths, samples, tiles):
         monkeypatch.setattr(user, "kernels", module)
-    A, B = operands(33, 17, 21, "float32")
+    A, B = operands(33, 17, 45, "float32")
     for schedule in SCHEDULES:
         for late_copies in (True, False):
             device = EmulatedDevice(schedule, late_copies)

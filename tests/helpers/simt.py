@@ -258,6 +258,10 @@ def wait_for_all_but_two():
     _wait_for_copies(2)
 
 
+def wait_for_all_but_six():
+    _wait_for_copies(6)
+
+
 def to_tf32(x) -> int:
     """Round to 10 bits of mantissa, ties away from zero."""
     bits = int(np.float32(x).view(np.uint32))
@@ -340,9 +344,11 @@ def load_acquire(array, i):
 
 TWINS = {
     function.__name__: function
-    for function in (commit_copies, wait_for_all_copies, wait_for_all_but_one,
-                     wait_for_all_but_two, quotient, load_shared, load_pair, load_vector, to_tf32, to_bf16x2,
-                     mma_tf32, mma_bf16, add_release, load_acquire)
+    for function in (
+        commit_copies, wait_for_all_copies, wait_for_all_but_one, wait_for_all_but_two,
+        wait_for_all_but_six, quotient, load_shared, load_pair, load_vector, to_tf32, to_bf16x2,
+        mma_tf32, mma_bf16, add_release, load_acquire,
+    )
 }  # fmt: skip
 
 

@@ -2,16 +2,23 @@
 
 A kernel is a template (see `kernels`) with names bound to constants and formulas.  All its device
 functions share one namespace with it, so that they see the same bindings.  Arrays in global memory
-are plain pointers: an index costs no check of its sign, an argument eight bytes.
+are plain pointers: an index costs no check of its sign, an argument eight bytes.  What was compiled
+is kept in the cache of `fastmlp.engine.objects`, seconds for each kernel.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fastmlp.engine import objects
 
 PRIMITIVES = {
     "exp": math.exp,
@@ -86,6 +93,9 @@ def compile_kernel(
 ) -> tuple[Any, str]:  # fmt: skip
     """A kernel for the types of ``arguments``: (cuda.core's object code, name in it).
 
+    It comes from the user's cache if it is there, and else goes there, unless a formula in it is
+    the user's.
+
     Parameters
     ----------
     cuda : module
@@ -99,14 +109,48 @@ def compile_kernel(
     capability : tuple
         The GPU's compute capability, with ``"a"`` for what only this architecture can do.
     """
-    from cuda.core import Program, ProgramOptions
+    from cuda.core import ObjectCode, Program, ProgramOptions
 
+    types, arch = tuple(map(type_of, arguments)), f"sm_{''.join(map(str, capability))}"
+    key = None
+    if not any(isinstance(value, UserFormula) for value in names.values()):
+        key = objects.Key(_digest(template, names, types, threads), "cubin", arch)
+        if (found := objects.read_cached(key)) is not None:
+            entry, code = found.split(b"\0", 1)
+            return ObjectCode.from_cubin(code), entry.decode()
     inlined = cuda.jit(device=True, forceinline=True)
-    signature = cuda.types.void(*map(type_of, arguments))
-    code, _ = cuda.compile_ptx(
-        bind(template, names, inlined), signature, cc=capability, launch_bounds=threads
-    )
-    entry = re.search(r"\.entry\s+([\w$]+)", code)
-    assert entry is not None
-    arch = f"sm_{''.join(map(str, capability))}"
-    return Program(code, "ptx", ProgramOptions(arch=arch)).compile("cubin"), entry[1]
+    ptx, _ = cuda.compile_ptx(
+        bind(template, names, inlined), cuda.types.void(*types), cc=capability,
+        launch_bounds=threads,
+    )  # fmt: skip
+    match = re.search(r"\.entry\s+([\w$]+)", ptx)
+    assert match is not None
+    compiled = Program(ptx, "ptx", ProgramOptions(arch=arch)).compile("cubin")
+    if key is not None:
+        objects.write_cached(key, match[1].encode() + b"\0" + bytes(compiled.code))
+    return compiled, match[1]
+
+
+def _digest(template: Callable, names: dict[str, Any], types: tuple, threads: int) -> str:
+    """What tells a kernel from all others: its sources, its compiler, and all that is bound."""
+    parts = [_sources(), template.__qualname__, str(threads), *map(str, types)]
+    for name, value in sorted(names.items()):
+        shown = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+        parts.append(f"{name}={getattr(value, '__module__', '')}.{shown or value!r}")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+@cache
+def _sources() -> str:
+    """Checksum of what kernels are made of, and by what."""
+    folder = Path(__file__).parent
+    files = [
+        *sorted(folder.glob("*.py")),
+        *(folder.parents[1] / f"{name}.py" for name in ("dropout", "functions", "optimizers")),
+    ]
+    checksum = hashlib.sha256()
+    for file in files:
+        checksum.update(file.read_bytes())
+    for package in ("numba", "numba-cuda", "llvmlite"):
+        checksum.update(version(package).encode())
+    return checksum.hexdigest()

@@ -263,7 +263,7 @@ class Device:
             self._capability,
         )  # fmt: skip
         compiled = code.get_kernel(name)
-        if launch.shared_bytes:
+        if launch.shared_bytes:  # of which the next launch may want more
             self._allow_shared(compiled, self.shared_bytes - compiled.attributes.shared_size_bytes)
         return compiled
 

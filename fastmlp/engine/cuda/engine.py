@@ -1,9 +1,9 @@
 """The CUDA engine: data, parameters and workspace on a GPU.
 
-Two paths lead through an epoch (see `paths`).  The resident path, one launch, is for networks of at
-most `_RESIDENT_PARAMETERS` parameters that fit in a block's shared memory, batches of moderate size,
-dense samples, and 'highest' precision.  The tiled path takes the rest, in micro-batches of at most
-`_MICRO_BATCH_ROWS` rows.  `CudaEngine.path` says which it is.  The
+Two paths lead through an epoch (see `paths`).  The resident path, one launch, is for networks of
+at most `_RESIDENT_PARAMETERS` parameters that fit in a block's shared memory, batches of moderate
+size, dense samples, and 'highest' precision.  The tiled path takes the rest, in micro-batches of at
+most `_MICRO_BATCH_ROWS` rows.  `CudaEngine.path` says which it is.  The
 parameters stay in the flat vector's own order.
 """
 

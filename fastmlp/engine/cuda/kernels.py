@@ -29,6 +29,7 @@ from fastmlp.engine.cuda.ptx import (
     load_pair,
     load_shared,
     load_vector,
+    quotient,
     to_bf16x2,
     to_tf32,
     wait_for_all_copies,
@@ -54,7 +55,6 @@ PART_A = PART_B = 0  # operands that a thread holds
 SUMS = LINE = 0  # sums that a thread holds, and how many of them are written at a time
 PASS = 0  # sums of the tile that all threads write at a time
 TERMS = 1  # that are multiplied at a time
-SHARED = 0  # elements of shared memory
 A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
 ROWS_A = COLUMNS_A = PITCH_A = COPIES_A = VECTOR_A = 0  # of an operand's tile in shared memory
 ROWS_B = COLUMNS_B = PITCH_B = COPIES_B = VECTOR_B = 0
@@ -168,7 +168,7 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
     k_end = min(K, k_begin + split)
     n_stages = int32(max(0, (k_end - k_begin + BK - 1) // BK))
     thread = int32(cuda.threadIdx.x)
-    memory = cuda.shared.array(SHARED, REAL, alignment=16)
+    memory = cuda.shared.array(0, REAL, alignment=16)
     a, b = cuda.local.array(PART_A, OPERAND), cuda.local.array(PART_B, OPERAND)
     sums = cuda.local.array(SUMS, REAL)
     for e in range(SUMS):
@@ -408,16 +408,16 @@ def find_nonfinite(n, X, found):
 
 
 def gather(control, first, most, order, X, n_features, A, lda):
-    """Copy the micro-batch's samples side by side; one thread per element."""
-    e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    i, feature = e // n_features, e % n_features
+    """Copy the micro-batch's samples side by side; one warp per row."""
+    i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(control, first, most):
         sample = order[control[0] * control[2] + first + i]
-        A[i * lda + feature] = X[sample * n_features + feature]
+        for feature in range(lane, n_features, 32):
+            A[i * lda + feature] = X[sample * n_features + feature]
 
 
 def gather_sparse(control, first, most, order, values, columns, starts, n_features, A, lda):
-    """The same for CSR samples, made dense; one warp per row."""
+    """The same for CSR samples, made dense."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(control, first, most):
         sample = order[control[0] * control[2] + first + i]
@@ -468,8 +468,10 @@ def normalise_delta(control, first, most, D, kept, a0, lda, width):
 
 def drop(control, first, most, A, derivatives, a0, lda, width, seed, layer, threshold, scale):
     """Dropout of a hidden layer's outputs and kept derivatives; one thread per element."""
-    e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    i, neuron, at = e // width, e % width, a0 + e // width * lda + e % width
+    e = int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+    i = quotient(e, int32(width))
+    neuron = e - i * width
+    at = a0 + i * lda + neuron
     if i < count_rows(control, first, most):
         key = row_key(seed, control[3] + control[0], layer, first + i)
         mask = REAL(0) if random_bits(key, neuron) < threshold else scale

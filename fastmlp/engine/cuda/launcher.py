@@ -8,7 +8,7 @@ import numpy as np
 
 from fastmlp.engine.cuda import kernels
 from fastmlp.engine.cuda.device import Device, Launch
-from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile, common_names
+from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile, common_names, shared_elements
 from fastmlp.engine.cuda.workspace import MicroBatch
 
 _BUSY_SHARE = 0.75
@@ -49,17 +49,14 @@ class Launcher:
         """Launch `kernels.product`; 0 in ``shape`` (M, N, K) stands for the rows."""
         M, N, K = shape
         tile = self._choose_tile(M or rows.most, N, n_splits)
-        kernel = self.kernel(
-            kernels.product,
-            **({"FINISH": kernels.put} | names | tile.names(
-                self._dtype, self._precision, (A[-1], B[-1]), (self._aligned(A), self._aligned(B))
-            )),
-        )  # fmt: skip
+        aligned = self._aligned(A), self._aligned(B)
+        sizes = tile.names(self._dtype, self._precision, (A[-1], B[-1]), aligned)
+        kernel = self.kernel(kernels.product, **({"FINISH": kernels.put} | names | sizes))
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
         self.launch(kernel, blocks, tile.threads, self._control, *rows, *A[:-1], *B[:-1], *C,
-                    self._n_parameters, split, M, N, K,
-                    C[0] if aux is None else aux)  # fmt: skip
+                    self._n_parameters, split, M, N, K, C[0] if aux is None else aux,
+                    shared_bytes=shared_elements(sizes) * self._dtype.itemsize)  # fmt: skip
 
     def _aligned(self, operand: Operand) -> bool:
         """Whether its rows start at multiples of 16 bytes."""

@@ -136,10 +136,10 @@ class ResidentPath(_Path):
             kernel, (n_blocks, 1, 1), threads, buffers.control, buffers.barrier,
             chunk.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
             call.scales, call.numbers, call.shares, buffers.parameters, partial, n_working,
-            buffers.slots, n, buffers.layers, buffers.widths, len(network.widths) - 1, self._n_weights_shared(),
-            kind(self._alpha), kind(objective.divisor), np.finfo(kind).eps, buffers.constants,
-            kind(objective.label_smoothing), buffers.average, buffers.average_rate, sums,
-            cooperative=True, shared_bytes=self._shared_bytes(rows),
+            buffers.slots, n, buffers.layers, buffers.widths, len(network.widths) - 1,
+            self._n_weights_shared(), kind(self._alpha), kind(objective.divisor),
+            np.finfo(kind).eps, buffers.constants, kind(objective.label_smoothing),
+            buffers.average, buffers.average_rate, sums, cooperative=True, shared_bytes=self._shared_bytes(rows),
         )  # fmt: skip
 
 
@@ -174,15 +174,9 @@ class TiledPath(_Path):
         """Scores of a micro-batch, in the last layer's place; ``train`` prepares `_backward`."""
         work, widths = call.workspace, self._network.widths
         parameters = self._buffers.parameters if train else self._buffers.average
-        if data.sparse:
-            gather = self._kernel(kernels.gather_sparse)
-            self._by_warps(gather, rows, call.order, *data.fields, widths[0], work.activations,
-                           work.strides[0])  # fmt: skip
-        else:
-            gather = self._kernel(kernels.gather)
-            elements = rows.most * widths[0]
-            self._by_threads(gather, elements, *rows, call.order, *data.fields, widths[0],
-                             work.activations, work.strides[0])  # fmt: skip
+        gather = self._kernel(kernels.gather_sparse if data.sparse else kernels.gather)
+        self._by_warps(gather, rows, call.order, *data.fields, widths[0], work.activations,
+                       work.strides[0])  # fmt: skip
         for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
             hidden = layer < len(widths) - 2
             names = self._activation(layer, work, train) if hidden else {}

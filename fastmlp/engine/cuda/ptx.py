@@ -2,8 +2,8 @@
 
 Every function takes arrays, or pointers to global memory, and element offsets, never addresses, so
 that the emulator under tests/ can stand in for each of them with a Python twin of the same name,
-which checks bounds and alignment.  numba-cuda is in maintenance and its successor replaces llvmlite; this file is what a
-port would rewrite.
+which checks bounds and alignment.  numba-cuda is in maintenance and its successor replaces
+llvmlite; this file is what a port would rewrite.
 
 Fragment layouts are those of the PTX ISA, "Matrix fragments for mma": with ``g = lane // 4``
 and ``t = lane % 4``, a lane holds of a 16 x 8 result rows g and g + 8, columns 2t and 2t + 1.
@@ -155,6 +155,7 @@ commit_copies = intrinsic(_statement("commit_copies", "cp.async.commit_group;"))
 wait_for_all_copies = intrinsic(_statement("wait_for_all_copies", "cp.async.wait_group 0;"))
 wait_for_all_but_one = intrinsic(_statement("wait_for_all_but_one", "cp.async.wait_group 1;"))
 wait_for_all_but_two = intrinsic(_statement("wait_for_all_but_two", "cp.async.wait_group 2;"))
+wait_for_all_but_six = intrinsic(_statement("wait_for_all_but_six", "cp.async.wait_group 6;"))
 
 
 # --- tensor cores -----------------------------------------------------------------------------

@@ -67,7 +67,7 @@ MOST_SLICES = 32  # lanes of a warp
 LEAST_TERMS = 4  # per slice
 
 
-def pitch_of(fan_out):
+def pitch_of(fan_out: int) -> int:
     """Elements between rows of weights in shared memory."""
     return 4 * ((fan_out + 3) // 4 | 1)
 
@@ -503,8 +503,8 @@ def share_of_batch(step, n_samples, batch_size, block, n_working):
 
 
 def sum_partial(partial, n, i, team, n_teams, n_working):
-    """Parameter i's gradient, over every so many working blocks; four sums, which do not wait for each
-    other's reads.
+    """Parameter i's gradient, over every so many working blocks; four sums, which do not wait for
+    each other's reads.
     """
     s0 = s1 = s2 = s3 = REAL(0)
     at, step = int64(team) * n + i, int64(n_teams) * n

@@ -303,7 +303,7 @@ def _adopt(
         n, given = order.size, buffer
         buffer = device.empty(n * n_features, dtype)
         control = device.upload(np.array([0, n, n, 0], np.int64))
-        blocks = (-(-n * n_features // sizes.threads), 1, 1)
+        blocks = (-(-32 * n // sizes.threads), 1, 1)
         device.launch(Launch(
             device.kernel(kernels.gather, **names), blocks, sizes.threads,
             (control, 0, n, device.upload(order), given, n_features, buffer, n_features),

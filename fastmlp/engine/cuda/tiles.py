@@ -7,11 +7,11 @@ from numba import float32, float64, uint32
 
 from fastmlp.engine.cuda import kernels, ptx
 
-
 _WAITS = {
     2: ptx.wait_for_all_copies,
     3: ptx.wait_for_all_but_one,
     4: ptx.wait_for_all_but_two,
+    8: ptx.wait_for_all_but_six,
 }
 
 
@@ -40,14 +40,18 @@ def _product_names(
     outer = tile.BM, tile.BN
     names: dict[str, Any] = {
         "BM": tile.BM, "BN": tile.BN, "BK": tile.BK, "SLICES": tile.slices, "STAGES": tile.stages,
-        "THREADS": tile.threads, "GROUP": group,
-        "WAIT": _WAITS[tile.stages],
+        "THREADS": tile.threads, "GROUP": group, "WAIT": _WAITS[tile.stages],
     }  # fmt: skip
     for name, each, n, is_aligned in zip("AB", by_rows, outer, aligned, strict=True):
         vector = group if is_aligned else 1
         names |= _operand(name, each, n, tile, pads[each], vector, tile.threads)
+    return names
+
+
+def shared_elements(names: dict[str, Any]) -> int:
+    """Elements of shared memory of a product: for all stages, and later for sums."""
     stage = sum(names[f"ROWS_{name}"] * names[f"PITCH_{name}"] for name in "AB")
-    return names | {"SHARED": tile.stages * stage}
+    return max(names["STAGES"] * stage, names["SLICES"] * names["PASS"])
 
 
 class Tile(NamedTuple):
@@ -59,7 +63,7 @@ class Tile(NamedTuple):
     TM: int
     TN: int
     slices: int = 1
-    stages: int = 3
+    stages: int = 4
 
     @property
     def threads(self) -> int:
@@ -87,7 +91,6 @@ class Tile(NamedTuple):
         return names | {
             "TM": self.TM, "TN": self.TN, "PART_A": self.TM * group, "PART_B": self.TN * group,
             "SUMS": self.TM * self.TN, "LINE": self.TN, "PASS": passed, "TERMS": group,
-            "SHARED": max(names["SHARED"], self.slices * passed),
             "START": kernels.start, "MULTIPLY": kernels.multiply, "POSITION": kernels.position,
             "ROW": kernels.row_of_tile,
         }  # fmt: skip
@@ -102,7 +105,7 @@ class MmaTile(NamedTuple):
     WM: int
     WN: int
     slices: int = 1
-    stages: int = 2
+    stages: int = 4
 
     @property
     def threads(self) -> int:
@@ -122,7 +125,7 @@ class MmaTile(NamedTuple):
         return names | {
             "WM": self.WM, "WN": self.WN, "MT": mt, "NT": nt, "PART_A": 4 * mt, "PART_B": 2 * nt,
             "SUMS": 4 * mt * nt, "LINE": 4 * nt, "PASS": passed, "OPERAND": uint32,
-            "TERMS": 8 if high else 16, "SHARED": max(names["SHARED"], self.slices * passed),
+            "TERMS": 8 if high else 16,
             "START": kernels.start_mma, "MULTIPLY": kernels.multiply_mma,
             "POSITION": kernels.position_mma, "ROW": kernels.row_of_tile_mma,
             "LOAD": kernels.load_tf32 if high else kernels.load_bf16,
@@ -142,7 +145,7 @@ class Sizes(NamedTuple):
 
 
 # Small tiles have their threads share the terms, so that few rows and columns make many short
-# products.  All fit into the 48 KB that every GPU has.
+# products.  All stages fit into the 99 KB that every GPU of compute capability 8.0 or newer has.
 _MMA = (
     MmaTile(128, 128, 16, 64, 32),
     MmaTile(64, 64, 32, 32, 32, slices=2),
@@ -151,16 +154,16 @@ _MMA = (
 SIZES = {
     "float32": Sizes(
         plain=(
-            Tile(128, 128, 16, 8, 8, stages=2),
+            Tile(128, 128, 16, 8, 8, stages=3),
             Tile(64, 64, 16, 8, 4, slices=2),
-            Tile(16, 16, 32, 4, 4, slices=8),
+            Tile(16, 16, 32, 4, 4, slices=8, stages=8),
         ),
         mma=_MMA,
         resident_threads=256,
         threads=256,
     ),
     "float64": Sizes(
-        plain=(Tile(64, 64, 8, 4, 4), Tile(16, 16, 32, 4, 4, slices=8)),
+        plain=(Tile(64, 64, 8, 4, 4), Tile(16, 16, 32, 4, 4, slices=8, stages=8)),
         mma=(),
         resident_threads=256,
         threads=256,

@@ -14,7 +14,7 @@ from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
 # A weight gradient's terms are split so that all multiprocessors have something to do.
 _TERMS_PER_SPLIT = 128  # at least
-_TILE_ELEMENTS = 32 * 32
+_TILE_ELEMENTS = 64 * 64
 _TILES_PER_MULTIPROCESSOR = 2
 
 
