@@ -45,6 +45,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # fastmlp need not 
 
 MARGIN = 4  # seconds that a section gets to end by itself
 HANG_SECONDS = 3
+TO_COMPILE = 60  # seconds
 UNSHOWN = ("flop", "losses", "epoch_samples", "copy_out_us", "tolerance")
 SPEEDS = ("host_us", "done_us", "step_us", "epoch_us", "predict_us", "prepare_s", "tflops")
 MAX_TEXT = 3000  # characters kept of what a failed section printed
@@ -81,11 +82,11 @@ GPU = Plan(
         "32-64x4-8": (32, 64, 64, 64, 64, 8),
         "512-1024-1024-100": (512, 1024, 1024, 100),
     },
-    turns={"64-100-10": 45, "4096x4": 75, "784-256-128-10": 45, "32-64x4-8": 45,
-           "512-1024-1024-100": 45},
+    turns={"64-100-10": 20, "784-256-128-10": 20, "32-64x4-8": 20, "512-1024-1024-100": 25,
+           "4096x4": 40},
     batches=(128, 2048, 16384, 262144),
-    compiled=("4096x4", "512-1024-1024-100", "784-256-128-10", "64-100-10", "32-64x4-8"),
-    compiled_batches=(16384, 262144), min_rows=8192, max_samples=2**20, check_steps=4,
+    compiled=("512-1024-1024-100", "784-256-128-10"), compiled_batches=(16384,),
+    min_rows=8192, max_samples=2**20, check_steps=4,
     epoch_rows=2**16, rounds=5, round_seconds=0.06, matmul=16384, n_matmuls=4, copy_bytes=2**32,
     n_launches=1000, graph_nodes=100, n_barriers=1000, shared=(16384, 51200),
 )  # fmt: skip
@@ -220,7 +221,8 @@ def stages(plan: Plan) -> list[dict[str, Section]]:
     measure in turn.
     """
     ladder, timing = "cuda_ladder", "cuda_timing"
-    networks = {f"network {name}": Section(280, timing, "time_network", (name, turn))
+    waiting = TO_COMPILE + sum(plan.turns.values())  # a network's, until the others are done
+    networks = {f"network {name}": Section(waiting, timing, "time_network", (name, turn))
                 for name, turn in plan.turns.items()}  # fmt: skip
     return [
         {"system": Section(40, timing, "system")},
@@ -235,7 +237,7 @@ def stages(plan: Plan) -> list[dict[str, Section]]:
         {"roofline": Section(45, timing, "roofline")},
         networks,
         {"compiled": Section(150, timing, "compiled")},
-        {"sanitizer": Section(60, "cuda_report", "sanitizer")},
+        {"sanitizer": Section(150, "cuda_report", "sanitizer")},
     ]
 
 
@@ -352,8 +354,10 @@ def new_report(emulated: bool) -> dict[str, Any]:
 def output_of(command: list[str]) -> str:
     """First line of what a command prints, or nothing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip().split("\n")[0]
 
@@ -385,7 +389,7 @@ def marks(report: dict[str, Any]) -> list[dict[str, Any]]:
         ("small networks, batch <= 2048: PyTorch eager / fastmlp", ratios(small, "PyTorch"), 6, 20),
         ("4096x4, batch 16384: rate of a step / rate of PyTorch's matmul, same precision",
          matmul_shares(report, cells), 3, 0.7),
-        ("batch >= 16384: torch.compile / fastmlp", compiled, 30, 1),
+        ("batch 16384: torch.compile / fastmlp", compiled, 6, 1),
         ("32-64x4-8, batch 262144, bfloat16: samples per second", fast, 1, 1e9),
     ]  # fmt: skip
     return [mark(text, values, n, needed, report["emulated"]) for text, values, n, needed in rows]

@@ -84,8 +84,9 @@ def take_eight(a, b, c, d, e, f, g, h):
 
 def system(job) -> None:
     """Versions; launches, and larger shared memory; what the compiler made of the kernels."""
-    job.keep(versions=versions(), multiprocessors=job.device.n_multiprocessors)
-    parts = [small_fit, time_launches, time_graph, try_shared]
+    job.keep(versions=versions())  # whatever happens next
+    job.keep(multiprocessors=job.device.n_multiprocessors)
+    parts = [time_launches, time_graph, try_shared, small_fit]
     for part in parts if job.emulated else [*parts, find_libraries, inspect_kernels]:
         try:
             part(job)

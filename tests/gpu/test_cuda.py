@@ -31,8 +31,9 @@ from fastmlp.engine.cuda import (
     tiles,
     workspace,
 )
+from fastmlp.engine.cuda import device as devices
 from fastmlp.engine.cuda import engine as target
-from fastmlp.engine.cuda.device import Launch, open_device
+from fastmlp.engine.cuda.device import Launch
 from fastmlp.functions import LOSSES, Activation, Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
@@ -722,6 +723,6 @@ def test_a_machine_without_a_gpu_is_told_so():
 
     if cuda.is_available():
         pytest.skip("this machine has a GPU")
-    open_device.cache_clear()
+    devices._open.cache_clear()
     with pytest.raises(ValueError, match=r"device='cuda' found no NVIDIA GPU.*device='cpu'"):
         get_engine("cuda", Network((1, 1), "relu"), dtype="float64")

@@ -4,6 +4,7 @@ holds it to the real functions' signatures and keeps "device" memory in NumPy ar
 
 import ctypes
 import inspect
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -229,7 +230,7 @@ def test_the_resident_path_launches_once_per_epoch(fake):
 @pytest.mark.parametrize("failing", [name for name in vars(FakeDriver) if name.startswith("cu")])
 def test_an_error_of_the_driver_is_told(fake, failing):
     fake.driver.failing = failing
-    with pytest.raises(RuntimeError, match=r"device='cuda': .*: 1\."):
+    with pytest.raises(RuntimeError, match=r"device='cuda': .*: 1; .* restart the process"):
         train(Device())
 
 
@@ -259,7 +260,9 @@ def test_copies_have_a_stream_of_their_own(fake, monkeypatch):
 
 
 def test_arrays_of_other_libraries(fake, monkeypatch):
-    view = SimpleNamespace(ptr=1234, shape=(3, 2), strides=(2, 1), dtype=np.dtype("float32"))
+    view = SimpleNamespace(
+        ptr=1234, shape=(3, 2), strides=(2, 1), dtype=np.dtype("float32"), device_id=0
+    )  # fmt: skip
     options = {}
 
     class View:
@@ -280,6 +283,52 @@ def test_arrays_of_other_libraries(fake, monkeypatch):
     view.strides = (1, 3)
     with pytest.raises(ValueError, match="contiguous in C order"):
         device.adopt("samples")
+    view.device_id = 1
+    with pytest.raises(ValueError, match="X is on GPU 1, but device='cuda' uses GPU 0; copy"):
+        device.adopt("samples")
+
+
+def test_what_does_not_fit_is_a_memory_error(fake):
+    device = Device()
+
+    def fail(*_, **__):
+        raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc failed")
+
+    fake.device_array = fail
+    with pytest.raises(MemoryError, match=r"'cuda': 2\.00 GiB more .* use a smaller batch_size"):
+        device.upload(np.broadcast_to(np.float32(0), 2**29))
+
+
+def test_a_forked_process_cannot_use_the_device(fake, monkeypatch):
+    module._open.cache_clear()
+    assert module.open_device() is module.open_device()
+    monkeypatch.setattr(module.os, "getpid", lambda: -1)
+    with pytest.raises(ValueError, match=r"'cuda' cannot be used .* forked .*'spawn'"):
+        module.open_device()
+    module._open.cache_clear()
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 10**4), (1.0, 100)])
+def test_not_too_much_is_queued_at_once(monkeypatch, seconds, most):
+    """Graphs that take so many seconds each."""
+    clock, queued, waits = [0.0], [0], []
+
+    def synchronize():
+        clock[0] += queued[0] * seconds
+        waits.append(queued[0])
+        queued[0] = 0
+
+    def replay(graph):
+        queued[0] += 1
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0] + 1e-9 * len(waits))
+    device = SimpleNamespace(
+        launch=print, capture=list, replay=replay, synchronize=synchronize
+    )  # fmt: skip
+    module.Sequence(device, []).run(10_001)
+    assert sum(waits) + queued[0] == 10_000
+    assert max(waits[1:]) <= most
+    assert seconds or len(waits) < 20
 
 
 def test_description(fake, monkeypatch):
@@ -299,6 +348,18 @@ def test_numba_cuda_is_missing(monkeypatch):
         ValueError, match=r'needs numba-cuda; install it with: pip install "fastmlp'
     ):
         module._import_numba_cuda()
+
+
+def test_a_numpy_that_numba_cuda_does_not_know():
+    program = (
+        "import numpy; del numpy.row_stack; numpy.__all__.remove('row_stack')\n"
+        "import fastmlp.engine.cuda"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "device='cuda': this version of numba-cuda does not work with NumPy" in done.stderr
+    assert 'install an older one with: pip install "numpy<2.5"' in done.stderr
 
 
 def test_numbas_own_target_came_first(monkeypatch):
@@ -327,7 +388,7 @@ def test_an_old_gpu(monkeypatch):
 def test_a_report_says_why_there_is_no_gpu(capsys):
     if cuda.is_available():
         pytest.skip("this machine has a GPU")
-    module.open_device.cache_clear()
+    module._open.cache_clear()
     fastmlp.show_versions()
     out = capsys.readouterr().out
     assert "found no NVIDIA GPU" in out

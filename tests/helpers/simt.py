@@ -418,9 +418,12 @@ class EmulatedDevice:
         values = array.tolist()
         self._queue.append(lambda: list.__setitem__(buffer, slice(None), values))
 
-    def read(self, buffer):
+    def read(self, buffer, n=None):
+        self.synchronize()
+        return np.array(list(buffer)[:n], buffer.dtype)
+
+    def synchronize(self):
         self._flush(len(self._queue))
-        return np.array(list(buffer), buffer.dtype)
 
     # --- copies beside launches
 

@@ -5,6 +5,8 @@ time counts: a launch of 8 arrays by numba-cuda takes a host of an H100 100 micr
 cuda.core a few.  The emulator of the tests has the same methods.
 """
 
+import os
+import time
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from numpy.typing import DTypeLike
 from fastmlp.engine.cuda.compiler import compile_kernel
 
 _MIN_CAPABILITY = (8, 0)
+SECONDS_AT_ONCE = 0.25  # of work that is queued
 _ADVICE = 'install it with: pip install "fastmlp[cuda]"'
 
 
@@ -120,11 +123,24 @@ class Device:
         """Memory that is free."""
         return int(self._cuda.current_context().get_memory_info().free)
 
-    def empty(self, n: int, dtype: DTypeLike) -> Any:
-        """A new buffer; what it holds is undefined."""
-        return Buffer(self._cuda.device_array(max(n, 1), dtype, stream=self._stream))
+    def empty(self, n: int, dtype: DTypeLike) -> Buffer:
+        """A new buffer; what it holds is undefined.
 
-    def zeros(self, n: int, dtype: DTypeLike) -> Any:
+        Raises
+        ------
+        MemoryError
+        """
+        try:
+            return Buffer(self._cuda.device_array(max(n, 1), dtype, stream=self._stream))
+        except Exception as error:
+            if "OUT_OF_MEMORY" not in str(error):
+                raise
+            raise MemoryError(
+                f"device='cuda': {n * np.dtype(dtype).itemsize / 2**30:.2f} GiB more do not fit on "
+                "the GPU; use a smaller batch_size, a smaller network, float32 or device='cpu'."
+            ) from error
+
+    def zeros(self, n: int, dtype: DTypeLike) -> Buffer:
         """A new buffer of zeros."""
         buffer = self.empty(n, dtype)
         size = buffer.size * buffer.dtype.itemsize
@@ -134,7 +150,7 @@ class Device:
         )
         return buffer
 
-    def upload(self, array: np.ndarray) -> Any:
+    def upload(self, array: np.ndarray) -> Buffer:
         """A new buffer with a flat copy of ``array``; of one element at least."""
         flat = np.ascontiguousarray(array).reshape(-1)
         buffer = self.empty(flat.size, flat.dtype)
@@ -142,18 +158,23 @@ class Device:
             self.write(buffer, flat)
         return buffer
 
-    def adopt(self, array: Any) -> tuple[Any, tuple[int, ...]]:
+    def adopt(self, array: Any) -> tuple[Buffer, tuple[int, ...]]:
         """(buffer, shape) of another library's array on this GPU, not copied.
 
         Raises
         ------
         ValueError
-            If the array is not contiguous in C order.
+            If the array is on another GPU, or not contiguous in C order.
         """
         from cuda.core.utils import StridedMemoryView
 
         stream = int(self._streams[0].handle)
         view = StridedMemoryView.from_any_interface(array, stream_ptr=stream)
+        if view.device_id != self._core.device_id:
+            raise ValueError(
+                f"X is on GPU {view.device_id}, but device='cuda' uses GPU "
+                f"{self._core.device_id}; copy X there."
+            )
         shape, size = tuple(view.shape), int(np.prod(view.shape))
         steps = np.cumprod((1, *shape[:0:-1]))[::-1].tolist()
         if view.strides is not None and size and list(view.strides) != steps:
@@ -176,9 +197,9 @@ class Device:
             f"{flat.nbytes} bytes could not be sent to the GPU",
         )
 
-    def read(self, buffer: Buffer) -> np.ndarray:
-        """A copy on the host; waits for all launches before it."""
-        found = np.empty(buffer.size, buffer.dtype)
+    def read(self, buffer: Buffer, n: int | None = None) -> np.ndarray:
+        """A copy of the first ``n`` elements, or all; waits for all launches before it."""
+        found = np.empty(buffer.size if n is None else n, buffer.dtype)
         what = f"{found.nbytes} bytes could not be read from the GPU"
         self._check(
             self._driver.cuMemcpyDtoHAsync(
@@ -186,8 +207,12 @@ class Device:
             ),
             what,
         )
-        self._check(self._driver.cuStreamSynchronize(self._queue), what)
+        self.synchronize()
         return found
+
+    def synchronize(self) -> None:
+        """Wait for all launches."""
+        self._check(self._driver.cuStreamSynchronize(self._queue), "a kernel failed")
 
     # --- copies beside kernels
 
@@ -292,18 +317,23 @@ class Device:
     def _check(self, result: tuple, what: str) -> None:
         """Of a call of the driver."""
         if result[0]:
-            raise RuntimeError(f"device='cuda': {what}: {result[0]!r}.")
+            raise RuntimeError(
+                f"device='cuda': {what}: {result[0]!r}; restart the process, for after most errors "
+                "of a GPU nothing works there any more."
+            )
 
 
 class Sequence:
     """Launches that are queued together: one by one the first time, which compiles and loads the
     kernels, as a CUDA graph from then on.
+
+    No more is queued than takes a part of a second, so that Ctrl-C does not wait for long.
     """
 
     def __init__(self, device: Device, launches: list[Launch]):
         self._device, self._launches = device, launches
         self._graph: Any = None
-        self._is_fresh = True
+        self._is_fresh, self._n_at_once = True, 16
 
     def run(self, n_times: int) -> None:
         """Queue it ``n_times``."""
@@ -314,8 +344,15 @@ class Sequence:
             n_times -= 1
         if self._graph is None and n_times:
             self._graph = self._device.capture(self._launches)
-        for _ in range(n_times):
-            self._device.replay(self._graph)
+        while n_times:
+            n, start = min(n_times, self._n_at_once), time.perf_counter()
+            for _ in range(n):
+                self._device.replay(self._graph)
+            n_times -= n
+            if n_times:
+                self._device.synchronize()
+                faster = SECONDS_AT_ONCE / (time.perf_counter() - start)
+                self._n_at_once = max(1, int(n * min(4.0, faster)))
 
 
 def _import_numba_cuda() -> Any:
@@ -348,10 +385,27 @@ def _import_numba_cuda() -> Any:
     return cuda
 
 
-@cache
 def open_device() -> Device:
-    """The process's one `Device`: what it has compiled serves every engine."""
-    return Device()
+    """The process's one `Device`: what it has compiled serves every engine.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it was opened before this process was forked off.
+    """
+    device, process = _open()
+    if process != os.getpid():
+        raise ValueError(
+            "device='cuda' cannot be used in a process that was forked off after its parent had "
+            "used it; start processes with the method 'spawn' or 'forkserver'."
+        )
+    return device
+
+
+@cache
+def _open() -> tuple[Device, int]:
+    """The device, and the process that opened it."""
+    return Device(), os.getpid()
 
 
 def describe() -> dict[str, str]:

@@ -171,8 +171,8 @@ class CudaEngine:
         call = self._begin_whole(feed)
         for chunk in self._whole(feed, call):
             self._tiled.step(call, chunk, None)
-        gradient = self._device.read(call.workspace.partial)[: self._network.n_parameters]
-        return call.total_loss(self._alpha) / feed.n_samples, gradient.copy()
+        gradient = self._device.read(call.workspace.partial, self._network.n_parameters)
+        return call.total_loss(self._alpha) / feed.n_samples, gradient
 
     def evaluate(self, samples: InMemory | Streamed) -> float:
         self._require_objective(samples)
@@ -195,7 +195,7 @@ class CudaEngine:
             for rows in call.micro_batches(chunk):
                 self._tiled.forward(call, chunk.data, rows)
                 self._tiled.link(call, rows, outputs)
-        found = self._device.read(outputs)[: feed.n_samples * n_outputs].reshape(-1, n_outputs)
+        found = self._device.read(outputs, feed.n_samples * n_outputs).reshape(-1, n_outputs)
         if out is None:
             return found
         out[:] = found

@@ -34,6 +34,7 @@ from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer, decay_weight, k
 
 _MOST_TILE_ROWS = 16
 _SMALL_ARRAYS = 1024  # bytes
+_STEPS_AT_ONCE = 4096  # of 10 to 60 microseconds
 _ROWS_PER_MULTIPROCESSOR = 64  # beyond, tiles are better than the resident path
 
 
@@ -131,16 +132,21 @@ class ResidentPath(_Path):
         )  # fmt: skip
         data = chunk.data
         partial, sums = self._buffers_for_blocks(call)
-        n_blocks = self._device.n_multiprocessors
-        self._launch(
-            kernel, (n_blocks, 1, 1), threads, buffers.control, buffers.barrier,
-            chunk.steps, call.order, *data.fields, data.targets, data.weights, data.weighted,
-            call.scales, call.numbers, call.shares, buffers.parameters, partial, n_working,
-            buffers.slots, n, buffers.layers, buffers.widths, len(network.widths) - 1,
-            self._n_weights_shared(), kind(self._alpha), kind(objective.divisor),
-            np.finfo(kind).eps, buffers.constants, kind(objective.label_smoothing),
-            buffers.average, buffers.average_rate, sums, cooperative=True, shared_bytes=self._shared_bytes(rows),
-        )  # fmt: skip
+        blocks = (self._device.n_multiprocessors, 1, 1)
+        for step in range(0, chunk.steps, _STEPS_AT_ONCE):
+            if step:  # so that Ctrl-C does not wait for long
+                self._device.synchronize()
+            n_steps = min(_STEPS_AT_ONCE, chunk.steps - step)
+            self._launch(
+                kernel, blocks, threads, buffers.control, buffers.barrier, n_steps, call.order,
+                *data.fields, data.targets, data.weights, data.weighted, call.scales,
+                call.numbers, call.shares, buffers.parameters, partial, n_working, buffers.slots,
+                n, buffers.layers, buffers.widths, len(network.widths) - 1,
+                self._n_weights_shared(), kind(self._alpha), kind(objective.divisor),
+                np.finfo(kind).eps, buffers.constants, kind(objective.label_smoothing),
+                buffers.average, buffers.average_rate, sums, cooperative=True,
+                shared_bytes=self._shared_bytes(rows),
+            )  # fmt: skip
 
 
 class TiledPath(_Path):
