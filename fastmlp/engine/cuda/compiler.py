@@ -118,17 +118,33 @@ def compile_kernel(
         if (found := objects.read_cached(key)) is not None:
             entry, code = found.split(b"\0", 1)
             return ObjectCode.from_cubin(code), entry.decode()
-    inlined = cuda.jit(device=True, forceinline=True)
-    ptx, _ = cuda.compile_ptx(
-        bind(template, names, inlined), cuda.types.void(*types), cc=capability,
-        launch_bounds=threads,
-    )  # fmt: skip
+    ptx = _compile_ptx(cuda, template, names, types, threads, capability)
     match = re.search(r"\.entry\s+([\w$]+)", ptx)
     assert match is not None
     compiled = Program(ptx, "ptx", ProgramOptions(arch=arch)).compile("cubin")
     if key is not None:
         objects.write_cached(key, match[1].encode() + b"\0" + bytes(compiled.code))
     return compiled, match[1]
+
+
+def _compile_ptx(
+    cuda: Any, template: Callable, names: dict[str, Any], types: tuple, threads: int,
+    capability: tuple,
+) -> str:  # fmt: skip
+    try:
+        inlined = cuda.jit(device=True, forceinline=True)
+        ptx, _ = cuda.compile_ptx(
+            bind(template, names, inlined), cuda.types.void(*types), cc=capability,
+            launch_bounds=threads,
+        )  # fmt: skip
+    except AttributeError as error:
+        if "module 'numpy'" not in str(error):
+            raise
+        raise ValueError(
+            f"device='cuda': this version of numba-cuda does not work with NumPy {np.__version__} "
+            f'({error}); install an older one with: pip install "numpy<2.5".'
+        ) from error
+    return str(ptx)
 
 
 def _digest(template: Callable, names: dict[str, Any], types: tuple, threads: int) -> str:

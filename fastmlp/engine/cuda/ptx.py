@@ -17,16 +17,8 @@ except ImportError:
     raise ValueError(
         "device='cuda' needs numba-cuda; install it with: pip install \"fastmlp[cuda]\"."
     ) from None
-import numpy as np
-
-try:
-    from numba.cuda import types
-    from numba.cuda.extending import intrinsic
-except AttributeError as error:  # what it needs of NumPy is no longer there
-    raise ValueError(
-        f"device='cuda': this version of numba-cuda does not work with NumPy {np.__version__} "
-        f'({error}); install an older one with: pip install "numpy<2.5".'
-    ) from error
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VOID = ir.VoidType()
