@@ -584,12 +584,8 @@ RESIDENT_BUGS = {
         "            wait_for_all_copies()\n",
     ),
     "no barrier between layers": (
-        "forward(memory, a, w, out, fan_in, fan_out)\n                cuda.syncthreads()\n",
-        "forward(memory, a, w, out, fan_in, fan_out)\n",
-    ),
-    "no barrier after the activation": (
-        "deltas + out), fan_out)\n                    cuda.syncthreads()\n",
-        "deltas + out), fan_out)\n",
+        "layer < n_layers - 1)  # fmt: skip\n                cuda.syncthreads()\n",
+        "layer < n_layers - 1)  # fmt: skip\n",
     ),
     "what is behind the weights": (
         "        memory[e] = REAL(0)\n    cuda.syncthreads()\n",
@@ -604,7 +600,7 @@ RESIDENT_BUGS = {
         "float64(0)  # fmt: skip\n            cuda.syncthreads()\n",
         "float64(0)  # fmt: skip\n",
     ),
-    "edge of the parameters": ("if k + q * rows <= fan_in:", "if k + q * rows < fan_in:"),
+    "edge of the parameters": ("if k + q <= fan_in:", "if k + q < fan_in:"),
     "deltas of missing rows": ("if e % R >= rows:", "if e % R > rows:"),
 }
 

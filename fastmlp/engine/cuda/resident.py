@@ -120,15 +120,10 @@ def fetch_rows(memory, a, picked, order, first, rows, X, n_features):
     commit_copies()
 
 
-def load_vectors(part, first, memory, at):
+def load_four(part, memory, at):
     """Four elements that follow each other."""
     for i in range(0, 4, GROUP):
-        load_vector(part, first + i, memory, at + i)
-
-
-def load_four(part, memory, at):
-    """`load_vectors` to the start of ``part``."""
-    load_vectors(part, 0, memory, at)
+        load_vector(part, i, memory, at + i)
 
 
 def keep_derivative(memory, at, score):
@@ -178,115 +173,98 @@ def whole_warps(n):
     return int32((n + 31) // 32 * 32)
 
 
-def forward(memory, a, w, out, fan_in, fan_out):
-    """Columns from ``out`` on = (columns from ``a`` on) @ [W; b].
+def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden):
+    """Columns from ``out`` on = activation of (columns from ``a`` on) @ [W; b].
 
-    Four rows of four outputs to a thread, or to some lanes that share the terms.
+    Four rows of an output to a thread, or to some lanes that share the terms.
     """
-    n_groups, pitch = int32((fan_out + 3) // 4), int32(pitch_of(fan_out))
-    slices = count_slices(R // 4 * n_groups, fan_in + 1)
-    n = int32(R // 4 * n_groups * slices)
-    x, v = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
-    sums = cuda.local.array(16, REAL)
+    slices, pitch = count_slices(R // 4 * fan_out, fan_in + 1), int32(pitch_of(fan_out))
+    n = int32(R // 4 * fan_out * slices)
+    x = cuda.local.array(4, REAL)
     for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
         which = quotient(int32(min(e, n - 1)), slices)
-        i = quotient(which, n_groups)
-        j, i = int32(4 * (which - i * n_groups)), int32(4 * i)
-        for c in range(16):
-            sums[c] = 0
+        i = quotient(which, fan_out)
+        j, i = int32(which - i * fan_out), int32(4 * i)
+        s0 = s1 = s2 = s3 = REAL(0)
         first = int32(e & (slices - 1))
         at_w, at_a = int32(w + first * pitch + j), int32(a + first * P + i)
         for _ in range(first, fan_in + 1, slices):
-            load_four(v, memory, at_w)
+            weight = load_shared(memory, at_w)
             load_four(x, memory, at_a)
-            for c in range(4):
-                for r in range(4):
-                    sums[4 * c + r] += x[r] * v[c]
+            s0 += x[0] * weight
+            s1 += x[1] * weight
+            s2 += x[2] * weight
+            s3 += x[3] * weight
             at_w, at_a = int32(at_w + slices * pitch), int32(at_a + slices * P)
-        for c in range(16):
-            sums[c] = add_over_slices(sums[c], slices)
+        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
+        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
         if e < n and first == 0:
-            at = int32(out + j * P + i)
-            for c in range(4):
-                if j + c < fan_out:
-                    for r in range(4):
-                        memory[at + c * P + r] = sums[4 * c + r]
-
-
-def activate(memory, out, derivatives, fan_out):
-    """Outputs of a hidden layer, in the place of its scores."""
-    for e in range(cuda.threadIdx.x, R * fan_out, THREADS):
-        at = int32(e // R * P + e % R)
-        score = load_shared(memory, out + at)
-        KEEP_DERIVATIVE(memory, derivatives + at, score)
-        memory[out + at] = ACTIVATION(score)
+            z = int32(out + j * P + i)
+            if hidden:
+                d = int32(derivatives + j * P + i)
+                KEEP_DERIVATIVE(memory, d, s0)
+                KEEP_DERIVATIVE(memory, d + 1, s1)
+                KEEP_DERIVATIVE(memory, d + 2, s2)
+                KEEP_DERIVATIVE(memory, d + 3, s3)
+                s0, s1, s2, s3 = ACTIVATION(s0), ACTIVATION(s1), ACTIVATION(s2), ACTIVATION(s3)
+            memory[z], memory[z + 1], memory[z + 2], memory[z + 3] = s0, s1, s2, s3
 
 
 def gradient(memory, a, delta, partial, at, fan_in, fan_out, fresh):
-    """The row tile's share of a layer's gradient; 4 x 4 parameters to a thread."""
-    rows, columns = int32((fan_in + 4) // 4), int32((fan_out + 3) // 4)
-    d, x = cuda.local.array(16, REAL), cuda.local.array(4, REAL)
-    sums = cuda.local.array(16, REAL)
-    for e in range(cuda.threadIdx.x, rows * columns, THREADS):
-        k = quotient(int32(e), columns)
-        j = int32(e - k * columns)
-        for c in range(16):
-            sums[c] = 0
+    """The row tile's share of a layer's gradient; four parameters of a column to a thread."""
+    d, x = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
+    sums = cuda.local.array(4, REAL)
+    for e in range(cuda.threadIdx.x, (fan_in + 4) // 4 * fan_out, THREADS):
+        k = quotient(int32(e), fan_out)
+        j, k = int32(e - k * fan_out), int32(4 * k)
         at_d, at_x = int32(delta + j * P), int32(a + k * P)
-        for i in range(0, R, 4):
-            for c in range(4):
-                load_vectors(d, 4 * c, memory, at_d + c * columns * P + i)
-            for q in range(4):
-                load_four(x, memory, at_x + q * rows * P + i)
-                for c in range(4):
-                    for r in range(4):
-                        sums[4 * q + c] += x[r] * d[4 * c + r]
         for q in range(4):
-            if k + q * rows <= fan_in:
-                for c in range(4):
-                    if j + c * columns < fan_out:
-                        i = at + int32((k + q * rows) * fan_out + j + c * columns)
-                        if fresh:
-                            partial[i] = sums[4 * q + c]
-                        else:
-                            partial[i] += sums[4 * q + c]
+            sums[q] = 0
+        for i in range(0, R, 4):
+            load_four(d, memory, at_d + i)
+            for q in range(4):
+                load_four(x, memory, at_x + q * P + i)
+                sums[q] += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
+        i = at + int32(k * fan_out + j)
+        for q in range(4):
+            if k + q <= fan_in:
+                if fresh:
+                    partial[i + q * fan_out] = sums[q]
+                else:
+                    partial[i + q * fan_out] += sums[q]
 
 
 def input_gradient(memory, a, delta, below, w, fan_in, fan_out):
     """Columns from ``below`` on = (columns from ``delta`` on) @ W^T, times the derivative at the
     columns from ``a`` on; shared among threads as in `forward`.
     """
-    n_groups, pitch = int32((fan_in + 3) // 4), int32(pitch_of(fan_out))
-    slices = count_slices(R // 4 * n_groups, fan_out)
-    n = int32(R // 4 * n_groups * slices)
-    d, v = cuda.local.array(16, REAL), cuda.local.array(4, REAL)
-    sums = cuda.local.array(16, REAL)
+    slices, pitch = count_slices(R // 4 * fan_in, fan_out), int32(pitch_of(fan_out))
+    n = int32(R // 4 * fan_in * slices)
+    d, v = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
     for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
         which = quotient(int32(min(e, n - 1)), slices)
-        i = quotient(which, n_groups)
-        k, i = int32(which - i * n_groups), int32(4 * i)
-        for c in range(16):
-            sums[c] = 0
-        first = int32(e & (slices - 1))
-        at_w, at_d = int32(w + k * pitch + 4 * first), int32(delta + 4 * first * P + i)
-        for _ in range(4 * first, fan_out, 4 * slices):
+        i = quotient(which, fan_in)
+        k, i = int32(which - i * fan_in), int32(4 * i)
+        s0 = s1 = s2 = s3 = REAL(0)
+        first = int32(4 * (e & (slices - 1)))
+        at_w, at_d = int32(w + k * pitch + first), int32(delta + first * P + i)
+        for _ in range(first, fan_out, 4 * slices):
+            load_four(v, memory, at_w)
             for c in range(4):
-                load_vectors(d, 4 * c, memory, at_d + c * P)
-            for q in range(4):
-                load_four(v, memory, at_w + q * n_groups * pitch)
-                for c in range(4):
-                    for r in range(4):
-                        sums[4 * q + r] += d[4 * c + r] * v[c]
+                load_four(d, memory, at_d + c * P)
+                s0 += d[0] * v[c]
+                s1 += d[1] * v[c]
+                s2 += d[2] * v[c]
+                s3 += d[3] * v[c]
             at_w, at_d = int32(at_w + 4 * slices), int32(at_d + 4 * slices * P)
-        for c in range(16):
-            sums[c] = add_over_slices(sums[c], slices)
+        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
+        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
         if e < n and first == 0:
-            for q in range(4):
-                if k + q * n_groups < fan_in:
-                    at = int32((k + q * n_groups) * P + i)
-                    for r in range(4):
-                        x, z = int32(a + at + r), int32(below + at + r)
-                        memory[z] = sums[4 * q + r] * TAKE_DERIVATIVE(memory, x, z)
+            x, z = int32(a + k * P + i), int32(below + k * P + i)
+            memory[z] = s0 * TAKE_DERIVATIVE(memory, x, z)
+            memory[z + 1] = s1 * TAKE_DERIVATIVE(memory, x + 1, z + 1)
+            memory[z + 2] = s2 * TAKE_DERIVATIVE(memory, x + 2, z + 2)
+            memory[z + 3] = s3 * TAKE_DERIVATIVE(memory, x + 3, z + 3)
 
 
 def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
@@ -424,11 +402,9 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
             for layer in range(n_layers):
                 fan_in, fan_out = sizes[layer], sizes[layer + 1]
                 out = int32(a + (fan_in + 1) * P)
-                forward(memory, a, w, out, fan_in, fan_out)
+                forward(memory, a, w, out, int32(deltas + out), fan_in, fan_out,
+                        layer < n_layers - 1)  # fmt: skip
                 cuda.syncthreads()
-                if layer < n_layers - 1:
-                    activate(memory, out, int32(deltas + out), fan_out)
-                    cuda.syncthreads()
                 a, w = out, int32(w + (fan_in + 1) * pitch_of(fan_out))
             for e in range(thread, R * n_outputs, THREADS):
                 if e % R >= rows:
