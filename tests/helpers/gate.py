@@ -51,25 +51,58 @@ def compile_for(template, names, arguments, threads, capability) -> bytes:
     return code.code
 
 
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers, bytes of stack, shared and local memory, and how often some opcodes occur."""
+def disassemble(cubin: bytes) -> tuple[str, str]:
+    """(resource usage, machine code) as text."""
     tools = find_tools()
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
+        commands = [tools["cuobjdump"], "-res-usage"], [tools["nvdisasm"], "-c"]
+        usage, code = (
+            subprocess.run([*command, file.name], capture_output=True, text=True, check=True).stdout
+            for command in commands
+        )
+    return usage, code
 
-        def run(*command):
-            return subprocess.run(
-                [*command, file.name], capture_output=True, text=True, check=True
-            ).stdout
 
-        usage = run(tools["cuobjdump"], "-res-usage")
-        code = run(tools["nvdisasm"], "-c")
+def resources(usage: str, code: str) -> dict[str, int]:
+    """Registers, bytes of stack, shared and local memory, and how often some opcodes occur."""
     names = ("REG", "STACK", "SHARED", "LOCAL")
     # of the kernel and of what it calls
     found = {name: max(map(int, re.findall(rf"\b{name}:(\d+)", usage))) for name in names}
     counts = Counter(re.findall(r"\b[A-Z]+[A-Z0-9]*", code))
     return found | {opcode: counts[opcode] for opcode in OPCODES}
+
+
+_INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(.*?)\s*;")
+
+
+def loops(code: str) -> list[Counter]:
+    """How often each opcode, with its modifiers, occurs in each loop that holds no other.
+
+    The padding around asynchronous copies, which is never executed, does not count.
+    """
+    lines: list[str] = []
+    labels: dict[str, int] = {}
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = len(lines)
+        elif "@!PT" not in line and (found := _INSTRUCTION.match(line)):
+            lines.append(found[1])
+    ends = {}
+    for n, text in enumerate(lines):
+        if (found := re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", text)) and labels[found[1]] <= n:
+            ends[labels[found[1]], n] = lines[labels[found[1]] : n + 1]
+    inner = [
+        body for (first, last), body in ends.items()
+        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in ends)
+    ]  # fmt: skip
+    return [Counter(text.split()[0] for text in body) for body in inner]
+
+
+def count(loop: Counter, opcode: str) -> int:
+    """Instructions of a loop with an opcode, whatever its modifiers."""
+    return sum(n for name, n in loop.items() if name.split(".")[0] == opcode)
 
 
 class GateDevice:
@@ -83,10 +116,10 @@ class GateDevice:
 
     name = "compile gate"
     n_multiprocessors = 132
-    shared_bytes = 99 * 1024
 
     def __init__(self, capability):
         self._capability = capability
+        self.shared_bytes = {8: 163, 9: 227}[capability[0]] * 1024
         self.reports: dict[tuple, dict[str, int]] = {}
 
     def upload(self, array):
@@ -128,4 +161,4 @@ class GateDevice:
         key = (template.__name__, launch.threads, *shown)
         if key not in self.reports:
             cubin = compile_for(template, names, launch.args, launch.threads, self._capability)
-            self.reports[key] = resources(cubin)
+            self.reports[key] = resources(*disassemble(cubin))
