@@ -7,8 +7,10 @@ imports and compilations run in a thread of their own, to their end, and only th
 interrupted.
 """
 
+import contextlib
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -42,3 +44,31 @@ def undisturbed(function: Callable[..., Result], *arguments: Any) -> Result:
         if error is not None:
             raise error
         return result
+
+
+@contextlib.contextmanager
+def heard_by(listener: Callable[[], None]) -> Iterator[None]:
+    """While other threads work for this one: Ctrl-C calls ``listener`` and raises nothing.
+
+    There is no moment at which a KeyboardInterrupt could leave the block with some threads started
+    and none told, or be swallowed by a destructor.  In a thread that is not the main one there is
+    no Ctrl-C, and a handler of somebody else's stays.  Whatever error ends the block, such a
+    handler's among them, ``listener`` hears of it as well.
+
+    Parameters
+    ----------
+    listener : callable
+        Tells the threads to end.  It must take no lock that this thread may hold.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    replaces = is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        if replaces:
+            signal.signal(signal.SIGINT, lambda number, frame: listener())
+        yield
+    except BaseException:
+        listener()
+        raise
+    finally:
+        if replaces:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy: scikit-learn's array API checks then run
@@ -23,6 +24,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if is_quick(item):
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def obey_ctrl_c():
+    """Ctrl-C is a KeyboardInterrupt here and in processes that tests start.
+
+    What a shell's script starts in the background ignores it, and so does all that this starts.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=ENGINES)

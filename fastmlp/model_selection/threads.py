@@ -19,6 +19,7 @@ from sklearn import config_context, get_config
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 
+from fastmlp._interrupts import heard_by
 from fastmlp._sklearn import search_task
 from fastmlp.engine import available_threads
 from fastmlp.estimators import MLPClassifier, MLPRegressor
@@ -162,8 +163,9 @@ class Threads(ParallelBackendBase):
     def _run_tasks(self, tasks: list["Task"]) -> None:
         if self._survivors is not None:
             self._survivors.join(tasks, self._prefix, self._network)
-        for group in self._groups(tasks):
-            self._run_group(group)
+        with heard_by(self._limit.interrupt):
+            for group in self._groups(tasks):
+                self._run_group(group)
         for task in tasks:  # the error that comes first in the search's own order
             if task.error is not None:
                 raise task.error
@@ -358,17 +360,13 @@ def _remember_steps(estimator: Any, memory: Memory) -> None:
 
 
 def _run_to_the_end(threads: Sequence[threading.Thread], limit: Limit) -> None:
-    """Run threads until all have ended, which Ctrl-C tells them to do soon."""
+    """Run threads until all have ended, which Ctrl-C tells them to do soon: see `heard_by`."""
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        try:
-            for thread in threads:
-                thread.join(_POLL)
-            if limit.interrupted:
-                limit.interrupt()  # again: a call that had not begun did not hear it
-        except KeyboardInterrupt:
-            limit.interrupt()
+    while running := [thread for thread in threads if thread.is_alive()]:
+        running[0].join(_POLL)
+        if limit.interrupted:
+            limit.interrupt()  # again: a call that had not begun did not hear it
 
 
 def _unfinished(model: dict[str, Any]) -> dict[str, Any]:

@@ -121,14 +121,15 @@ class Limit(Hook):
 
     def __init__(self, max_time: float | None = None):
         self._end = np.inf if max_time is None else time.perf_counter() + max_time
-        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._engines: tuple[weakref.ref[Engine], ...] = ()
         self._lock = Lock()
         self._search = LIMIT_OF_SEARCH.get()
         self.interrupted = False
 
     def begin(self, run: Run) -> None:
         with self._lock:
-            self._engines.add(run.engine)
+            known = [engine for engine in self._engines if engine() is not None]
+            self._engines = (*known, weakref.ref(run.engine))
         if self._search is not None:
             self._search.begin(run)
 
@@ -144,12 +145,15 @@ class Limit(Hook):
         return None if self._search is None else self._search.reason()
 
     def interrupt(self) -> None:
-        """After Ctrl-C: end all trainings.  To be said until it is heard: a call begins anew."""
+        """After Ctrl-C: end all trainings.  To be said until it is heard: a call begins anew.
+
+        It takes no lock, for a signal handler calls it.
+        """
         self.interrupted = True
-        with self._lock:
-            engines = list(self._engines)
-        for engine in engines:
-            engine.stop()
+        for known in self._engines:
+            engine = known()
+            if engine is not None:
+                engine.stop()
 
     def interrupt_run(self, run: Run, nothing_to_keep: bool) -> None:
         """What is to be done in a run's handler of a KeyboardInterrupt."""

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp._interrupts import heard_by
 from fastmlp.engine import available_threads
 from fastmlp.training.hooks import Limit
 from fastmlp.training.run import DivergedError
+
+_POLL = 0.05  # seconds between two looks for Ctrl-C
 
 
 def side_by_side(
@@ -46,16 +49,21 @@ def side_by_side(
     n_at_once = min(available_threads(n_threads), len(jobs))
     if n_at_once == 1:
         return [run(job) for job in jobs]
-    with ThreadPoolExecutor(n_at_once) as pool:
+    by_user = False
+
+    def interrupt() -> None:
+        nonlocal by_user
+        by_user = True
+        limit.interrupt()
+
+    with ThreadPoolExecutor(n_at_once) as pool, heard_by(interrupt):
         futures = [pool.submit(run, job) for job in jobs]
-        try:
-            wait(futures)
-        except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.")
-            limit.interrupt()
-            while wait(futures, timeout=0.05).not_done:
-                limit.interrupt()
-        return [future.result() for future in futures]
+        while wait(futures, timeout=_POLL).not_done:
+            if by_user:
+                limit.interrupt()  # again: a call that had not begun did not hear it
+    if by_user:
+        warnings.warn("Training interrupted by user.")
+    return [future.result() for future in futures]
 
 
 def best_of(outcomes: Sequence[Any], scores: Callable[[int], float | None]) -> tuple[int, Any]:

@@ -11,9 +11,10 @@ import time
 import numpy as np
 import pytest
 from models import fit
+from processes import run_python
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp._interrupts import undisturbed
+from fastmlp._interrupts import heard_by, undisturbed
 
 RNG = np.random.RandomState(0)
 X = RNG.normal(size=(20000, 50))
@@ -32,7 +33,6 @@ class CtrlC:
         os.kill(os.getpid(), signal.SIGINT)
 
     def __enter__(self):
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have turned it off
         self._timer.start()
         return self
 
@@ -58,6 +58,114 @@ def test_what_must_not_be_disturbed_goes_on_while_the_caller_is_interrupted():
     assert ctrl_c.seconds < 1.0
     assert not ended.is_set()
     assert ended.wait(5)
+
+
+class Told:
+    """What hears of Ctrl-C, and how often it did."""
+
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self):
+        self.n += 1
+
+
+def send_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)  # the handler has run
+
+
+def test_a_listener_hears_instead_of_an_error():
+    told = Told()
+    with heard_by(told):
+        send_ctrl_c()
+        send_ctrl_c()
+        assert told.n == 2
+    assert told.n == 2
+    with pytest.raises(KeyboardInterrupt):
+        send_ctrl_c()
+    with pytest.raises(ZeroDivisionError), heard_by(told):
+        raise ZeroDivisionError
+    assert told.n == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_users_handler_stays():
+    def leave(number, frame):
+        raise SystemExit
+
+    told = Told()
+    signal.signal(signal.SIGINT, leave)
+    try:
+        with pytest.raises(SystemExit), heard_by(told):
+            send_ctrl_c()
+        assert signal.getsignal(signal.SIGINT) is leave
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert told.n == 1
+
+
+def test_there_is_no_ctrl_c_in_other_threads():
+    handlers = []
+
+    def work():
+        with heard_by(Told()):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
+
+
+ENDLESS = """
+    import gc, os, signal, sys, threading, time, warnings
+    import numpy as np
+    from fastmlp import MLPClassifier, MLPEnsembleClassifier
+    from fastmlp.model_selection import GridSearchCV
+
+    warnings.simplefilter(sys.argv[2])
+    X = np.random.RandomState(0).randn(90, 6)
+    y = (X[:, 0] > 0).astype(int)
+    network = MLPClassifier(
+        (4,), max_iter=10**8, tol=0.0, n_iter_no_change=10**9, n_threads=2, random_state=0
+    )
+    model = {
+        "search": GridSearchCV(network, {"alpha": [0.1, 0.2, 0.3]}, cv=2, n_jobs=8),
+        "restarts": MLPClassifier(**network.get_params() | {"n_restarts": 4}),
+        "ensemble": MLPEnsembleClassifier(network, 4, n_threads=2),
+        "plain": network,
+    }[sys.argv[1]]
+    MLPClassifier((4,), tol=1e9, n_iter_no_change=1).fit(X, y).predict(X)
+
+    def interrupt():
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for delay in np.linspace(0.0, 0.05, 20):
+        sent = []
+        timer = threading.Timer(delay, interrupt)
+        try:
+            timer.start()
+            model.fit(X, y)
+        except (KeyboardInterrupt, UserWarning):
+            pass
+        seconds = time.perf_counter() - sent[0]
+        assert seconds < 10, seconds
+        while threading.active_count() > 1:  # not even in the background does a fit go on
+            assert time.perf_counter() - sent[0] < 20, threading.enumerate()
+            time.sleep(0.01)
+            gc.collect()
+"""
+
+
+@pytest.mark.parametrize("kind", ["search", "restarts", "ensemble", "plain"])
+def test_ctrl_c_ends_every_fit_at_any_moment(kind):
+    run_python(ENDLESS, kind, "ignore", timeout=200)
+
+
+def test_warnings_that_are_errors_do_not_keep_members_running():
+    run_python(ENDLESS, "ensemble", "error", timeout=200)
 
 
 def test_all_restarts_end_within_a_second():
@@ -102,7 +210,6 @@ PROGRAM = """
     import numpy as np
     import fastmlp
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     X = np.random.RandomState(0).normal(size=(300, 5))
     fit = lambda: fastmlp.MLPRegressor(max_iter=3, random_state=0).fit(X, X[:, 0])
     if sys.argv[1] != "never":
