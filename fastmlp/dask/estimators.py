@@ -36,7 +36,8 @@ _DOCUMENTATION = """\
     Parameters
     ----------
     hidden_layer_sizes, activation, **parameters
-        Those of `{name}`.  ``batch_size`` counts the rows of a step on all workers together.
+        Those of `{name}`.
+        ``batch_size`` counts the rows of a step on all workers together.
         Not supported: ``solver='lbfgs'``, ``device='cuda'``, ``warm_start``, ``n_restarts``,
         ``checkpoint``, callbacks, other ``scoring`` than None and 'loss'{others}.
     sync_every : int, 'epoch' or None, default=None
@@ -127,8 +128,10 @@ class _DaskMLP(BaseMLP):
             Weights of the samples.
         X_val : dask.array.Array or dask.dataframe.DataFrame, default=None
             Validation data for ``early_stopping``, which then sets none aside.
-        y_val, sample_weight_val
-            Their targets and weights.
+        y_val : dask.array.Array or dask.dataframe.Series, default=None
+            Their targets.
+        sample_weight_val : dask.array.Array or dask.dataframe.Series, default=None
+            Their weights.
         client : distributed.Client, default=None
             The cluster's; None means the current one.
 

@@ -577,13 +577,13 @@ def test_a_cluster_that_is_closed_is_one_clear_error():
 
 
 def slow(block):
-    time.sleep(4)
+    time.sleep(1)
     return block
 
 
 def test_waiting_has_an_end(client):
-    model = DaskMLPClassifier(timeout=0.5, **SMALL)
-    with pytest.raises(TimeoutError, match=r"did not answer for timeout=0\.5 seconds"):
+    model = DaskMLPClassifier(timeout=0.2, **SMALL)
+    with pytest.raises(TimeoutError, match=r"did not answer for timeout=0\.2 seconds"):
         model.fit(chunked(X).map_blocks(slow), chunked(LABELS))
     assert not client.futures
 
