@@ -160,7 +160,8 @@ class _DaskMLP(BaseMLP):
         plan = make_plan(self, held_out=held_out)
         team = Team(client, self.timeout, self.retries)
         try:
-            with self._all_or_nothing():
+            # to which actors belong
+            with client.as_current(), self._all_or_nothing():
                 self._train(plan, team, X, y, weight, held_out)
         finally:
             team.close()

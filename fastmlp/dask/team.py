@@ -8,7 +8,8 @@ from typing import Any
 
 import dask
 import numpy as np
-from distributed import CancelledError, Client, Future, wait
+from distributed import Actor, CancelledError, Client, Future, wait
+from distributed.client import ClosedClientError
 
 from fastmlp.dask.workers import Job, Nodes, Part, Shard, Sums, Survey, merge, survey
 
@@ -127,7 +128,7 @@ class Team:
             ) from error
         except CancelledError as error:
             raise RuntimeError(_GONE) from error
-        except OSError as error:
+        except (OSError, ClosedClientError) as error:
             raise Lost from error
         except RuntimeError as error:
             if "Worker holding Actor was lost" not in str(error):
@@ -154,14 +155,20 @@ class Team:
 
     def _place(self) -> None:
         """Make actors where the partitions are."""
-        self._client.cancel(self._futures)
+        with self._losses():
+            self._client.cancel(self._futures)
         self._futures = []
         owners = self._owners()
         addresses = sorted(set(owners))
         self._futures = [self._submit(address, owners) for address in addresses]
         end = time.monotonic() + self._timeout
-        actors = [self._actor(future, owners, end) for future in self._futures]
-        self._actors = dict(zip(addresses, actors, strict=True))
+        for future in self._futures:
+            self._wait_for_actor(future, owners, end)
+        # not what a future's result is, which belongs to whatever client is the default
+        self._actors = {
+            address: Actor(Shard, address, future.key)
+            for address, future in zip(addresses, self._futures, strict=True)
+        }
 
     def _submit(self, address: str, owners: list[str]) -> Future:
         """Have the actor of one worker made."""
@@ -173,13 +180,15 @@ class Team:
             workers=[address], allow_other_workers=False, actor=True, pure=False,
         )  # fmt: skip
 
-    def _actor(self, future: Future, owners: list[str], end: float) -> Any:
-        """An actor once it is made, unless its partitions are no longer where they were."""
+    def _wait_for_actor(self, future: Future, owners: list[str], end: float) -> None:
+        """Wait until it is made, unless its partitions are no longer where they were."""
         while True:
-            try:
-                return future.result(timeout=_POLL)
-            except TimeoutError:
-                holders = self._holders()
+            with suppress(TimeoutError), self._losses():
+                wait([future], timeout=_POLL)
+                if future.status == "error":
+                    future.result()
+                return
+            holders = self._holders()
             if any(owner not in held for owner, held in zip(owners, holders, strict=True)):
                 raise Lost
             if time.monotonic() > end:

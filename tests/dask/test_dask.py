@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.dask import DaskMLPClassifier, DaskMLPRegressor
-from fastmlp.dask.workers import merge
+from fastmlp.dask.team import Team
+from fastmlp.dask.workers import Job, Part, Shard, merge
 
 SECONDS = 60  # for one test
 SMALL = {"hidden_layer_sizes": (8, 5), "max_iter": 6, "random_state": 0, "batch_size": 100,
@@ -236,6 +238,21 @@ def test_partitions_that_train_alone_are_averaged_by_their_weights(client):
         np.testing.assert_allclose(found.coefs_[layer], mean, rtol=1e-10)
 
 
+def test_shares_of_small_partitions_are_spread_over_the_steps():
+    rows = (5, 0, 3) * 50
+    setting = SimpleNamespace(batch_size=50)
+    job = Job(
+        *[None] * 2, setting, *[None] * 4, n_rows=rows, n_val=0, alone=False, wants_loss=False
+    )
+    assert job.n_steps == 8
+    assert all(40 <= job.rows_of(step) <= 60 for step in range(8))
+    assert sum(map(job.rows_of, range(8))) == 400
+    for part, n_rows in enumerate(rows):
+        begins = [job.first_row(part, step) for step in range(9)]
+        assert (begins[0], begins[-1]) == (0, n_rows)
+        assert begins == sorted(begins)
+
+
 def test_averaging_learns(client):
     model = DaskMLPClassifier(sync_every=5, **SMALL | {"max_iter": 40})
     assert model.fit(chunked(X), chunked(LABELS)).to_local().score(X, LABELS) > 0.95
@@ -407,6 +424,40 @@ def test_early_stopping_sets_rows_of_every_partition_aside(client):
     assert model.best_validation_score_ > model.validation_scores_[-1]
 
 
+def test_no_row_that_is_set_aside_is_trained_on(client, monkeypatch):
+    jobs = []
+    begin = Team.begin
+    monkeypatch.setattr(Team, "begin", lambda team, job: [jobs.append(job), begin(team, job)])
+    DaskMLPClassifier(early_stopping=True, n_threads=1, **SMALL).fit(
+        chunked(X, 333), chunked(LABELS, 333)
+    )
+    (job,) = jobs
+    assert sum(job.n_held) == 100
+    parts = [Part(X[i : i + 333], LABELS[i : i + 333]) for i in (0, 333, 666)]
+    shard = Shard(job, [0, 1, 2], [], *parts)
+    for number, part in enumerate(parts):
+        epochs = [shard._trained[number]._rows(epoch, 0, job.n_steps) for epoch in (1, 2, 3)]
+        (trained,) = {tuple(sorted(rows)) for rows in epochs}
+        held = np.setdiff1d(np.arange(333), trained)
+        assert (len(trained), len(held)) == (job.n_rows[number], job.n_held[number])
+        np.testing.assert_array_equal(
+            shard._scored[number]._y, np.searchsorted(["a", "b", "c"], part.y[held])
+        )
+
+
+def test_a_client_that_is_not_the_current_one(client):
+    data = chunked(X), chunked(LABELS)
+    expected = DaskMLPClassifier(**SMALL).fit(*data)
+    with make_cluster(1) as cluster, Client(cluster, set_as_default=False) as other:
+        with make_cluster(2) as beside, Client(beside) as current:
+            found = DaskMLPClassifier(**SMALL).fit(*data, client=other)
+            assert not current.futures
+        assert not other.futures
+    assert not client.futures
+    assert found.engine_info_["n_workers"] == 1
+    assert_same(found, expected)
+
+
 # --- what comes out -----------------------------------------------------------------------------
 
 
@@ -494,16 +545,23 @@ def test_what_predicts_does_not_take_the_optimizer_along(client, fitted):
 
 
 class AtEpoch:
-    """A schedule that does something once, in the client's process, when an epoch begins."""
+    """A schedule that does something in the client's process when some epochs begin."""
 
-    def __init__(self, epoch, act):
-        self._epoch, self._act, self.done = epoch, act, False
+    def __init__(self, act, *epochs):
+        self._act, self._epochs = act, list(epochs)
 
     def __call__(self, step, steps_per_epoch, max_iter):
-        if step == self._epoch * steps_per_epoch and not self.done:
-            self.done = True
+        if step // steps_per_epoch in self._epochs:
+            self._epochs.remove(step // steps_per_epoch)
             self._act()
         return 0.01
+
+    def __reduce__(self):  # what it does does not travel
+        return _constant, ()
+
+
+def _constant():
+    return constant
 
 
 def constant(step, steps_per_epoch, max_iter):
@@ -511,19 +569,12 @@ def constant(step, steps_per_epoch, max_iter):
 
 
 def kill_one(client):
-    pids = client.run(os.getpid)
-    os.kill(min(pids.values()), signal.SIGKILL)
+    os.kill(min(client.run(os.getpid).values()), signal.SIGKILL)
 
 
-class Killing(AtEpoch):
-    """Without what it does, which does not travel."""
-
-    def __reduce__(self):
-        return _constant_schedule, ()
-
-
-def _constant_schedule():
-    return constant
+def kill_all(client):
+    for pid in client.run(os.getpid).values():
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("sync_every", [None, "epoch"])
@@ -531,20 +582,28 @@ def test_a_lost_worker_costs_time_and_changes_no_bit(processes, sync_every):
     data = chunked(X), chunked(LABELS)
     settings = SMALL | {"sync_every": sync_every, "early_stopping": True, "timeout": 30}
     undisturbed = DaskMLPClassifier(learning_rate=constant, **settings).fit(*data)
-    killing = Killing(3, lambda: kill_one(processes))
-    found = DaskMLPClassifier(learning_rate=killing, **settings).fit(*data)
-    assert killing.done
+    schedule = AtEpoch(lambda: kill_one(processes), 3)
+    found = DaskMLPClassifier(learning_rate=schedule, **settings).fit(*data)
+    assert not schedule._epochs
     assert_same(found, undisturbed)
     assert found.validation_scores_ == undisturbed.validation_scores_
 
 
 def test_one_lost_worker_too_many_is_one_clear_error(processes):
-    killing = Killing(3, lambda: kill_one(processes))
-    model = DaskMLPClassifier(learning_rate=killing, retries=0, timeout=30, **SMALL)
+    schedule = AtEpoch(lambda: kill_one(processes), 3)
+    model = DaskMLPClassifier(learning_rate=schedule, retries=0, timeout=30, **SMALL)
     with pytest.raises(RuntimeError, match="A worker was lost during fit, and no more may be"):
         model.fit(chunked(X), chunked(LABELS))
     assert not hasattr(model, "coefs_")
     assert not processes.futures
+
+
+def test_as_many_workers_may_be_lost_as_retries_say(processes):
+    schedule = AtEpoch(lambda: kill_all(processes), 1, 3)
+    model = DaskMLPClassifier(learning_rate=schedule, retries=1, timeout=30, **SMALL)
+    with pytest.raises(RuntimeError, match="A worker was lost during fit, and no more may be"):
+        model.fit(chunked(X), chunked(LABELS))
+    assert not schedule._epochs
 
 
 def test_data_that_cannot_be_computed_again_are_one_clear_error(processes):
@@ -554,8 +613,8 @@ def test_data_that_cannot_be_computed_again_are_one_clear_error(processes):
                         (250, 6), X.dtype)
         for i, worker in zip(range(0, 1000, 250), workers * 2, strict=True)
     ]  # fmt: skip
-    killing = Killing(3, lambda: kill_one(processes))
-    model = DaskMLPClassifier(learning_rate=killing, timeout=10, **SMALL)
+    schedule = AtEpoch(lambda: kill_one(processes), 3)
+    model = DaskMLPClassifier(learning_rate=schedule, timeout=10, **SMALL)
     with pytest.raises(RuntimeError, match="data are no longer on the cluster"):
         model.fit(da.concatenate(blocks), chunked(LABELS))
 
@@ -570,8 +629,8 @@ def test_a_client_that_talks_to_workers_directly(process_cluster):
 
 def test_a_cluster_that_is_closed_is_one_clear_error():
     with make_cluster(2) as cluster, Client(cluster):
-        closing = Killing(2, cluster.close)
-        model = DaskMLPClassifier(learning_rate=closing, timeout=10, **SMALL)
+        schedule = AtEpoch(cluster.close, 2)
+        model = DaskMLPClassifier(learning_rate=schedule, timeout=10, **SMALL)
         with pytest.raises(RuntimeError, match="data are no longer on the cluster: it was closed"):
             model.fit(chunked(X), chunked(LABELS))
 
@@ -593,12 +652,12 @@ def interrupt():
 
 
 def test_ctrl_c_keeps_what_was_trained_and_lets_go_of_the_cluster(client):
-    model = DaskMLPClassifier(learning_rate=Killing(3, interrupt), **SMALL)
+    model = DaskMLPClassifier(learning_rate=AtEpoch(interrupt, 3), **SMALL)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.fit(chunked(X), chunked(LABELS))
     assert (model.stop_reason_, model.n_iter_) == ("interrupted", 3)
     assert not client.futures
-    model = DaskMLPClassifier(learning_rate=Killing(0, interrupt), **SMALL)
+    model = DaskMLPClassifier(learning_rate=AtEpoch(interrupt, 0), **SMALL)
     with pytest.raises(KeyboardInterrupt):
         model.fit(chunked(X), chunked(LABELS))
     assert not client.futures
