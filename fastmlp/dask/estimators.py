@@ -1,7 +1,7 @@
 """The estimators: parameters that make sense on a cluster, a fit, and lazy predictions."""
 
+import inspect
 from dataclasses import replace
-from inspect import Parameter, Signature, signature
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from fastmlp._sklearn import (
     SEED_LIMIT,
     Interval,
     StrOptions,
+    available_if,
     check_is_fitted,
     check_random_state,
     fit_context,
@@ -21,6 +22,14 @@ from fastmlp.dask.training import ClusterEngine, ClusterValidation
 from fastmlp.dask.workers import Job, Survey
 from fastmlp.estimators import Labels, MLPClassifier, MLPRegressor, Values
 from fastmlp.estimators.base import BaseMLP
+from fastmlp.estimators.parameters import (
+    ATTRIBUTES,
+    CLASSIFIER,
+    REGRESSOR,
+    Parameter,
+    constraints,
+    documentation,
+)
 from fastmlp.estimators.plan import HeldOut, make_plan
 from fastmlp.estimators.weights import class_weights
 from fastmlp.training.epochs import StoppingRule, train
@@ -30,32 +39,42 @@ from fastmlp.training.start import load, setting_of, unload
 
 _FEW = 4  # rows of each class that stand for the data while a fit begins
 
-
-_OWN = {"sync_every": None, "timeout": 600.0, "retries": 3}
-_DOCUMENTATION = """\
-    Parameters
-    ----------
-    hidden_layer_sizes, activation, **parameters
-        Those of `{name}`.
-        ``batch_size`` counts the rows of a step on all workers together.
-        Not supported: ``solver='lbfgs'``, ``device='cuda'``, ``warm_start``, ``n_restarts``,
-        ``checkpoint``, callbacks, other ``scoring`` than None and 'loss'{others}.
-    sync_every : int, 'epoch' or None, default=None
+_OWN = {
+    "sync_every": Parameter(
+        None,
+        "int, 'epoch' or None",
+        """\
         None: workers share every step, and the result is that of the same batches on one machine,
-        but for rounding.  Else each partition makes so many steps of an epoch on its share of the
+        to rounding.  Else each partition makes so many steps of an epoch on its share of the
         batches before parameters and state of the optimizer are averaged: less to wait for, and
-        different mathematics, which depends on the number of partitions.
-    timeout : float, default=600.0
-        Seconds without progress after which to give up: for any partition to be loaded, for a step.
-    retries : int, default=3
+        different mathematics, which depends on the number of partitions.""",
+        [None, StrOptions({"epoch"}), Interval(Integral, 1, None, closed="left")],
+    ),
+    "timeout": Parameter(
+        600.0,
+        "float",
+        """\
+        Seconds without progress after which to give up: for any partition to be loaded, for a step,
+        for the scheduler to answer.""",
+        [Interval(Real, 0, None, closed="neither")],
+    ),
+    "retries": Parameter(
+        3,
+        "int",
+        """\
         How many lost workers to bear.  Their partitions are loaded anew, if Dask knows how, and the
-        step is repeated, with the same bits.
+        step is repeated, with the same bits.""",
+        [Interval(Integral, 0, None, closed="left")],
+    ),
+}
+_NOTES = """\
+Partitions stay on the workers where they are; some may be empty, or lack a class.
+    ``batch_size`` counts the rows of a step on all workers together.  ``engine_info_`` says on how
+    many workers the fit ended, as 'n_workers'.
 
-    Attributes
-    ----------
-    **attributes
-        Those of `{name}`.
-"""
+    Not supported, and refused before work: ``solver='lbfgs'``, ``device='cuda'``, ``warm_start``,
+    ``n_restarts``, ``checkpoint``, callbacks, other ``scoring`` than None and 'loss', and indicator
+    matrices.  `fastmlp.dask` says what a fit costs, and when it pays."""
 
 
 def _refuse(model: Any) -> None:
@@ -87,6 +106,11 @@ def _refuse(model: Any) -> None:
         raise ValueError("Callbacks do not work on a cluster; set verbose=True, or none.")
 
 
+def _goes_on(model: Any) -> bool:
+    """Whether there is a `partial_fit`."""
+    raise AttributeError("partial_fit does not work on a cluster; use to_local().partial_fit.")
+
+
 def _client_of(client: Client | None) -> Client:
     try:
         client = get_client() if client is None else client
@@ -99,11 +123,14 @@ def _client_of(client: Client | None) -> Client:
     return client
 
 
-def _signature_of(kind: Any) -> Signature:
+def _signature_of(kind: Any) -> inspect.Signature:
     """The constructor's of a local estimator, with the parameters of `_OWN` behind."""
-    known = list(signature(kind.__init__).parameters.values())
-    own = [Parameter(name, Parameter.KEYWORD_ONLY, default=value) for name, value in _OWN.items()]
-    return Signature([*known, *own])
+    known = list(inspect.signature(kind.__init__).parameters.values())
+    own = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=row.default)
+        for name, row in _OWN.items()
+    ]
+    return inspect.Signature([*known, *own])
 
 
 class _DaskMLP(BaseMLP):
@@ -271,10 +298,9 @@ class _DaskMLP(BaseMLP):
         check_is_fitted(self)
         return self._as_local()
 
-    @property
-    def partial_fit(self) -> Any:
-        """There is none on a cluster."""
-        raise AttributeError("partial_fit does not work on a cluster; use to_local().partial_fit.")
+    @available_if(_goes_on)
+    def partial_fit(self) -> None:
+        """There is none on a cluster: ``to_local().partial_fit`` goes on with a fitted model."""
 
     def predict(self, X: Any) -> Any:
         """Predict labels or values, lazily for Dask collections.
@@ -393,27 +419,46 @@ def _predict_frame(X: Any, model: Any, method: str, empty: np.ndarray) -> Any:
     return _as_frame(_predict(X, model, method, empty), X.index, model)
 
 
-_CONSTRAINTS = {
-    "sync_every": [None, StrOptions({"epoch"}), Interval(Integral, 1, None, closed="left")],
-    "timeout": [Interval(Real, 0, None, closed="neither")],
-    "retries": [Interval(Integral, 0, None, closed="left")],
-}
-
-
 class DaskMLPClassifier(_DaskMLP, MLPClassifier):
     __doc__ = f"""`fastmlp.MLPClassifier` for data that are spread over Dask's workers.
 
-    See `fastmlp.dask` for what it costs and when it pays.
+    Parameters
+    ----------
+    {documentation(CLASSIFIER | _OWN)}
 
-    {_DOCUMENTATION.format(name="fastmlp.MLPClassifier", others=", indicator matrices").strip()}
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    {ATTRIBUTES}
 
     See Also
     --------
     fastmlp.MLPClassifier : For data that fit in the memory of one machine.
+
+    Notes
+    -----
+    {_NOTES}
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from distributed import Client
+    >>> from fastmlp.dask import DaskMLPClassifier
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> chunks = da.from_array(X, chunks=(50, 4)), da.from_array(y, chunks=50)
+    >>> model = DaskMLPClassifier(batch_size=30, learning_rate_init=0.01, random_state=0)
+    >>> with Client(processes=False, dashboard_address=None):  # for a real cluster, its address
+    ...     labels = model.fit(*chunks).predict(chunks[0])  # nothing is predicted yet
+    ...     bool((labels == chunks[1]).mean() > 0.9)
+    True
+    >>> model.to_local().score(X, y) > 0.9
+    True
     """
 
     _local = MLPClassifier
-    _parameter_constraints = MLPClassifier._parameter_constraints | _CONSTRAINTS
+    _parameter_constraints = constraints(CLASSIFIER | _OWN)
 
     def __init__(
         self, hidden_layer_sizes: Any = (100,), activation: Any = "relu", *, sync_every: Any = None,
@@ -457,17 +502,41 @@ class DaskMLPClassifier(_DaskMLP, MLPClassifier):
 class DaskMLPRegressor(_DaskMLP, MLPRegressor):
     __doc__ = f"""`fastmlp.MLPRegressor` for data that are spread over Dask's workers.
 
-    See `fastmlp.dask` for what it costs and when it pays.
+    Parameters
+    ----------
+    {documentation(REGRESSOR | _OWN)}
 
-    {_DOCUMENTATION.format(name="fastmlp.MLPRegressor", others="").strip()}
+    Attributes
+    ----------
+    {ATTRIBUTES}
 
     See Also
     --------
     fastmlp.MLPRegressor : For data that fit in the memory of one machine.
+
+    Notes
+    -----
+    {_NOTES}
+
+    Examples
+    --------
+    >>> import dask.dataframe as dd
+    >>> from distributed import Client
+    >>> from fastmlp.dask import DaskMLPRegressor
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True, as_frame=True)
+    >>> frames = dd.from_pandas(X * 20, npartitions=3), dd.from_pandas(y / 100, npartitions=3)
+    >>> model = DaskMLPRegressor(learning_rate_init=0.01, tol=0.01, random_state=0)
+    >>> with Client(processes=False, dashboard_address=None):  # for a real cluster, its address
+    ...     values = model.fit(*frames).predict(frames[0]).compute()
+    >>> values.index.equals(X.index)
+    True
+    >>> model.to_local().score(X * 20, y / 100) > 0.5
+    True
     """
 
     _local = MLPRegressor
-    _parameter_constraints = MLPRegressor._parameter_constraints | _CONSTRAINTS
+    _parameter_constraints = constraints(REGRESSOR | _OWN)
 
     def __init__(
         self, loss: Any = "squared_error", hidden_layer_sizes: Any = (100,),

@@ -1,7 +1,7 @@
 """Team: the workers of a fit, as the client's process sees them, and what is done when one dies."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ _GONE = (
     "cannot be computed again (scattered data); start a cluster, or load them there, and fit again."
 )
 _POLL = 1.0  # seconds between two looks at where partitions are
+_CLOSING = 10.0  # seconds to let go of them
 
 
 class Lost(Exception):
@@ -54,8 +55,9 @@ class Team:
         surveys = self._client.map(look, parts, pure=False)
         self._parts += parts  # at once, for `close`
         self._futures += surveys
-        self._wait(surveys)
-        found: list[Survey] = self._client.gather(surveys)
+        with _for_good():
+            self._wait(surveys)
+            found: list[Survey] = self._call(self._client.gather, surveys)
         kept = [part for part, one in zip(parts, found, strict=True) if one.n_rows]
         self._parts = self._parts[: -len(parts)] + kept
         self._n_train = self._n_train or len(kept)
@@ -88,9 +90,14 @@ class Team:
         self._actors, self._futures, self._parts = {}, [], []
         if self._client.status == "running":
             with suppress(Exception):  # the cluster may be closed at this moment
-                self._client.cancel(futures)
+                self._call(self._client.cancel, futures, timeout=_CLOSING)
 
     # --- inside
+
+    def _call(self, method: Any, futures: list[Future], timeout: float | None = None) -> Any:
+        """Call a method of the client's, which would wait for the scheduler forever."""
+        with self._losses():
+            return self._client.sync(method, futures, callback_timeout=timeout or self._timeout)
 
     def _ask(self, kind: str, verb: str, arguments: tuple) -> Sums:
         assert self._job is not None
@@ -122,18 +129,19 @@ class Team:
         try:
             yield
         except TimeoutError as error:
-            raise TimeoutError(
-                f"A worker did not answer for timeout={self._timeout} seconds; look at the "
-                "cluster's dashboard, or raise timeout."
-            ) from error
-        except CancelledError as error:
-            raise RuntimeError(_GONE) from error
-        except (OSError, ClosedClientError) as error:
+            raise self._late() from error
+        except (CancelledError, OSError, ClosedClientError) as error:
             raise Lost from error
         except RuntimeError as error:
             if "Worker holding Actor was lost" not in str(error):
                 raise
             raise Lost from error
+
+    def _late(self) -> TimeoutError:
+        return TimeoutError(
+            f"The cluster did not answer for timeout={self._timeout} seconds; look at its "
+            "dashboard, or raise timeout."
+        )
 
     def _replace_lost(self, ask: Callable[[], Any]) -> Any:
         """Call until no worker is lost meanwhile."""
@@ -155,8 +163,7 @@ class Team:
 
     def _place(self) -> None:
         """Make actors where the partitions are."""
-        with self._losses():
-            self._client.cancel(self._futures)
+        self._call(self._client.cancel, self._futures)
         self._futures = []
         owners = self._owners()
         addresses = sorted(set(owners))
@@ -182,30 +189,24 @@ class Team:
 
     def _wait_for_actor(self, future: Future, owners: list[str], end: float) -> None:
         """Wait until it is made, unless its partitions are no longer where they were."""
-        while True:
-            with suppress(TimeoutError), self._losses():
-                wait([future], timeout=_POLL)
-                if future.status == "error":
-                    future.result()
-                return
+        while self._look([future]):
             holders = self._holders()
             if any(owner not in held for owner, held in zip(owners, holders, strict=True)):
                 raise Lost
             if time.monotonic() > end:
-                with self._losses():
-                    raise TimeoutError
+                raise self._late()
 
     def _owners(self) -> list[str]:
         """A worker for each partition, one of those that have it."""
         end = time.monotonic() + self._timeout
         while True:
-            self._wait(self._parts)
+            with _for_good():
+                self._wait(self._parts)
             holders = self._holders()
             if all(holders):
                 break
             if time.monotonic() > end:
-                with self._losses():
-                    raise TimeoutError
+                raise self._late()
             time.sleep(0.1)
         load: dict[str, int] = {}
         owners = []
@@ -217,19 +218,39 @@ class Team:
 
     def _holders(self) -> list[tuple[str, ...]]:
         """Who has each partition."""
-        with self._losses():
-            found = self._client.who_has(self._parts)
+        found = self._call(self._client.who_has, self._parts)
         return [tuple(found.get(part.key, ())) for part in self._parts]
 
-    def _wait(self, futures: Sequence[Future]) -> None:
+    def _wait(self, futures: list[Future]) -> None:
         """Wait as long as there is progress."""
-        left = set(futures)
-        with self._losses():
-            while left:
-                done, left = wait(left, timeout=self._timeout, return_when="FIRST_COMPLETED")
-                for future in done:
-                    if future.status != "finished":
-                        future.result(timeout=self._timeout)
+        end = time.monotonic() + self._timeout
+        while futures:
+            left = self._look(futures)
+            if len(left) < len(futures):
+                end = time.monotonic() + self._timeout
+            elif time.monotonic() > end:
+                raise self._late()
+            futures = left
+
+    def _look(self, futures: list[Future]) -> list[Future]:
+        """Wait a little, and tell which are still to wait for; raises errors of the data."""
+        with self._losses(), suppress(TimeoutError):
+            wait(futures, min(_POLL, self._timeout))
+        for future in futures:
+            if future.cancelled():
+                raise Lost
+            if future.status == "error":
+                future.result(timeout=self._timeout)
+        return [future for future in futures if not future.done()]
+
+
+@contextmanager
+def _for_good() -> Iterator[None]:
+    """What is lost here cannot be replaced."""
+    try:
+        yield
+    except Lost as error:
+        raise RuntimeError(_GONE) from error
 
 
 def _zip(X: Any, y: Any, sample_weight: Any) -> Iterator[tuple]:

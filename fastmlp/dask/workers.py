@@ -13,6 +13,8 @@ from fastmlp.engine import get_engine, place
 from fastmlp.estimators import Labels, Values, read_batch
 from fastmlp.training.start import Setting
 
+_GOLDEN = 0.6180339887498949
+
 Sums = list[np.ndarray]
 """Arrays that are added up over partitions; none at all stand for zeros."""
 Nodes = dict[tuple[int, int], Sums]
@@ -143,11 +145,6 @@ class Job:
         """Steps of an epoch."""
         return -(-self.n_samples // self.setting.batch_size)
 
-    @cached_property
-    def _earlier(self) -> list[int]:
-        """Rows before each partition."""
-        return [0, *np.cumsum(self.n_rows, dtype=np.int64).tolist()]
-
     @property
     def has_validation(self) -> bool:
         return self.n_val > 0 or any(self.n_held)
@@ -155,9 +152,11 @@ class Job:
     def first_row(self, part: int, step: int) -> int:
         """Where in a partition's order a step of an epoch begins.
 
-        Shares are equal but for roundings, which are spread over the steps.
+        Shares are equal but for roundings, which are spread over the steps by the golden ratio:
+        its multiples leave no gap, whatever the period in which partitions repeat.
         """
-        return (step * self.n_rows[part] + self._earlier[part] % self.n_steps) // self.n_steps
+        phase = int(part * _GOLDEN % 1.0 * self.n_steps)
+        return (step * self.n_rows[part] + phase) // self.n_steps
 
     def rows_of(self, step: int) -> int:
         """Rows of a step, of all partitions together."""

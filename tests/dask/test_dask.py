@@ -1,12 +1,11 @@
 """Fits on clusters of a few workers: what they compute, and what becomes of them without one."""
 
+import contextlib
 import itertools
 import os
 import pickle
 import signal
-import threading
 import time
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +29,7 @@ from fastmlp.dask import DaskMLPClassifier, DaskMLPRegressor
 from fastmlp.dask.team import Team
 from fastmlp.dask.workers import Job, Part, Shard, merge
 
+pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 SECONDS = 60  # for one test
 SMALL = {"hidden_layer_sizes": (8, 5), "max_iter": 6, "random_state": 0, "batch_size": 100,
          "learning_rate_init": 0.01, "n_iter_no_change": np.inf}  # fmt: skip
@@ -50,13 +50,6 @@ def _in_time():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture(autouse=True)
-def _without_warnings_of_convergence():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Stochastic Optimizer")
-        yield
 
 
 def make_cluster(n_workers, *, processes=False):
@@ -318,6 +311,17 @@ def test_bad_data_are_refused(client, case):
     with pytest.raises(kind, match=message):
         model.fit(*data)
     assert not hasattr(model, "classes_")
+    assert not client.futures
+
+
+def read(block):
+    return np.load("there is no such file.npy")
+
+
+def test_errors_of_reading_are_not_taken_for_losses(client):
+    data = chunked(X).map_blocks(read, dtype=X.dtype, meta=X[:0])
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        DaskMLPClassifier(**SMALL).fit(data, chunked(LABELS))
     assert not client.futures
 
 
@@ -671,18 +675,23 @@ def test_max_time(client):
 # --- scikit-learn's searches --------------------------------------------------------------------
 
 
-class Late(MLPClassifier):
-    """Slow enough to be killed while it works."""
+class Deadly:
+    """A score that kills its process in the middle of a grid, once: who takes the file away."""
 
-    def fit(self, X, y, **options):
-        time.sleep(0.2)
-        return super().fit(X, y, **options)
+    def __init__(self, file):
+        self._file = file
+
+    def __call__(self, model, X, y):
+        if model.alpha == 1.0:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self._file)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return model.score(X, y)
 
 
-def search(kind, cv=3):
+def search(cv=3, scoring=None):
     grid = {"alpha": [1e-4, 1.0], "learning_rate_init": [0.001, 0.01, 0.1]}
-    return GridSearchCV(kind(**{k: v for k, v in SMALL.items() if k != "learning_rate_init"}),
-                        grid, cv=cv)  # fmt: skip
+    return GridSearchCV(MLPClassifier(**SMALL), grid, cv=cv, scoring=scoring)
 
 
 def assert_same_search(found, expected):
@@ -693,19 +702,20 @@ def assert_same_search(found, expected):
 
 
 def test_a_grid_search_on_workers_has_the_local_bits(processes):
-    expected = search(MLPClassifier).fit(X, LABELS)
+    expected = search().fit(X, LABELS)
     with joblib.parallel_config(backend="dask"):
-        assert_same_search(search(MLPClassifier).fit(X, LABELS), expected)
+        assert_same_search(search().fit(X, LABELS), expected)
 
 
-def test_a_grid_search_bears_the_loss_of_a_worker(processes):
-    folds = list(StratifiedKFold(3).split(X, LABELS))
-    expected = search(MLPClassifier, folds).fit(X, LABELS)
-    killer = threading.Timer(0.8, kill_one, [processes])
-    killer.start()
-    # joblib gives whatever is large to one worker, unless it is told to give it to all
-    scatter = [X, LABELS, *itertools.chain(*folds)]
-    with joblib.parallel_config(backend="dask", scatter=scatter):
-        found = search(Late, folds).fit(X, LABELS)
-    killer.join()
+def test_a_grid_search_bears_the_loss_of_a_worker(processes, tmp_path):
+    folds, file = list(StratifiedKFold(3).split(X, LABELS)), tmp_path / "to kill"
+    expected = search(folds).fit(X, LABELS)
+    file.touch()
+    # joblib gives whatever is large to one worker, unless it is told to give it to all, and Dask
+    # takes what several have from all but one of them, unless it is told not to
+    processes.amm.stop()
+    with joblib.parallel_config(backend="dask", scatter=[X, LABELS, *itertools.chain(*folds)]):
+        found = search(folds, Deadly(file)).fit(X, LABELS)
+    processes.amm.start()
+    assert not file.exists()
     assert_same_search(found, expected)

@@ -14,7 +14,7 @@ import pytest
 
 import fastmlp
 
-MODULES = ("inspect", "io", "model_selection", "onnx", "plotting", "tabular")
+MODULES = ("dask", "inspect", "io", "model_selection", "onnx", "plotting", "tabular")
 ESTIMATORS = ("MLPClassifier", "MLPRegressor", "MLPEnsembleClassifier", "MLPEnsembleRegressor")
 
 
