@@ -13,8 +13,9 @@ Predictions for chunks are lazy: they are made where the chunks are, when somebo
 local model predicts inside of ``map_blocks`` just as well.
 
 Last, a grid search of scikit-learn's on the same workers.  joblib hands large arguments to one
-worker, so the data and the folds are listed in ``scatter``, which gives them to all: then a worker
-that dies costs time and no results.
+worker, so the data and the folds are listed in ``scatter``, which gives them to all, and Dask is
+told not to take them back (``client.amm.stop()``): then a worker that dies costs time and no
+results.
 
 Here the cluster is two processes of this machine.  For a real one, pass its address to ``Client``.
 Needs ``pip install "fastmlp[dask]"``.  Run it with ``--tiny`` for a shortened version.
@@ -88,13 +89,15 @@ def predict_lazily(model, X, y):
     return accuracy
 
 
-def search(X, y):
+def search(client, X, y):
     """A grid search of scikit-learn's on the workers."""
     folds = list(StratifiedKFold(3).split(X, y))
     model = MLPClassifier((32,), max_iter=10, random_state=0)
     grid = GridSearchCV(model, {"learning_rate_init": [0.001, 0.01]}, cv=folds)
+    client.amm.stop()
     with joblib.parallel_config(backend="dask", scatter=[X, y, *itertools.chain(*folds)]):
         grid.fit(X, y)
+    client.amm.start()
     print(f"grid search: {grid.best_params_}, accuracy {grid.best_score_:.3f}")
 
 
@@ -109,7 +112,7 @@ def main():
         apart = fit(data, validation, sync_every="epoch")
         assert predict_lazily(model, *new) > (0.7 if TINY else 0.9)
         assert apart.best_validation_score_ > 0.55
-        search(*client.gather(client.compute([array[:2_000] for array in data])))
+        search(client, *client.gather(client.compute([array[:2_000] for array in data])))
 
 
 if __name__ == "__main__":

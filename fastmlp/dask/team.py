@@ -9,7 +9,6 @@ from typing import Any
 import dask
 import numpy as np
 from distributed import Actor, CancelledError, Client, Future, wait
-from distributed.client import ClosedClientError
 
 from fastmlp.dask.workers import Job, Nodes, Part, Shard, Sums, Survey, merge, survey
 
@@ -130,10 +129,11 @@ class Team:
             yield
         except TimeoutError as error:
             raise self._late() from error
-        except (CancelledError, OSError, ClosedClientError) as error:
+        except (CancelledError, OSError) as error:
             raise Lost from error
-        except RuntimeError as error:
-            if "Worker holding Actor was lost" not in str(error):
+        except Exception as error:
+            is_loss = "Worker holding Actor was lost" in str(error)
+            if self._client.status == "running" and not is_loss:
                 raise
             raise Lost from error
 
