@@ -367,12 +367,15 @@ def _check_like(one: Survey, first: Survey, data: Any, targets: Labels | Values)
     if (one.n_columns, one.target_shape) != (first.n_columns, first.target_shape):
         raise ValueError(
             "X_val and y_val must have the columns of X and y, "
-            f"{first.n_columns, first.target_shape}, got {one.n_columns, one.target_shape}."
+            f"{first.n_columns, first.target_shape}, got {one.n_columns, one.target_shape}; give "
+            "data of the same form."
         )
     if isinstance(targets, Labels):
         unknown = np.setdiff1d(one.classes, targets.classes)
         if unknown.size:
-            raise ValueError(f"y_val has classes that y does not have: {unknown}.")
+            raise ValueError(
+                f"y_val has classes that y does not have: {unknown}; leave their rows out."
+            )
 
 
 def _held(surveys: list[Survey], share: float) -> tuple[int, ...]:

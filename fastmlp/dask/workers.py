@@ -149,19 +149,25 @@ class Job:
     def has_validation(self) -> bool:
         return self.n_val > 0 or any(self.n_held)
 
-    def first_row(self, part: int, step: int) -> int:
-        """Where in a partition's order a step of an epoch begins.
+    @cached_property
+    def _rows_and_phases(self) -> np.ndarray:
+        """Of each partition; phases are multiples of the golden ratio, in steps."""
+        phases = np.arange(self.n_parts) * _GOLDEN % 1.0 * self.n_steps
+        return np.array([self.n_rows, phases], np.int64)
 
-        Shares are equal but for roundings, which are spread over the steps by the golden ratio:
-        its multiples leave no gap, whatever the period in which partitions repeat.
+    def first_row(self, part: Any, step: int) -> Any:
+        """Where in the order of a partition, or of a slice of them, a step of an epoch begins.
+
+        Shares are equal but for roundings.  Phases spread these over the steps, whatever the period
+        in which large and small partitions alternate.
         """
-        phase = int(part * _GOLDEN % 1.0 * self.n_steps)
-        return (step * self.n_rows[part] + phase) // self.n_steps
+        rows, phases = self._rows_and_phases[:, part]
+        return (step * rows + phases) // self.n_steps
 
     def rows_of(self, step: int) -> int:
         """Rows of a step, of all partitions together."""
-        parts = range(self.n_parts)
-        return sum(self.first_row(i, step + 1) - self.first_row(i, step) for i in parts)
+        every = slice(None)
+        return int((self.first_row(every, step + 1) - self.first_row(every, step)).sum())
 
     def _share(self, part: int) -> float:
         """A partition's share of all rows."""

@@ -204,10 +204,11 @@ def test_a_class_of_one_partition_empty_partitions_and_frames(client):
 
 
 def test_partitions_of_unknown_length(client):
-    frame = dd.from_pandas(pd.DataFrame(X), npartitions=4)
-    data = frame.to_dask_array(), dd.from_pandas(pd.Series(LABELS), npartitions=4).to_dask_array()
+    is_a = LABELS == "a"
+    frames = (dd.from_pandas(data, npartitions=4) for data in (pd.DataFrame(X), pd.Series(is_a)))
+    data = [frame.to_dask_array() for frame in frames]
     assert np.isnan(data[0].shape[0])
-    known = DaskMLPClassifier(**SMALL).fit(chunked(X), chunked(LABELS))
+    known = DaskMLPClassifier(**SMALL).fit(chunked(X), chunked(is_a))
     assert_same(DaskMLPClassifier(**SMALL).fit(*data), known)
 
 
