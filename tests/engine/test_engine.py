@@ -247,7 +247,7 @@ def test_state_can_be_moved_to_another_engine(device, rule):
 @pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
 def test_sparse_equals_dense(device, dtype, density):
     network, objective = network_for((30, 7), "relu", "log_loss")
-    X = sparse.random(40, 30, density, "csr", rng=np.random.default_rng(0), dtype=dtype)
+    X = sparse.random(40, 30, density, "csr", random_state=np.random.default_rng(0), dtype=dtype)
     y = np.random.default_rng(1).integers(0, 3, 40)
     results = []
     for data in (X, X.toarray()):

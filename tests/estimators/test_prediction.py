@@ -198,7 +198,7 @@ def test_a_forked_process_predicts_and_trains():
 
 def test_nothing_is_prepared_twice(monkeypatch):
     """A network of many features answers one sparse row without a look at all its weights."""
-    wide = sparse.random(40, 5000, 0.01, "csr", rng=np.random.default_rng(0))
+    wide = sparse.random(40, 5000, 0.01, "csr", random_state=np.random.default_rng(0))
     model = fit(fastmlp.MLPClassifier((50,), max_iter=1, random_state=0), wide, Y[:40])
     expected = model.predict_proba(wide.toarray())
     flatten, calls = fastmlp.network.Network.flatten, []

@@ -268,7 +268,8 @@ assert type(skl2onnx.__loader__).__module__ == "_frozen_importlib_external"
         X = exported.samples("float32")
         model = MLPClassifier((4,), max_iter=3).fit(X, np.where(X[:, 0] > 0, "a", "b"))
         register()
-        proto = skl2onnx.to_onnx(model, X[:1], options={id(model): {"zipmap": zipmap}})
+        options = {id(model): {"zipmap": zipmap}}
+        proto = skl2onnx.to_onnx(model, X[:1], target_opset=18, options=options)
         outputs = run(proto, X)
         assert list(outputs) == names
         last = {True: lambda rows: [row["b"] for row in rows], False: lambda p: p[:, 1]}
