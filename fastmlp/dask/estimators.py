@@ -70,7 +70,7 @@ _OWN = {
 _NOTES = """\
 Partitions stay on the workers where they are; some may be empty, or lack a class.
     ``batch_size`` counts the rows of a step on all workers together.  ``engine_info_`` says on how
-    many workers the fit ended, as 'n_workers'.
+    many workers the fit began, as 'n_workers'.
 
     Not supported, and refused before work: ``solver='lbfgs'``, ``device='cuda'``, ``warm_start``,
     ``n_restarts``, ``checkpoint``, callbacks, other ``scoring`` than None and 'loss', and indicator
