@@ -16,10 +16,12 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
+import joblib
 import machine
 import numpy as np
 import pandas as pd
 import sklearn
+from distributed import LocalCluster
 from sklearn import model_selection, neural_network
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
@@ -170,6 +172,34 @@ def preprocessing(rounds):
     }
 
 
+def on_dask(rounds):
+    """24 settings by scikit-learn's search, on Dask's worker processes and on joblib's."""
+    X, y = digits()
+    model = fastmlp.MLPClassifier(max_iter=EPOCHS, random_state=0)
+    options = {"cv": FOLDS, "refit": False}
+    local = model_selection.GridSearchCV(model, GRID, n_jobs=CORES, **options)
+    distant = model_selection.GridSearchCV(model, GRID, **options)
+    cluster = LocalCluster(
+        n_workers=CORES, threads_per_worker=1, dashboard_address=None, memory_limit=0
+    )
+    times = {"local": [], "Dask": []}
+    with cluster, cluster.get_client():
+        for number in range(rounds + 1):
+            found = {"local": seconds(local, X, y)}
+            with joblib.parallel_config(backend="dask"):
+                found["Dask"] = seconds(distant, X, y)
+            if number:  # the first is for workers to start and to load kernels
+                for name, value in found.items():
+                    times[name].append(value)
+    return {
+        "worker processes": CORES,
+        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "of local speed (mark: 0.85)": statistics.median(
+            a / b for a, b in zip(times["local"], times["Dask"], strict=True)
+        ),
+    }
+
+
 def memory():
     """Peak of what is allocated during a search, over the size of its data."""
     n, d = 50_000, 200
@@ -203,6 +233,7 @@ def main():
         "digits": against_scikit_learn(arguments.rounds),
         "small fits": small_fits(arguments.rounds),
         "preprocessing": preprocessing(arguments.rounds),
+        "Dask": on_dask(arguments.rounds),
         "memory": memory(),
     }
     if not arguments.no_halving:

@@ -104,6 +104,22 @@ class Engine(Protocol):
     def loss_and_gradient(self) -> tuple[float, np.ndarray]:
         """Loss over all loaded samples, penalty included, and its gradient (flat)."""
 
+    def sum_gradients(self, order: np.ndarray, step: int) -> tuple[float, float, np.ndarray]:
+        """Sums over some of the loaded samples, for a step that others have a share in.
+
+        They are of the weighted losses without penalty, of the weights, and of the losses'
+        gradients (flat).  Dropout's masks are those of the step after ``step`` steps.
+        """
+
+    def apply_gradient(
+        self, gradient: np.ndarray, total_weight: float, learning_rate: float
+    ) -> float:
+        """One step with the sums of `sum_gradients`, added up over everybody's samples.
+
+        Returns the penalty before the step, divided by the total weight as in a batch's loss.  A
+        batch whose weights sum to zero is counted and passed over, as by `run_epoch`.
+        """
+
     def evaluate(self, samples: Any) -> float:
         """Mean loss without penalty.
 

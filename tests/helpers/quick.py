@@ -1,6 +1,7 @@
 """What ``pytest -m quick`` runs: under a minute on two processors, once kernels are compiled."""
 
 QUICK = {
+    "dask": ("data",),
     "engine": ("engine", "vector"),
     "estimators": (
         "behaviour", "callbacks", "choices", "class_weight", "ensemble", "inspect", "parity",

@@ -22,7 +22,7 @@ LAYERS = (
     {"__init__"},
     {"_versions", "onnx"},
     {"export", "plotting"},
-    {"inspect", "io", "model_selection", "tabular"},
+    {"dask", "inspect", "io", "model_selection", "tabular"},
     {"ensemble"},
     {"estimators"},
     {"training"},

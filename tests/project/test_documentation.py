@@ -14,14 +14,16 @@ import pytest
 
 import fastmlp
 
-MODULES = ("inspect", "io", "model_selection", "onnx", "plotting", "tabular")
+MODULES = ("dask", "inspect", "io", "model_selection", "onnx", "plotting", "tabular")
 ESTIMATORS = ("MLPClassifier", "MLPRegressor", "MLPEnsembleClassifier", "MLPEnsembleRegressor")
 
 
 def public():
     """{dotted name: object} of what users call."""
     found = {name: getattr(fastmlp, name) for name in fastmlp.__all__}
-    for name in filter(lambda name: find_spec(f"fastmlp.{name}"), MODULES):
+    for name in MODULES:
+        if name == "dask" and not find_spec("distributed"):
+            continue
         module = import_module(f"fastmlp.{name}")
         things = {f"{name}.{each}": getattr(module, each) for each in module.__all__}
         found |= {key: thing for key, thing in things.items() if thing not in found.values()}

@@ -86,6 +86,7 @@ class CpuEngine:
         self._samples: Samples | None = None
         self._row_block_losses = np.empty(0)
         self._forward_tasks: dict[tuple[int, bool, bool], Task] = {}
+        self._step_task: Task | None = None
         self._calls: dict[int, _Call] = {}  # by the number of threads
         self._operations_per_row = 6.0 * network.n_parameters + 60.0 * sum(network.widths)
         self._program.require_first()
@@ -190,6 +191,62 @@ class CpuEngine:
         self._words[STEPS] = steps
         return loss / n_samples, self._memory.unpack(self._memory.gradient)
 
+    def sum_gradients(self, order: np.ndarray, step: int) -> tuple[float, float, np.ndarray]:
+        assert self._samples is not None
+        total = self._samples.weight_of(order)
+        if total == 0.0:
+            return 0.0, 0.0, np.zeros(self._network.n_parameters, self._dtype)
+        worth = self._operations(order.size) >= _WORTH_THREADS
+        before, self._words[STEPS] = self._words[STEPS], step
+        share = THREAD_BUDGET.enter(self, self._threads if worth else 1)
+        try:
+            loss = self._train(order, order.size, None, share, alpha=0.0)
+        finally:
+            THREAD_BUDGET.leave(self)
+            self._words[STEPS] = before
+        gradient = self._memory.unpack(self._memory.gradient)
+        gradient *= total
+        return loss / order.size * total, total, gradient
+
+    def apply_gradient(
+        self, gradient: np.ndarray, total_weight: float, learning_rate: float
+    ) -> float:
+        if self._optimizer is None:
+            raise ValueError("apply_gradient needs an engine that was made with an optimizer.")
+        penalty = 0.0
+        if total_weight != 0.0:
+            mean = (gradient / total_weight).astype(self._dtype, copy=False)
+            penalty = self._add_penalty(mean, total_weight)
+            numbers = self._optimizer.step_numbers(
+                np.array([learning_rate]), self._words[STEPS], self._dtype
+            )
+            self._step(self._optimizer, mean, numbers)
+        self._words[STEPS] += 1
+        return penalty
+
+    def _add_penalty(self, gradient: np.ndarray, total_weight: float) -> float:
+        """Add the gradient of the penalty, which is returned."""
+        if not self._alpha:
+            return 0.0
+        squares, parameters = 0.0, self._memory.unpack(self._memory.parameters)
+        coefs, _ = self._network.unflatten(parameters)
+        for coef, slope in zip(coefs, self._network.unflatten(gradient)[0], strict=True):
+            squares += float(np.vdot(coef, coef))
+            slope += (self._alpha / total_weight) * coef
+        return 0.5 * self._alpha * squares / total_weight
+
+    def _step(self, optimizer: Optimizer, gradient: np.ndarray, numbers: np.ndarray) -> None:
+        """One step of the optimizer."""
+        if self._step_task is None:
+            self._step_task = self._program.step_task(self._memory, optimizer)
+        task = self._step_task
+        self._memory.set_gradient(gradient)
+        norms = np.zeros(task.n_gradient_blocks, self._dtype)
+        if optimizer.max_grad_norm is not None:
+            norms[0] = np.vdot(gradient, gradient)
+        task.norms, task.numbers = address(norms), address(numbers)
+        self._run("step", task, 0.0, None, norms, numbers)
+
     def evaluate(self, samples: Samples) -> float:
         self._require_objective(samples)
         n_blocks = -(-samples.n_samples // ROW_BLOCK)
@@ -221,17 +278,19 @@ class CpuEngine:
 
     def _train(
         self, order: np.ndarray, batch_size: int, optimizer: Optimizer | None, n_threads: int,
-        first: int = 0, stop: int | None = None, loss: float = 0.0,
+        first: int = 0, stop: int | None = None, loss: float = 0.0, alpha: float | None = None,
     ) -> float:  # fmt: skip
         """Run the epoch kernel; without an optimizer it only leaves the gradient.
 
         It takes the steps from ``first`` to ``stop`` of the epoch, and adds to ``loss``.
+        ``alpha`` is the engine's own unless given.
         """
         call = self._calls.get(n_threads)
         if call is None or not call.is_for(order, batch_size, optimizer):
             call = self._calls[n_threads] = self._make_call(order, batch_size, optimizer, n_threads)
         task = call.task
         task.first_step, task.loss_before = first, loss
+        task.alpha = self._alpha if alpha is None else alpha
         task.stop_step = call.n_steps if stop is None else stop
         self._refresh_transposed(task)
         return self._run("epoch", task, call.operations, call.standby)
@@ -250,7 +309,7 @@ class CpuEngine:
         most, batch_size = batch_size, min(batch_size, order.size)
         operations = self._operations(order.size)
         numbers = _NO_NUMBERS if optimizer is None else self._numbers
-        if space is None or (space.batch_size, space.optimizer) != (batch_size, optimizer):
+        if space is None or not space.is_for(batch_size, optimizer):
             space = self._workspace = self._make_workspace(batch_size, optimizer, samples.sparse)
         standby = None
         if n_threads > 1 and not self._needs_supervision(operations):
@@ -261,7 +320,7 @@ class CpuEngine:
         task.update({
             "n_threads": n_threads, "n_samples": order.size, "batch_size": batch_size,
             "micro_batch": space.micro_batch, "numbers": address(numbers),
-            "bounds": address(bounds), "alpha": self._alpha, "order": address(order),
+            "bounds": address(bounds), "order": address(order),
             "prefetch": n_threads > 1 and 3 * self._memory.parameters.nbytes > _PREFETCH_BYTES,
             "standby": standby.address if standby else 0,
         })  # fmt: skip
@@ -353,6 +412,12 @@ class _Workspace(NamedTuple):
     sparse: bool
     micro_batch: int
     task: Task
+
+    def is_for(self, batch_size: int, optimizer: Optimizer | None) -> bool:
+        """Gradients that are left in memory have room where there was room for larger batches."""
+        if self.optimizer != optimizer:
+            return False
+        return self.batch_size == batch_size or (optimizer is None and batch_size < self.batch_size)
 
 
 class _Call(NamedTuple):

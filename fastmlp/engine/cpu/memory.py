@@ -61,6 +61,10 @@ class Memory:
         if not self.gradient.size:
             self.gradient = self._zeros(self.parameters.size)
 
+    def set_gradient(self, flat: np.ndarray) -> None:
+        """Put a gradient where kernels would have left it; room must be reserved."""
+        self._pack(flat, self.gradient)
+
     # --- flat vectors in and out
 
     def get_parameters(self) -> np.ndarray:

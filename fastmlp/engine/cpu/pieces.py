@@ -43,7 +43,7 @@ _STABLE_MODULES = ("math", "numpy", "builtins")  # whose functions stay what the
 PARAMETERS = ("pack", "unpack", "refresh_transposed", "transpose")
 ANY = (
     *("gradient_block", "tiles", "forward", "epoch", "backward", "gradient_narrow"),
-    *("forward_narrow", "gradient_sparse", "forward_sparse", "update_clipped", "outputs"),
+    *("forward_narrow", "gradient_sparse", "forward_sparse", "update_clipped", "outputs", "step"),
     *PARAMETERS,
     *("head_softmax", "head_elementwise", "softmax_rows", "dropout", "normalise"),
     *("normalise_derivative", "penalty", "sum_squares", "scale", "average", "few_rows", "one_row"),

@@ -183,6 +183,16 @@ class Program:
         task.update({name: self._address(piece) for name, piece in names.items()} | numbers)
         return task
 
+    def step_task(self, memory: Memory, optimizer: Optimizer) -> Task:
+        """A task for `step`; the caller fills its norms, if they are to be clipped."""
+        task = self.training_task(memory, 1, 1, optimizer, sparse=False, accumulates=True)
+        loop = pieces.update(optimizer.name, decays=optimizer.weight_decay > 0)
+        names = {"clipped": loop, "update_clipped": "update_clipped", "scale": "scale"}
+        self._require(["step", *names.values()])
+        task.update({name: self._address(piece) for name, piece in names.items()})
+        task.max_norm = np.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm
+        return task
+
     def _layers(
         self, places: Sequence[list[int]], *, sparse: bool, train: bool
     ) -> ctypes.Array[Layer]:

@@ -63,6 +63,12 @@ class Samples:
         """All rows, as they come."""
         return np.arange(self.n_samples)
 
+    def weight_of(self, rows: np.ndarray) -> float:
+        """Sum of the weights of some rows, their number without weights."""
+        if self._weights is None:
+            return float(rows.size)
+        return float(self._weights[rows].sum(dtype=np.float64))
+
     @cached_property
     def total_weight(self) -> float:
         if self._weights is None:

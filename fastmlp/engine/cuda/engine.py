@@ -174,6 +174,14 @@ class CudaEngine:
         gradient = self._device.read(call.workspace.partial, self._network.n_parameters)
         return call.total_loss(self._alpha) / feed.n_samples, gradient
 
+    def sum_gradients(self, order: np.ndarray, step: int) -> tuple[float, float, np.ndarray]:
+        raise NotImplementedError("Shared steps need the engine of the CPU: set device='cpu'.")
+
+    def apply_gradient(
+        self, gradient: np.ndarray, total_weight: float, learning_rate: float
+    ) -> float:
+        raise NotImplementedError("Shared steps need the engine of the CPU: set device='cpu'.")
+
     def evaluate(self, samples: InMemory | Streamed) -> float:
         self._require_objective(samples)
         feed = self._feed(samples)

@@ -774,6 +774,13 @@ def epoch(thread, task):
             return loss
 
 
+def step(thread, task):
+    """One step of the optimizer with the gradient that is in memory, clipped by its norm."""
+    t, none = _task(task, 0), np.int64(0)
+    call(t.update_clipped, (task, none, t.n_gradient_blocks, none))
+    return 0.0
+
+
 def outputs(thread, task):
     """Forward pass over all samples in row blocks, dealt out to the threads in turn.
 
@@ -877,6 +884,7 @@ def softmax_rows(z, stride, rows, columns, scales, sums, peaks):
 
 PIECES = {
     "epoch": Piece(epoch, "iid"),
+    "step": Piece(step, "iid"),
     "outputs": Piece(outputs, "iid"),
     "refresh_transposed": Piece(refresh_transposed, "iid"),
     "pack": Piece(pack, "iid"),
