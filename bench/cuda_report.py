@@ -34,6 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -559,10 +560,15 @@ def missing(report: dict[str, Any]) -> str:
     lines = [f"{name}: {each['status']}" for name, each in report["sections"].items()
              if each["status"] != "done"]  # fmt: skip
     lines += [describe(each) for each in records(report, "system", "failures")]
+    unreached: Counter = Counter()
     for cell in [*records(report, "network", "cells"), *records(report, "compiled", "cells")]:
         what = "{network}, batch {batch}, {precision}".format(**cell)
-        lines += [f"{what}: {cell['text']}"] if "text" in cell else []
+        if cell.get("text") == "not reached":
+            unreached[cell["network"]] += 1
+        elif "text" in cell:
+            lines += [f"{what}: {cell['text']}"]
         lines += [f"{what}, {name}: {short(text)}" for name, text in cell.get("errors", {}).items()]
+    lines += [f"{name}: time was over before {n} cells" for name, n in unreached.items()]
     return "\n".join(["Not complete:", "", *(f"- {line}" for line in lines)]) if lines else ""
 
 
