@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -47,28 +48,33 @@ def undisturbed(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 @contextlib.contextmanager
-def heard_by(listener: Callable[[], None]) -> Iterator[None]:
-    """While other threads work for this one: Ctrl-C calls ``listener`` and raises nothing.
+def heard_by(listener: Callable[[], None], *, raises: bool = False) -> Iterator[None]:
+    """Ctrl-C calls ``listener``, in the main thread unless a handler of somebody else's is there.
 
-    There is no moment at which a KeyboardInterrupt could leave the block with some threads started
-    and none told, or be swallowed by a destructor.  In a thread that is not the main one there is
-    no Ctrl-C, and a handler of somebody else's stays.  Whatever error ends the block, such a
-    handler's among them, ``listener`` hears of it as well.
+    A KeyboardInterrupt may be swallowed by a destructor in which it happens to be raised, and may
+    leave threads behind of which some were started and none told; a listener hears in any case.
 
     Parameters
     ----------
     listener : callable
-        Tells the threads to end.  It must take no lock that this thread may hold.
+        Must take no lock that this thread may hold.
+    raises : bool
+        Whether the first Ctrl-C raises a KeyboardInterrupt as well, and others nothing but that.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    replaces = is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    try:
-        if replaces:
-            signal.signal(signal.SIGINT, lambda number, frame: listener())
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
-    except BaseException:
-        listener()
-        raise
-    finally:
-        if replaces:
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if raises:  # which may keep the block's end from doing this
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        listener()
+        if raises:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -19,7 +19,6 @@ from sklearn import config_context, get_config
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 
-from fastmlp._interrupts import heard_by
 from fastmlp._sklearn import search_task
 from fastmlp.engine import available_threads
 from fastmlp.estimators import MLPClassifier, MLPRegressor
@@ -163,7 +162,7 @@ class Threads(ParallelBackendBase):
     def _run_tasks(self, tasks: list["Task"]) -> None:
         if self._survivors is not None:
             self._survivors.join(tasks, self._prefix, self._network)
-        with heard_by(self._limit.interrupt):
+        with self._limit.beside_threads():
             for group in self._groups(tasks):
                 self._run_group(group)
         for task in tasks:  # the error that comes first in the search's own order
@@ -360,7 +359,7 @@ def _remember_steps(estimator: Any, memory: Memory) -> None:
 
 
 def _run_to_the_end(threads: Sequence[threading.Thread], limit: Limit) -> None:
-    """Run threads until all have ended, which Ctrl-C tells them to do soon: see `heard_by`."""
+    """Run threads until all have ended, which Ctrl-C tells them to do soon."""
     for thread in threads:
         thread.start()
     while running := [thread for thread in threads if thread.is_alive()]:

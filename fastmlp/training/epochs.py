@@ -42,7 +42,7 @@ def train(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
     for hook in hooks:
         hook.begin(run)
     first_step, shuffle = run.n_steps, Shuffler(run.order, run.random_state)
-    try:
+    with limit.around(run, lambda: plan.incremental or engine.n_steps == first_step):
         while run.stop_reason is None:
             begin_epoch(run, hooks)
             if plan.shuffle:
@@ -55,8 +55,6 @@ def train(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
             )
-    except KeyboardInterrupt:
-        limit.interrupt_run(run, plan.incremental or engine.n_steps == first_step)
     run.parameters = engine.get_parameters()
     if plan.early_stopping and run.has_best():
         assert run.best_parameters is not None

@@ -5,15 +5,17 @@ rule that goes by its score (`fastmlp.training.epochs.StoppingRule`), what may e
 the checkpoint, which writes the reason down.
 """
 
+import contextlib
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from threading import Lock
 
 import numpy as np
 
+from fastmlp._interrupts import heard_by
 from fastmlp._sklearn import Task
 from fastmlp.engine import Engine, Samples
 from fastmlp.training.run import Run
@@ -155,15 +157,56 @@ class Limit(Hook):
             if engine is not None:
                 engine.stop()
 
-    def interrupt_run(self, run: Run, nothing_to_keep: bool) -> None:
-        """What is to be done in a run's handler of a KeyboardInterrupt."""
-        told = self.reason() == "interrupted"
-        self.interrupt()
-        if nothing_to_keep:
-            raise
-        run.stop_reason = "interrupted"
-        if not told:
-            warnings.warn("Training interrupted by user.")
+    def _listener(self) -> tuple[list[bool], Callable[[], None]]:
+        """What Ctrl-C is to call, with a list that is not empty once it did."""
+        heard: list[bool] = []
+
+        def listen() -> None:
+            heard.append(True)
+            self.interrupt()
+
+        return heard, listen
+
+    @contextlib.contextmanager
+    def beside_threads(self) -> Iterator[list[bool]]:
+        """While other threads train, Ctrl-C tells them and raises nothing.
+
+        They are told as well if an error ends the block.  It is handed a list that is not empty
+        once Ctrl-C was heard.
+        """
+        heard, listen = self._listener()
+        with heard_by(listen):
+            try:
+                yield heard
+            except BaseException:
+                self.interrupt()
+                raise
+
+    @contextlib.contextmanager
+    def around(self, run: Run, has_nothing: Callable[[], bool]) -> Iterator[None]:
+        """While a run trains, Ctrl-C ends it with a warning.
+
+        Parameters
+        ----------
+        run : Run
+        has_nothing : callable
+            Whether there is nothing to keep, so that a KeyboardInterrupt is raised.
+        """
+        heard, listen = self._listener()
+        is_short = run.plan.incremental  # and listening takes a part of that
+        try:
+            with contextlib.nullcontext() if is_short else heard_by(listen, raises=True):
+                yield
+            if heard:  # what was raised got lost
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            told = not heard and self.reason() == "interrupted"
+            self.interrupt()
+            if has_nothing():
+                raise
+            run.stop_reason = "interrupted"
+            if not told:
+                warnings.warn("Training interrupted by user.")
 
 
 LIMIT_OF_SEARCH: ContextVar[Limit | None] = ContextVar("LIMIT_OF_SEARCH", default=None)

@@ -47,7 +47,7 @@ def minimise(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
     run.n_iter, run.stop_reason = 0, None
     for hook in hooks:
         hook.begin(run)
-    try:
+    with limit.around(run, lambda: run.n_iter == 0):
         begin_epoch(run, hooks)
         result = scipy.optimize.minimize(
             objective,
@@ -64,8 +64,6 @@ def minimise(run: Run, hooks: Sequence[Hook], limit: Limit) -> None:
                 hook.end(run)
             run.n_iter = check_optimize_result("lbfgs", result, plan.max_iter)
             run.stop_reason = {0: "converged", 1: "max_iter"}.get(result.status, "failed")
-    except KeyboardInterrupt:
-        limit.interrupt_run(run, run.n_iter == 0)
     run.require_finite()
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._interrupts import heard_by
 from fastmlp.engine import available_threads
 from fastmlp.training.hooks import Limit
 from fastmlp.training.run import DivergedError
@@ -49,19 +48,12 @@ def side_by_side(
     n_at_once = min(available_threads(n_threads), len(jobs))
     if n_at_once == 1:
         return [run(job) for job in jobs]
-    by_user = False
-
-    def interrupt() -> None:
-        nonlocal by_user
-        by_user = True
-        limit.interrupt()
-
-    with ThreadPoolExecutor(n_at_once) as pool, heard_by(interrupt):
+    with ThreadPoolExecutor(n_at_once) as pool, limit.beside_threads() as heard:
         futures = [pool.submit(run, job) for job in jobs]
         while wait(futures, timeout=_POLL).not_done:
-            if by_user:
+            if heard:
                 limit.interrupt()  # again: a call that had not begun did not hear it
-    if by_user:
+    if heard:
         warnings.warn("Training interrupted by user.")
     return [future.result() for future in futures]
 

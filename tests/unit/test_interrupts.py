@@ -15,6 +15,7 @@ from processes import run_python
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp._interrupts import heard_by, undisturbed
+from fastmlp.training.hooks import Limit
 
 RNG = np.random.RandomState(0)
 X = RNG.normal(size=(20000, 50))
@@ -81,12 +82,21 @@ def test_a_listener_hears_instead_of_an_error():
         send_ctrl_c()
         send_ctrl_c()
         assert told.n == 2
-    assert told.n == 2
     with pytest.raises(KeyboardInterrupt):
         send_ctrl_c()
-    with pytest.raises(ZeroDivisionError), heard_by(told):
-        raise ZeroDivisionError
-    assert told.n == 3
+    assert told.n == 2
+
+
+def test_a_listener_hears_before_an_error():
+    told = Told()
+    for n in (1, 2):
+        with heard_by(told, raises=True):
+            with pytest.raises(KeyboardInterrupt):
+                send_ctrl_c()
+            assert told.n == n
+            with pytest.raises(KeyboardInterrupt):
+                send_ctrl_c()
+            assert told.n == n
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -94,15 +104,51 @@ def test_a_users_handler_stays():
     def leave(number, frame):
         raise SystemExit
 
-    told = Told()
+    told, limit = Told(), Limit()
     signal.signal(signal.SIGINT, leave)
     try:
         with pytest.raises(SystemExit), heard_by(told):
             send_ctrl_c()
+        with pytest.raises(SystemExit), limit.beside_threads() as heard:
+            send_ctrl_c()
         assert signal.getsignal(signal.SIGINT) is leave
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert told.n == 1
+    assert not told.n
+    assert not heard
+    assert limit.interrupted  # whatever it was that ended the block
+
+
+class Interrupting:
+    """What Ctrl-C finds in its destructor."""
+
+    def __del__(self):
+        send_ctrl_c()
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_destructor_cannot_swallow_ctrl_c(solver, monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: ignored.append(event.exc_type))
+
+    class Callback:
+        max_propagation_depth = None
+
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            if context.task_name != "fit" and not ignored:
+                Interrupting()
+
+    model = MLPRegressor(
+        hidden_layer_sizes=(5,), solver=solver, max_iter=50, tol=0.0, n_iter_no_change=100
+    )
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        model.set_callbacks(Callback()).fit(X[:99], TARGET[:99])
+    assert ignored == [KeyboardInterrupt]
+    assert (model.n_iter_, model.stop_reason_) == (1, "interrupted")
 
 
 def test_there_is_no_ctrl_c_in_other_threads():
@@ -213,9 +259,10 @@ PROGRAM = """
     X = np.random.RandomState(0).normal(size=(300, 5))
     fit = lambda: fastmlp.MLPRegressor(max_iter=3, random_state=0).fit(X, X[:, 0])
     if sys.argv[1] != "never":
-        threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGINT)).start()
+        timer = threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGINT))
         start = time.perf_counter()
         try:
+            timer.start()
             if fit().stop_reason_ != "interrupted":
                 time.sleep(60)
             raise KeyboardInterrupt
