@@ -116,7 +116,7 @@ class Product:
         self._names = self._tile.names(kind, precision, self._by_rows, (aligned, aligned))
         self._width = 16 // kind.itemsize if aligned else 1
         self._kernel = device.kernel(
-            kernels.product, FINISH=kernels.put,
+            kernels.product, STORE=kernels.put,
             **({"REAL": REAL[dtype], "OPERAND": REAL[dtype]} | self._names),
         )  # fmt: skip
 

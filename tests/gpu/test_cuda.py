@@ -63,7 +63,7 @@ def multiply(device, tile, precision, A, B, by_rows, splits=1, aligned=False,
     real = float32 if A.dtype == np.float32 else float64
     names = tile.names(A.dtype, precision, by_rows, (aligned, aligned))
     kernel = device.kernel(
-        product, FINISH=kernels.put, **({"REAL": real, "OPERAND": real} | names)
+        product, STORE=kernels.put, **({"REAL": real, "OPERAND": real} | names)
     )  # fmt: skip
     split = -(-K // (splits * names["BK"])) * names["BK"]
     arguments = (

@@ -134,7 +134,7 @@ def loop_of_product(precision, size, by_rows, **names):
     bound = (
         tiles.common_names(buffer.dtype, sizes)
         | tile.names(buffer.dtype, precision, by_rows, (True, True))
-        | {"FINISH": kernels.put} | names
+        | {"STORE": kernels.put} | names
     )  # fmt: skip
     arguments = (
         np.zeros(3, np.int64), 0, 1, buffer, 0, 1, buffer, 0, 1, buffer, 0, 1, 1, 1, 1, 1, 1, buffer

@@ -65,7 +65,7 @@ START: Callable[..., Any] = unbound
 MULTIPLY: Callable[..., Any] = unbound
 POSITION: Callable[..., Any] = unbound
 ROW: Callable[..., Any] = unbound
-FINISH: Callable[..., Any] = unbound
+STORE: Callable[..., Any] = unbound
 LOAD: Callable[..., Any] = unbound  # of fragments
 MMA: Callable[..., Any] = unbound
 FORMULA: Callable[..., Any] = unbound
@@ -150,7 +150,7 @@ def advance(by_rows, at, stride, rows, columns):
 
 def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N, K,
             aux):  # fmt: skip
-    """``C[m, n]`` = what FINISH makes of the sum over k of ``A[m, k] B[k, n]``.
+    """``C[m, n]`` = what STORE makes of the sum over k of ``A[m, k] B[k, n]``.
 
     M or K is 0 for the rows of the current micro-batch.  Block z of the grid takes ``split`` terms
     and writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
@@ -220,7 +220,7 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
                 total = load_shared(memory, e)
                 for other in range(1, SLICES):
                     total += load_shared(memory, other * PASS + e)
-                FINISH(total, C, c0 + row * ldc + column, aux)
+                STORE(total, C, c0 + row * ldc + column, aux)
         cuda.syncthreads()
 
 
@@ -430,7 +430,7 @@ def gather_sparse(control, first, most, order, values, columns, starts, n_featur
 
 
 def normalise(control, first, most, A, kept, a0, lda, width, epsilon, aux):
-    """Layer normalisation of scores, then FINISH; one warp per row.
+    """Layer normalisation of scores, then STORE; one warp per row.
 
     ``kept``, placed like ``A``, gets the normalised scores and, behind them, the factor.
     """
@@ -447,7 +447,7 @@ def normalise(control, first, most, A, kept, a0, lda, width, epsilon, aux):
         for k in range(lane, width, 32):
             score = (A[at + k] - mean) * factor
             kept[at + k] = score
-            FINISH(score, A, at + k, aux)
+            STORE(score, A, at + k, aux)
         if lane == 0:
             kept[at + width] = factor
 

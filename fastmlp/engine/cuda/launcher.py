@@ -51,7 +51,7 @@ class Launcher:
         tile = self._choose_tile(M or rows.most, N, n_splits)
         aligned = self._aligned(A), self._aligned(B)
         sizes = tile.names(self._dtype, self._precision, (A[-1], B[-1]), aligned)
-        kernel = self.kernel(kernels.product, **({"FINISH": kernels.put} | names | sizes))
+        kernel = self.kernel(kernels.product, **({"STORE": kernels.put} | names | sizes))
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
         self.launch(kernel, blocks, tile.threads, self._control, *rows, *A[:-1], *B[:-1], *C,

@@ -223,9 +223,9 @@ class TiledPath(_Path):
         """What ends the product of a hidden layer."""
         row = self._network.hidden[layer]
         if not (train and (row.of_score or self._dropout.rates[layer])):
-            return {"FINISH": kernels.activate, "FORMULA": _formula(row, row.value)}
+            return {"STORE": kernels.activate, "FORMULA": _formula(row, row.value)}
         return {
-            "FINISH": kernels.activate_and_keep_derivative if row.of_score
+            "STORE": kernels.activate_and_keep_derivative if row.of_score
             else kernels.activate_and_keep_derivative_of_output,
             "FORMULA": _formula(row, row.value),
             "GRADIENT": _formula(row, row.derivative), "aux": work.deltas,
@@ -266,7 +266,7 @@ class TiledPath(_Path):
                 (work.activations, work.places[layer], work.strides[layer], False),
                 (deltas, place, stride, False),
                 (work.partial, offsets[layer], fan_out), n_splits=work.n_splits,
-                FINISH=accumulate,
+                STORE=accumulate,
             )  # fmt: skip
             if layer > 0:
                 self._product(
@@ -286,8 +286,8 @@ class TiledPath(_Path):
         """What ends the product that makes the gradient of a hidden layer's outputs."""
         row = self._network.hidden[layer]
         if row.of_score or self._dropout.rates[layer]:
-            return {"FINISH": kernels.multiply_by}
-        return {"FINISH": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
+            return {"STORE": kernels.multiply_by}
+        return {"STORE": kernels.apply_derivative, "FORMULA": _formula(row, row.derivative)}
 
     def _update(self, call: Pass, optimizer: Optimizer | None) -> None:
         """Sum the gradient's splits and update, or without an optimizer leave the gradient."""
