@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import os
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -140,13 +141,13 @@ class FakeCore:
 
     def __init__(self, fake):
         self._fake, self.graphs, self._n = fake, [], 0
-        self.launches = fake.launches
+        self.launches, self.threads = fake.launches, set()
 
     def Device(self, device_id):
         return self
 
     def set_current(self):
-        pass
+        self.threads.add(threading.get_ident())
 
     def create_stream(self):
         self._n += 1
@@ -232,6 +233,22 @@ def test_an_error_of_the_driver_is_told(fake, failing):
     fake.driver.failing = failing
     with pytest.raises(RuntimeError, match=r"device='cuda': .*: 1; restart the process"):
         train(Device())
+
+
+@pytest.mark.parametrize("name", ["launch", "replay", "read", "write", "zeros", "synchronize"])
+def test_the_device_is_current_in_every_thread(fake, name):
+    device = Device()
+    buffer = device.zeros(2, np.float32)
+    launch = module.Launch(module.Kernel(print, {}), (1, 1, 1), 32, (buffer,))
+    graph = device.capture([launch])
+    arguments = {
+        "launch": (launch,), "replay": (graph,), "read": (buffer,), "zeros": (2, np.float32),
+        "write": (buffer, np.ones(2)), "synchronize": (),
+    }[name]  # fmt: skip
+    thread = threading.Thread(target=getattr(device, name), args=arguments)
+    thread.start()
+    thread.join()
+    assert thread.ident in fake.core.threads
 
 
 def test_memory(fake):

@@ -6,6 +6,7 @@ cuda.core a few.  The emulator of the tests has the same methods.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -99,7 +100,7 @@ class Device:
         # numba's own streams would wait for those of other libraries in the process
         self._streams = [self._core.create_stream() for _ in range(2)]
         self._stream, self._copies = (cuda.external_stream(int(s.handle)) for s in self._streams)
-        self._queue = int(self._streams[0].handle)
+        self._handle, self._here = int(self._streams[0].handle), threading.local()
         self._kernels: dict[Any, Kernel] = {}
         self._configurations: dict[tuple, Any] = {}
 
@@ -116,6 +117,18 @@ class Device:
             "memory": f"{memory.total / 2**30:.1f} GiB, {memory.free / 2**30:.1f} free",
             "CUDA driver": ".".join(map(str, driver.get_version())),
         }
+
+    def _enter(self) -> None:
+        """Make the GPU this thread's, which a call of the driver needs."""
+        if not hasattr(self._here, "entered"):
+            self._core.set_current()
+            self._here.entered = True
+
+    @property
+    def _queue(self) -> int:
+        """The stream of launches, for a call of the driver."""
+        self._enter()
+        return self._handle
 
     # --- memory
 
@@ -255,6 +268,7 @@ class Device:
 
     def launch(self, launch: Launch) -> None:
         """Queue one launch."""
+        self._enter()
         self._launch_on(self._streams[0], launch)
 
     def sequence(self, launches: list[Launch]) -> "Sequence":
@@ -263,6 +277,7 @@ class Device:
 
     def capture(self, launches: list[Launch]) -> Any:
         """A CUDA graph of launches that have all run before."""
+        self._enter()
         builder = self._core.create_graph_builder().begin_building()
         for launch in launches:
             self._launch_on(builder, launch)
@@ -270,6 +285,7 @@ class Device:
 
     def replay(self, graph: Any) -> None:
         """Queue a graph."""
+        self._enter()
         graph.launch(self._streams[0])
 
     def _launch_on(self, stream: Any, launch: Launch) -> None:
