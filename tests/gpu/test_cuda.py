@@ -220,6 +220,36 @@ def test_both_paths_train_as_the_cpu_does(path, loss, rule):
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)
 
 
+def test_an_epoch_can_be_stopped_between_launches(path, monkeypatch):
+    """After some steps, which are kept."""
+    monkeypatch.setattr(paths, "_STEPS_AT_ONCE", 2)
+    monkeypatch.setattr(devices.Sequence, "__init__", with_two_at_once(devices.Sequence.__init__))
+    network, objective = make_network((5, 7, 3), "tanh", "log_loss")
+    X, y = make_problem("log_loss", 30, 5, 3)
+    engine = emulated(path)(network, dtype="float64", objective=objective, batch_size=3,
+                            optimizer=Optimizer("sgd", (0.0, 0.0, 0.0)))  # fmt: skip
+    engine.load(place_for(engine, X, y))
+    engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+    synchronize = EmulatedDevice.synchronize
+
+    def stop(device):
+        synchronize(device)
+        engine.stop()
+
+    monkeypatch.setattr(EmulatedDevice, "synchronize", stop)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_epoch(np.arange(30), np.full(10, 0.01))
+    assert 2 <= engine.n_steps < 10
+
+
+def with_two_at_once(init):
+    def changed(sequence, *args):
+        init(sequence, *args)
+        sequence._n_at_once = 2
+
+    return changed
+
+
 @pytest.mark.parametrize("as_csr", [False, True])
 @pytest.mark.parametrize("micro_batch", [1024, 8])
 @pytest.mark.parametrize("activations", [("relu", "tanh"), ("gelu", "relu")], ids=str)

@@ -342,7 +342,7 @@ def test_not_too_much_is_queued_at_once(monkeypatch, seconds, most):
     device = SimpleNamespace(
         launch=print, capture=list, replay=replay, synchronize=synchronize
     )  # fmt: skip
-    module.Sequence(device, []).run(10_001)
+    module.Sequence(device, []).run(10_001, lambda: None)
     assert sum(waits) + queued[0] == 10_000
     assert max(waits[1:]) <= most
     assert seconds or len(waits) < 20

@@ -351,8 +351,8 @@ class Sequence:
         self._graph: Any = None
         self._is_fresh, self._n_at_once = True, 16
 
-    def run(self, n_times: int) -> None:
-        """Queue it ``n_times``."""
+    def run(self, n_times: int, go_on: Callable[[], None]) -> None:
+        """Queue it ``n_times``; ``go_on`` is called from time to time, and may raise an error."""
         if self._is_fresh and n_times:
             for launch in self._launches:
                 self._device.launch(launch)
@@ -367,6 +367,7 @@ class Sequence:
             n_times -= n
             if n_times:
                 self._device.synchronize()
+                go_on()
                 faster = SECONDS_AT_ONCE / (time.perf_counter() - start)
                 self._n_at_once = max(1, int(n * min(4.0, faster)))
 

@@ -137,6 +137,11 @@ class CudaEngine:
     def stop(self) -> None:
         self._stopping = True
 
+    def _go_on(self) -> None:
+        """End an epoch that `stop` has told to."""
+        if self._stopping:
+            raise KeyboardInterrupt
+
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray) -> float:
         if self._optimizer is None:
             raise ValueError("run_epoch needs an engine that was made with an optimizer.")
@@ -153,12 +158,11 @@ class CudaEngine:
         self._stopping = False
         try:
             for chunk in feed.chunks(order, batch_size, call.workspace.most):
-                if self._stopping:
-                    raise KeyboardInterrupt
+                self._go_on()
                 if is_resident:
-                    self._resident.run(call, chunk, self._optimizer)
+                    self._resident.run(call, chunk, self._optimizer, self._go_on)
                 elif chunk.steps:
-                    self._tiled.run(call, chunk, self._optimizer)
+                    self._tiled.run(call, chunk, self._optimizer, self._go_on)
                 else:
                     self._tiled.step(call, chunk, self._optimizer)
         finally:

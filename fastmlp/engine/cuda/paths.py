@@ -111,8 +111,10 @@ class ResidentPath(_Path):
         tile = (2 * n_columns + 4) * self._column(rows)  # vectors end behind the last column
         return (self._n_weights_shared() + tile) * self._dtype.itemsize
 
-    def run(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> None:
-        """All of a chunk's steps."""
+    def run(
+        self, call: Pass, chunk: Chunk, optimizer: Optimizer, go_on: Callable[[], None]
+    ) -> None:  # fmt: skip
+        """All of a chunk's steps; ``go_on`` is called from time to time, and may raise an error."""
         network, buffers = self._network, self._buffers
         kind, n = self._dtype.type, network.n_parameters
         rows, n_working = self._shape(call.batch_size)
@@ -136,6 +138,7 @@ class ResidentPath(_Path):
         for step in range(0, chunk.steps, _STEPS_AT_ONCE):
             if step:  # so that Ctrl-C does not wait for long
                 self._device.synchronize()
+                go_on()
             n_steps = min(_STEPS_AT_ONCE, chunk.steps - step)
             self._launch(
                 kernel, blocks, threads, buffers.control, buffers.barrier, n_steps, call.order,
@@ -152,9 +155,11 @@ class ResidentPath(_Path):
 class TiledPath(_Path):
     """For every network, batch and kind of samples."""
 
-    def run(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> None:
-        """All of a chunk's steps."""
-        self._sequence(call, chunk, optimizer).run(chunk.steps)
+    def run(
+        self, call: Pass, chunk: Chunk, optimizer: Optimizer, go_on: Callable[[], None]
+    ) -> None:  # fmt: skip
+        """All of a chunk's steps; ``go_on`` is called from time to time, and may raise an error."""
+        self._sequence(call, chunk, optimizer).run(chunk.steps, go_on)
 
     def _sequence(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> Sequence:
         """The launches of one step, the same for every step on this data."""
