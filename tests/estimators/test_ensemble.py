@@ -407,6 +407,7 @@ def test_ctrl_c_keeps_what_there_is():
     np.testing.assert_array_equal(model.predict(X), model.members_[0].predict(X))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # swallowed, heard
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_ctrl_c_ends_all_members(n_threads):
     model = R(4, n_iter_no_change=np.inf, n_threads=n_threads, max_iter=10**7)

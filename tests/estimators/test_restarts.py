@@ -100,6 +100,7 @@ def test_max_time_leaves_restarts_out():
     assert np.isfinite(model.restart_scores_).tolist() == [True] + [False] * 49
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # swallowed, heard
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_ctrl_c_ends_all_restarts(n_threads):
     model = MLPRegressor(
