@@ -28,6 +28,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -427,8 +428,13 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     report["marks"] = marks(report)
     stem = "".join(c if c.isalnum() else "-" for c in report["gpu"].lower())
-    write(folder / f"{stem}.json", json.dumps(report, indent=1) + "\n")
+    write(folder / f"{stem}.json", without_folders(json.dumps(report, indent=1)) + "\n")
     write(folder / f"{stem}.md", markdown(report) + "\n")
+
+
+def without_folders(text: str) -> str:
+    """Names of files only: where they lie on a machine is nobody's business."""
+    return re.sub(r"(?<!\w)/(?:[\w.+@-]+/)+", "", text)
 
 
 def markdown(report: dict[str, Any]) -> str:

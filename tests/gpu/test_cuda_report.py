@@ -272,3 +272,8 @@ def test_tables(bench):
     row = "| 4096x4 | 16384 | highest | tiled | 20000 us | 50 % | 2.5 | - | 1.5 | 1000 ms | - | - |"
     assert row in tables
     assert "- 4096x4, batch 128, highest, fastmlp: MemoryError: none left" in tables
+
+
+def test_no_folder_of_a_machine_is_in_a_report(bench):
+    text = 'File "/some/where/x.py", 5 TFLOP/s, /usr/lib/a-1.2/libx.so.4'
+    assert bench.report.without_folders(text) == 'File "x.py", 5 TFLOP/s, libx.so.4'
