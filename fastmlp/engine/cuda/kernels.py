@@ -129,7 +129,7 @@ def fetch(memory, to_a, A, a, lda, a_rows, a_columns, to_b, B, b, ldb, b_rows, b
     """Start copying a thread's part of one stage of both operands.
 
     Beyond the ends are zeros, but what a vector of 16 bytes holds that begins before the end of its
-    row: there, in one operand, are finite numbers.
+    row: there, in one operand, are finite numbers.  Returns `begin`'s results for the next stage.
     """
     jump = ROWS_A // COPIES_A
     for i in range(COPIES_A):
@@ -139,6 +139,9 @@ def fetch(memory, to_a, A, a, lda, a_rows, a_columns, to_b, B, b, ldb, b_rows, b
     for i in range(COPIES_B):
         valid = i * jump < b_rows and b_columns > 0
         COPY_B(memory, to_b + i * jump * PITCH_B, B, b + i * jump * ldb, valid)
+    a, a_rows, a_columns = advance(A_BY_ROWS, a, lda, a_rows, a_columns)
+    b, b_rows, b_columns = advance(B_BY_ROWS, b, ldb, b_rows, b_columns)
+    return a, a_rows, a_columns, b, b_rows, b_columns
 
 
 def advance(by_rows, at, stride, rows, columns):
@@ -184,10 +187,10 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
     into = int32(0)
     for stage in range(STAGES - 1):
         if stage < n_stages:
-            fetch(memory, to_a + into, A, a_at, lda, a_rows, a_columns, to_b + into, B, b_at, ldb,
-                  b_rows, b_columns)  # fmt: skip
-            a_at, a_rows, a_columns = advance(A_BY_ROWS, a_at, lda, a_rows, a_columns)
-            b_at, b_rows, b_columns = advance(B_BY_ROWS, b_at, ldb, b_rows, b_columns)
+            a_at, a_rows, a_columns, b_at, b_rows, b_columns = fetch(
+                memory, to_a + into, A, a_at, lda, a_rows, a_columns, to_b + into, B, b_at, ldb,
+                b_rows, b_columns,
+            )  # fmt: skip
         commit_copies()
         into = int32(into + ROWS_A * PITCH_A + ROWS_B * PITCH_B)
     here, n_ahead = int32(0), int32(n_stages - (STAGES - 1))
@@ -195,10 +198,10 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
         WAIT()
         cuda.syncthreads()
         if stage < n_ahead:
-            fetch(memory, to_a + into, A, a_at, lda, a_rows, a_columns, to_b + into, B, b_at, ldb,
-                  b_rows, b_columns)  # fmt: skip
-            a_at, a_rows, a_columns = advance(A_BY_ROWS, a_at, lda, a_rows, a_columns)
-            b_at, b_rows, b_columns = advance(B_BY_ROWS, b_at, ldb, b_rows, b_columns)
+            a_at, a_rows, a_columns, b_at, b_rows, b_columns = fetch(
+                memory, to_a + into, A, a_at, lda, a_rows, a_columns, to_b + into, B, b_at, ldb,
+                b_rows, b_columns,
+            )  # fmt: skip
         commit_copies()
         for term in range(0, BK // SLICES, TERMS):
             MULTIPLY(memory, here + from_a + term * (1 if A_BY_ROWS else PITCH_A),
