@@ -563,7 +563,7 @@ def _plain_parameters(estimator: Any) -> tuple | None:
 
     The types belong to it, because 1, 1.0 and True are equal.
     """
-    kind = type(estimator)
+    kind: Any = type(estimator)
     try:
         values = _values_of(kind)(vars(estimator))
     except KeyError:  # a subclass keeps one elsewhere
