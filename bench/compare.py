@@ -170,10 +170,7 @@ class Torch:
             linear = torch.nn.Linear(*W.shape, dtype=self.X.dtype)
             linear.weight.data = torch.from_numpy(W.T.copy())
             linear.bias.data = torch.from_numpy(b.copy())
-            modules += [
-                linear,
-                torch.nn.Tanh() if workload.activation == "tanh" else torch.nn.ReLU(),
-            ]
+            modules += [linear, activation()]
         self.net = torch.nn.Sequential(*modules[:-1])
         weights = [m.weight for m in modules if isinstance(m, torch.nn.Linear)]
         biases = [m.bias for m in modules if isinstance(m, torch.nn.Linear)]
