@@ -49,7 +49,8 @@ class Fold:
 
     def expect(self, kind: Hashable) -> None:
         """A task will come; those of a kind share preprocessing."""
-        self._n_tasks[kind] += 1
+        with self._lock:
+            self._n_tasks[kind] += 1
 
     def memory(self, kind: Hashable) -> "Memory":
         """What tasks of a kind have made of the data."""
@@ -235,7 +236,7 @@ def size_of(X: Any) -> float:
     return float(getattr(X, "nbytes", np.inf))
 
 
-def may_share(values: Iterable[Any]) -> bool:
+def all_ours(values: Iterable[Any]) -> bool:
     """Whether no estimator among ``values`` or inside of them is a user's code."""
     return all(
         type(part).__module__.partition(".")[0] in _OURS
