@@ -10,6 +10,7 @@ fastmlp sees of it, and without it or without callbacks a fit gets `NO_TASK`.
 
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -94,6 +95,7 @@ __all__ = [
     "is_valid_parameter",
     "neural_network",
     "open_callbacks",
+    "partial_fit_context",
     "safe_indexing",
     "search_task",
     "squared_error_is_mean",
@@ -155,6 +157,21 @@ def open_callbacks(estimator: Any, **options: Any) -> Any:
     if not getattr(estimator, "_skl_callbacks", None):
         return None
     return estimator._init_callback_context(**options)
+
+
+def partial_fit_context(partial_fit: Callable[..., Any]) -> Callable[..., Any]:
+    """scikit-learn's decorator, which checks parameters, where it does something: in a first call.
+
+    In others it would take as long as a small batch.
+    """
+    first = fit_context(prefer_skip_nested_validation=True)(partial_fit)
+
+    @wraps(partial_fit)
+    def call(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        of_call = partial_fit if "coefs_" in vars(estimator) else first
+        return of_call(estimator, *args, **kwargs)
+
+    return call
 
 
 def constraints_of(kind: Any) -> dict[str, list[Any]]:

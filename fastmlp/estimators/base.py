@@ -37,7 +37,7 @@ from fastmlp.engine import get_engine, place
 from fastmlp.estimators.data import DataSet, checked, has_expected_shape
 from fastmlp.estimators.fitted import FittedModel, n_parameters_of, require_layers
 from fastmlp.estimators.fitting import Fit, most_epochs, split
-from fastmlp.estimators.parameters import SHARED
+from fastmlp.estimators.parameters import SHARED, ByParameters
 from fastmlp.estimators.plan import NOTHING_HELD_OUT, HeldOut, execution, make_plan
 from fastmlp.estimators.prediction import FEW_ROWS
 from fastmlp.estimators.targets import Labels, Values, check_sorted
@@ -82,9 +82,7 @@ HOOKS = {
     "_check_solver": "override partial_fit",
     "_validate_input": "override fit and partial_fit, and prepare X and y there",
 }
-_CHECKED_PARAMETERS: set[tuple] = set()
-_MOST_CHECKED = 4096
-_PLAIN_TYPES = (str, int, float, bool, type(None))
+_VALID = ByParameters()
 
 
 class InconsistentVersionWarning(UserWarning):
@@ -228,13 +226,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _validate_params(self) -> None:
         """scikit-learn's check of the parameters, once for each set of plain ones."""
-        key = _plain_parameters(self)
-        if key is None or key not in _CHECKED_PARAMETERS:
-            super()._validate_params()
-            if key is not None:
-                if len(_CHECKED_PARAMETERS) >= _MOST_CHECKED:
-                    _CHECKED_PARAMETERS.clear()
-                _CHECKED_PARAMETERS.add(key)
+        _VALID.get(self, super()._validate_params)
 
     # --- fitting
 
@@ -368,7 +360,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self._finish(best)
         losses = self.history_["validation_loss"]
         self.validation_loss_curve_ = list(losses) if fit.wants_loss else None
-        self._model = self._make_model(best.network, self._made_of())
+        self._model = self._make_model(best.network, self._made_of(), best.parameters)
         self._model.spare = fit.spare
 
     def _open_checkpoint(self, plan: Plan) -> Checkpoint | None:
@@ -441,8 +433,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             run = Run(plan, network, parameters, random_state)
             run.best_parameters = parameters.copy() if self.early_stopping else None
         else:
-            dtype = np.result_type(*self.coefs_[:1], np.float32)
-            parameters = network.flatten(self.coefs_, self.intercepts_, dtype)
+            parameters = self._current_parameters(network)
             run = Run(plan, network, parameters, random_state)
             run.n_samples_seen = getattr(self, "t_", 0)
             run.no_improvement_count = getattr(self, "_no_improvement_count", 0)
@@ -464,6 +455,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if plan.optimizer is not None:
             run.optimizer_state = self._start_optimizer(plan, parameters)
         return run
+
+    def _current_parameters(self, network: Network) -> np.ndarray:
+        """``coefs_`` and ``intercepts_`` as one vector, which must not be changed."""
+        model = self.__dict__.get("_model")
+        if model is not None and model.network.widths == network.widths:
+            if model.is_made_of(self.coefs_, self.intercepts_, self._made_of()):
+                return model.parameters
+        dtype = np.result_type(*self.coefs_[:1], np.float32)
+        return network.flatten(self.coefs_, self.intercepts_, dtype)
 
     def _start_optimizer(self, plan: Plan, parameters: np.ndarray) -> OptimizerState:
         """A new state, or for `partial_fit` that of the previous call."""
@@ -618,10 +618,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         activations = activations_of(self.activation, len(widths) - 2)
         return Network(widths, activations, self.out_activation_, bool(self.layer_norm))
 
-    def _make_model(self, network: Network, made_of: tuple) -> FittedModel:
+    def _make_model(
+        self, network: Network, made_of: tuple, flat: np.ndarray | None = None
+    ) -> FittedModel:
         return FittedModel(
             network, self.coefs_, self.intercepts_, self._targets,
-            self.__dict__.get("_optimizer_state"), execution(self), made_of,
+            self.__dict__.get("_optimizer_state"), execution(self), made_of, flat,
         )  # fmt: skip
 
     def __sklearn_tags__(self) -> Any:
@@ -755,30 +757,6 @@ def _default_parameters(kind: type) -> dict[str, Any]:
     """For parameters that came later than a pickle."""
     parameters = signature(kind).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-@cache
-def _parameter_names(kind: Any) -> tuple[str, ...]:
-    return tuple(kind._get_param_names())
-
-
-def _plain_parameters(estimator: Any) -> tuple | None:
-    """Class and parameters of an estimator, None unless all are numbers, words, or tuples of them.
-
-    The types belong to it, because 1, 1.0 and True are equal.
-    """
-    values = [estimator.__dict__.get(name) for name in _parameter_names(estimator.__class__)]
-    kinds: list[type] = []
-    for value in values:
-        kind = type(value)
-        if kind is tuple:
-            if not all(type(part) in _PLAIN_TYPES for part in value):
-                return None
-            kinds += [type(part) for part in value]
-        elif kind not in _PLAIN_TYPES:
-            return None
-        kinds.append(kind)
-    return type(estimator), *values, *kinds
 
 
 def _as_number(score: Any) -> float:

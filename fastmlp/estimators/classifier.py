@@ -10,7 +10,7 @@ from fastmlp._sklearn import (
     available_if,
     check_partial_fit_first_call,
     column_or_1d,
-    fit_context,
+    partial_fit_context,
     type_of_target,
     unique_labels,
 )
@@ -177,7 +177,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.label_smoothing = label_smoothing
 
     @available_if(_is_stochastic)
-    @fit_context(prefer_skip_nested_validation=True)
+    @partial_fit_context
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Go on for one epoch over the given data.
 

@@ -77,12 +77,14 @@ def checked(estimator: Any, X: Any, *y: Any, reset: bool, **options: Any) -> Any
     y : ndarray, if it was given
     """
     targets = [on_host(array) for array in y]
-    array = X if reset else _as_array(estimator, X)
-    if _is_plain(estimator, array, targets, reset):
-        if reset:
+    array, numbers = _as_array(estimator, X, reset), [_column(target) for target in targets]
+    if _is_plain(estimator, array, numbers, reset):
+        if _is_frame(X):
+            _check_names(estimator, X, reset)
+        elif reset:
             estimator.__dict__.pop("feature_names_in_", None)
             estimator.n_features_in_ = X.shape[1]
-        return (array, *targets) if targets else array
+        return (array, *numbers) if targets else array
     if not on_gpu(X):
         options |= {"accept_sparse": ["csr", "csc"], "reset": reset}
         found = validate_data(estimator, X, *targets, **options)
@@ -111,20 +113,43 @@ def has_expected_shape(estimator: Any, X: Any) -> bool:
     )
 
 
-def _as_array(estimator: Any, X: Any) -> Any:
-    """What scikit-learn's checks may make of ``X``, if it has the features of the model.
+def _as_array(estimator: Any, X: Any, reset: bool) -> Any:
+    """What scikit-learn's checks would make of ``X``, where that can be told at a glance.
 
-    That is an array itself, a list's numbers, or those of a frame with the model's names; None for
-    what takes a closer look.
+    That is an array itself, a frame's numbers, or those of a list to predict for; None for others.
     """
-    names = estimator.__dict__.get("feature_names_in_")
-    if names is None:
-        with suppress(ValueError):  # rows of several lengths
-            return np.asarray(X) if type(X) is list else X
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and type(X) is pandas.DataFrame and names is not None:
-        return X.to_numpy() if X.columns.tolist() == names.tolist() else None
+    if _is_frame(X):
+        return X.to_numpy() if all(map(_is_of_numbers, set(X.dtypes.tolist()))) else None
+    if reset:
+        return X
+    if "feature_names_in_" in estimator.__dict__:
+        return None
+    with suppress(ValueError):  # rows of several lengths
+        return np.asarray(X) if type(X) is list else X
     return None
+
+
+def _is_of_numbers(dtype: Any) -> bool:
+    """Whether a column's type is one of NumPy's that makes an array of numbers."""
+    return isinstance(dtype, np.dtype) and dtype.kind in "iuf"
+
+
+def _column(y: Any) -> Any:
+    """Targets, those of a pandas series as an array."""
+    pandas = sys.modules.get("pandas")
+    return y.to_numpy() if pandas is not None and type(y) is pandas.Series else y
+
+
+def _is_frame(X: Any) -> bool:
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and type(X) is pandas.DataFrame
+
+
+def _check_names(estimator: Any, X: Any, reset: bool) -> None:
+    """scikit-learn's look at a frame's columns, which takes longer than that at a few rows."""
+    names = estimator.__dict__.get("feature_names_in_")
+    if reset or names is None or X.columns.tolist() != names.tolist():
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
 def on_host(array: Any) -> Any:

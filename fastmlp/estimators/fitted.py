@@ -37,16 +37,18 @@ class FittedModel:
         Where and how to predict; see `fastmlp.estimators.plan.execution`.
     made_of : tuple
         What else of the estimator it depends on.
+    flat : ndarray or None
+        The vector that ``coefs`` and ``intercepts`` are views of, if it is known.
     """
 
     def __init__(
         self, network: Network, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray],
         targets: Labels | Values, optimizer_state: OptimizerState | None,
-        execution: dict[str, Any], made_of: tuple = (),
+        execution: dict[str, Any], made_of: tuple = (), flat: np.ndarray | None = None,
     ):  # fmt: skip
         self.network, self.targets, self.optimizer_state = network, targets, optimizer_state
         self.coefs, self.intercepts = list(coefs), list(intercepts)
-        self._execution, self._made_of = execution, made_of
+        self._execution, self._made_of, self._flat = execution, made_of, flat
         self._spare: tuple | None = None
 
     def is_made_of(self, coefs: Any, intercepts: Any, made_of: tuple) -> bool:
@@ -65,7 +67,9 @@ class FittedModel:
 
     @property
     def parameters(self) -> np.ndarray:
-        """A copy of all parameters, flat."""
+        """All of them, flat and not to be changed: what the arrays are views of, or a copy."""
+        if self._flat is not None:
+            return self._flat
         return self.network.flatten(self.coefs, self.intercepts, self.dtype)
 
     @cached_property

@@ -8,9 +8,11 @@ defaults, because scikit-learn reads signatures, and a test compares them.
 
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -542,3 +544,59 @@ def documentation(table: Mapping[str, Parameter]) -> str:
         for name, row in table.items()
     ]
     return textwrap.indent("\n".join(entries), " " * 4).lstrip()
+
+
+# --- what follows from parameters alone
+
+Result = TypeVar("Result")
+_PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
+_MOST_KEPT = 4096
+
+
+@cache
+def _values_of(kind: Any) -> Callable[[dict[str, Any]], tuple]:
+    return itemgetter(*kind._get_param_names())
+
+
+def _plain_parameters(estimator: Any) -> tuple | None:
+    """Class and parameters of an estimator, None unless all are numbers, words, or tuples of them.
+
+    The types belong to it, because 1, 1.0 and True are equal.
+    """
+    kind: Any = type(estimator)
+    try:
+        values = _values_of(kind)(vars(estimator))
+    except KeyError:  # a subclass keeps one elsewhere
+        return None
+    types = tuple(map(type, values))
+    if not _PLAIN_TYPES.issuperset(types):
+        for value in values:
+            if type(value) is tuple and _PLAIN_TYPES.issuperset(map(type, value)):
+                types += tuple(map(type, value))
+            elif type(value) not in _PLAIN_TYPES:
+                return None
+    return kind, values, types
+
+
+class ByParameters:
+    """What was worked out from the parameters of estimators, kept for each set of plain ones.
+
+    What is neither a number nor a word nor a tuple of them can become another without our knowing.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple, Any] = {}
+
+    def get(self, estimator: Any, work_out: Callable[[], Result], *further: Hashable) -> Result:
+        """The result of ``work_out``, which depends on the parameters and what is given further."""
+        parameters = _plain_parameters(estimator)
+        if parameters is None:
+            return work_out()
+        key = parameters, further
+        if key not in self._kept:
+            result = work_out()
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = result
+            return result
+        return self._kept[key]

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from fastmlp.engine import check_device
-from fastmlp.estimators.parameters import SHARED
+from fastmlp.estimators.parameters import SHARED, ByParameters
 from fastmlp.formulas import activations_of
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 from fastmlp.schedules import SCIKIT_LEARN_SCHEDULES, Schedule
@@ -25,6 +25,7 @@ class HeldOut(NamedTuple):
 
 
 NOTHING_HELD_OUT = HeldOut()
+_PLANS = ByParameters()
 
 
 def make_plan(
@@ -48,7 +49,16 @@ def make_plan(
     ValueError
         If parameters could not do what they say.
     """
-    p = estimator
+    is_given = tuple(part is not None for part in held_out)
+    plan = _PLANS.get(
+        estimator, lambda: _make_plan(estimator, incremental, held_out, resume),
+        incremental, is_given, resume,
+    )  # fmt: skip
+    check_device(estimator.device, estimator.matmul_precision)
+    return plan
+
+
+def _make_plan(p: Any, incremental: bool, held_out: HeldOut, resume: bool) -> Plan:
     is_stochastic = p.solver != "lbfgs"
     hidden = _hidden_layer_sizes(p.hidden_layer_sizes)
     plan = Plan(
@@ -82,7 +92,6 @@ def make_plan(
     )
     _refuse_what_the_solver_lacks(p, plan)
     _refuse_contradictions(p, plan, held_out)
-    check_device(p.device, p.matmul_precision)
     return plan
 
 

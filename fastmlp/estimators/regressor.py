@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fastmlp._sklearn import RegressorMixin, column_or_1d, fit_context
+from fastmlp._sklearn import RegressorMixin, column_or_1d, partial_fit_context
 from fastmlp.estimators.base import BaseMLP
 from fastmlp.estimators.data import checked, where_it_belongs
 from fastmlp.estimators.parameters import ATTRIBUTES, REGRESSOR, constraints, documentation
@@ -143,7 +143,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.huber_delta = huber_delta
         self.quantile = quantile
 
-    @fit_context(prefer_skip_nested_validation=True)
+    @partial_fit_context
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Go on for one epoch over the given data.
 

@@ -246,7 +246,7 @@ def labels_of(y: np.ndarray) -> Labels:
 def check_sorted(classes: Any) -> None:
     """Refuse classes that a search could miss, and end up with a number that is no class's."""
     classes = np.asarray(classes)
-    if classes.ndim != 1 or not classes.size or not np.all(classes[:-1] < classes[1:]):
+    if classes.ndim != 1 or not classes.size or not (classes[:-1] < classes[1:]).all():
         raise ValueError(f"classes_ must be sorted and without duplicates, got {classes}.")
 
 

@@ -277,6 +277,51 @@ def test_frames_give_the_same_model_and_names():
         model.predict(pd.DataFrame(X, columns=names[::-1]))
 
 
+NAMED = pd.DataFrame(X, columns=[f"f{i}" for i in range(X.shape[1])])
+FRAMES = {
+    "named": NAMED,
+    "numbered": pd.DataFrame(X),
+    "float32": pd.DataFrame(X.astype(np.float32)),
+    "whole numbers beside others": NAMED.assign(a=np.arange(len(X)), b=np.float32(2)),
+    "whole numbers": pd.DataFrame((10 * X).astype(int)),
+    "flags": (NAMED > 0).assign(a=X[:, 0]),
+    "nullable": pd.DataFrame(X).astype("Float64"),
+    "sparse": pd.DataFrame(X).astype(pd.SparseDtype(float, 0.0)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*hasn't converged yet")
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_are_read_as_by_scikit_learn(name):
+    frame = FRAMES[name]
+    y = pd.Series(np.unique(LABELS, return_inverse=True)[1], index=range(5, 5 + len(X)))
+    ours = MLPClassifier(hidden_layer_sizes=(4,), max_iter=2, random_state=0)
+    theirs = sklearn.neural_network.MLPClassifier(
+        hidden_layer_sizes=(4,), max_iter=2, random_state=0
+    )
+    names = list("abcdefgh")[: frame.shape[1]]
+    forms = frame, np.asarray(frame, float), frame.set_axis(names, axis=1)
+    outputs, said = [], []
+    for model in (ours, theirs):
+        model.fit(frame, y)
+        for data in forms:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                try:
+                    outputs.append(model.predict_proba(data))
+                except ValueError as error:
+                    said.append(str(error))
+            said.append([str(warning.message) for warning in caught])
+    assert said[: len(said) // 2] == said[len(said) // 2 :]
+    for own, other in zip(outputs, outputs[len(outputs) // 2 :], strict=False):
+        np.testing.assert_allclose(own, other, atol=1e-5)
+    assert ours.n_features_in_ == theirs.n_features_in_
+    found = [getattr(model, "feature_names_in_", None) for model in (ours, theirs)]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(TypeError, match="all input features have string names"):
+        ours.fit(pd.DataFrame(X).rename(columns={0: "a"}), y)
+
+
 def test_wide_sparse_input_is_not_made_dense():
     """A dense copy of this matrix would take 16 GB."""
     rows, columns = np.random.default_rng(0).integers(0, (20000, 100_000), (20000, 2)).T

@@ -9,11 +9,10 @@ from scipy import sparse
 
 def address(array: np.ndarray | ctypes.Array | None) -> int:
     """Where an array's elements begin, NumPy's or one of ctypes; 0 for None."""
-    if array is None:
-        return 0
-    if isinstance(array, ctypes.Array):
-        return ctypes.addressof(array)
-    return array.__array_interface__["data"][0]
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # None, read-only, empty, or in strides
+        return 0 if array is None else array.__array_interface__["data"][0]  # type: ignore
 
 
 class Source:
