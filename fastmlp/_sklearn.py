@@ -103,6 +103,7 @@ __all__ = [
     "type_of_target",
     "unique_labels",
     "validate_data",
+    "validate_parameter_constraints",
     "visual_block",
     "with_config",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from models import fit
+from models import fit, quietly
 from scipy import sparse
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import (
@@ -449,3 +449,24 @@ def test_wrong_scoring():
             MLPClassifier(scoring=lambda *_, w=wrong: w, early_stopping=True).fit(X, BINARY)
     with pytest.raises(ValueError, match="scoring"):
         MLPClassifier(scoring=accuracy_score, early_stopping=True).fit(X, BINARY)
+
+
+def test_score_is_scikit_learns():
+    """Of plain labels it is worked out here; all else is left to scikit-learn."""
+    rng = np.random.RandomState(0)
+    X = rng.randn(60, 3)
+    weight = rng.rand(60)
+    for y in (
+        rng.randint(3, size=60), rng.randint(2, size=60), rng.rand(60) > 0.5,
+        np.array(["a", "b", "c"])[rng.randint(3, size=60)], rng.randint(3, size=60).astype(float),
+        rng.randint(2, size=(60, 3)), rng.randint(3, size=60).astype(np.int8),
+    ):  # fmt: skip
+        model = MLPClassifier((4,), solver="lbfgs", max_iter=5, random_state=0)
+        quietly(model.fit, X, y)
+        for truth in (y, y.tolist(), y[::-1]):
+            for given in ({}, {"sample_weight": weight}):
+                expected = accuracy_score(truth, model.predict(X), **given)
+                assert model.score(X, truth, **given) == expected
+                assert type(model.score(X, truth, **given)) is float
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.score(X, y[:10])
