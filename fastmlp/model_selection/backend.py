@@ -2,7 +2,7 @@
 
 scikit-learn hands every fit of a candidate on a split to joblib.  `Backend` is a joblib backend
 that collects them and has them run as one job: in threads of this process
-(`fastmlp.model_selection.threads`), or on the workers of the backend that would have got them
+(`fastmlp.model_selection.threads`), or on the workers of a backend that the user has chosen
 (`fastmlp.model_selection.workers`).  All the rest of a search stays scikit-learn's.
 """
 
@@ -92,7 +92,8 @@ class Backend(ParallelBackendBase):
         backend, n_configured = get_active_backend()
         of_search = self._prefix, self._network, self._limit
         in_order = self._max_time is not None
-        if type(backend).__module__ != "joblib._parallel_backends":
+        is_chosen = backend is get_active_backend()[0]  # else joblib makes one for each that asks
+        if is_chosen and not getattr(backend, "uses_threads", False):
             if n_jobs is None:
                 n_jobs = -1 if n_configured in (None, 1) else n_configured  # 1 is joblib's default
             self._survivors = None  # what they keep stays here

@@ -112,11 +112,21 @@ class Rows:
         self._taken: dict[int, tuple[Any, Any]] = {}
         self.shape = getattr(array, "shape", None) or (len(array),)
 
+    @property
+    def iloc(self) -> "Rows":
+        """What a frame has: scikit-learn asks it for rows without a long look at what it is."""
+        return self
+
+    loc = iloc
+
     def __len__(self) -> int:
         return int(self.shape[0])
 
-    def __getitem__(self, key: tuple[Any, ...]) -> Any:
-        rows = key[0]
+    def __getitem__(self, rows: np.ndarray) -> Any:
+        return self.take(rows)
+
+    def take(self, rows: np.ndarray, axis: int = 0) -> Any:
+        """The rows."""
         with self._lock:
             if id(rows) not in self._taken:
                 part = self._parts.add(safe_indexing(self._array, rows))

@@ -1,4 +1,4 @@
-"""How the fits of a search run on the workers of another joblib backend: Dask's, Ray's, ...
+"""How the fits of a search run on the workers of a joblib backend: Dask's, Ray's, other processes.
 
 scikit-learn hands such a backend every fit by itself.  Here a worker gets a `Group`: runs that
 share a fold, whose rows it takes once and for which it fits preprocessing once.  Groups are made by

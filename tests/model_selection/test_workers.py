@@ -207,8 +207,13 @@ def test_one_fit_has_one_thread():
     assert set(search.cv_results_["mean_test_score"]) == {1.0}
 
 
-def test_what_joblib_comes_with_runs_in_threads():
-    for name in ("threading", "loky", "sequential"):
-        with joblib.parallel_config(name):
-            runs = backend.Backend(NETWORK, 2, None, None)._runs
-        assert isinstance(runs, backend.Threads)
+def runs(config):
+    with joblib.parallel_config(**config):
+        return type(backend.Backend(NETWORK, 2, None, None)._runs)
+
+
+def test_processes_must_be_chosen():
+    for config in ({}, {"n_jobs": 2}, {"backend": "threading"}, {"backend": "sequential"}):
+        assert runs(config) is backend.Threads
+    for name in ("loky", "multiprocessing", "processes"):
+        assert runs({"backend": name}) is backend.Workers
