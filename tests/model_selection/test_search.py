@@ -338,7 +338,7 @@ def test_weights_of_steps_are_not_shared(count):
 
 
 def test_rows_are_taken_once_per_fold(count):
-    calls = count(folds.Rows, "__getitem__")
+    calls = count(folds.Rows, "take")
     taken = []
     original = folds.safe_indexing
 
