@@ -138,11 +138,12 @@ def test_candidates_come_in_their_order_if_time_is_limited(groups):
 def test_time_that_is_over():
     network = clone(NETWORK).set_params(tol=0.0, n_iter_no_change=10**9)
     grid = [{"max_iter": [2, 3]}, {"max_iter": [10**8]}]
-    search = GridSearchCV(network, grid, cv=2, max_time=3.0, refit=False)
+    search = GridSearchCV(network, grid, cv=2, max_time=5.0, refit=False)
+    fit_on("processes", GridSearchCV(NETWORK, ALPHAS))  # the workers are up
     started = time.perf_counter()
     with (
         pytest.warns(UserWarning, match="test scores are non-finite"),
-        pytest.warns(UserWarning, match=r"ended by max_time=3.0: of 3 candidates, 1 are not"),
+        pytest.warns(UserWarning, match=r"ended by max_time=5.0: of 3 candidates, 1 are not"),
         joblib.parallel_config("processes"),
     ):
         search.fit(X, Y)
