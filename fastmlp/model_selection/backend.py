@@ -96,7 +96,6 @@ class Backend(ParallelBackendBase):
         if is_chosen and not getattr(backend, "uses_threads", False):
             if n_jobs is None:
                 n_jobs = -1 if n_configured in (None, 1) else n_configured  # 1 is joblib's default
-            self._survivors = None  # what they keep stays here
             return Workers(*of_search, backend, n_jobs, self._max_time)
         n_threads = available_threads(None) if n_jobs is None else effective_n_jobs(n_jobs)
         return Threads(*of_search, n_threads, backend.nesting_level or 0, in_order=in_order)

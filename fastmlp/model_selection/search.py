@@ -101,8 +101,8 @@ An estimator that ends in another model, code of a user's in its place, ``device
     `distributed.Client`, 'ray', or 'loky', which pays for thousands of tiny fits), its workers
     train the models, with the same bits.  They are handed groups of fits that share a fold and
     preprocessing, the last ones smaller than the first.  Workers of Dask's that die cost time and
-    no results; after Ctrl-C, Dask's groups that are finished count, of the others nothing.  Halving
-    over epochs trains anew there, and ``max_time`` goes by the machines' clocks."""
+    no results; after Ctrl-C, Dask's groups that are finished count, of the others nothing.
+    ``max_time`` goes by the machines' clocks."""
 
 GUARANTEE = """\
 Takes the place of scikit-learn's class of the same name, over MLPs of fastmlp's and pipelines

@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 from fastmlp.engine import available_threads
 from fastmlp.estimators import MLPClassifier, MLPRegressor
 from fastmlp.model_selection.folds import Fold, Memory, all_ours, size_of
+from fastmlp.training.checkpoint import KeptFit
 from fastmlp.training.hooks import LIMIT_OF_SEARCH, Limit
 
 _MOST_BYTES = 2**26  # of all folds, to be kept until the end of a search
@@ -183,6 +184,7 @@ class Task:
         self.may_share = may_share and all_ours(self.parameters.values())
         self.fold: Fold | None = None
         self.kind: tuple[Any, ...] = ()
+        self.kept: KeptFit | None = None
         self.result: dict[str, Any] | None = None
         self.error: BaseException | None = None
 

@@ -24,14 +24,15 @@ import numpy as np
 from fastmlp._sklearn import Parallel, delayed, with_config
 from fastmlp.model_selection.folds import Fold
 from fastmlp.model_selection.threads import Task, Threads
+from fastmlp.training.checkpoint import KeptFit
 from fastmlp.training.hooks import Limit
 
 _MOST_GROUPS = 8  # for each slot, if all were as small as they may get
 _MOST_LOSSES = 5  # of the data, before a search on Dask gives up
 _POLL = 1.0  # seconds between two looks for whether somebody waits for the outcome
 
-Outcome = tuple[dict[str, Any] | None, BaseException | None]
-"""A task's result and its error."""
+Outcome = tuple[dict[str, Any] | None, BaseException | None, KeptFit | None]
+"""A task's result, its error, and where it stands, if it may go on later."""
 
 
 class Group(NamedTuple):
@@ -46,7 +47,7 @@ class Group(NamedTuple):
     end : float or None
         When to stop, by the clock.
     calls : list of tuple
-        Number, function, estimator, keywords and ``may_share`` of each `Task`.
+        Number, function, estimator, keywords, ``may_share`` and ``kept`` of each `Task`.
     """
 
     search: str
@@ -91,7 +92,9 @@ class Workers:
             try:
                 for i, outcomes in hand_out(parallel, self._backend, data, self._groups(pieces)):
                     for task, outcome in zip(waiting.pop(i), outcomes, strict=True):
-                        task.result, task.error = outcome
+                        task.result, task.error, kept = outcome
+                        if task.kept is not None and kept is not None:
+                            task.kept.go_on_as(kept)
                         if task.error is not None:
                             first_failed = min(first_failed, task.number)
                     if all(t.number > first_failed for piece in waiting.values() for t in piece):
@@ -102,7 +105,7 @@ class Workers:
     def _groups(self, pieces: Sequence[Sequence[Task]]) -> list[Group]:
         search = uuid.uuid4().hex
         calls = [
-            [(t.number, t.function, t.estimator, t.keywords, t.may_share) for t in piece]
+            [(t.number, t.function, t.estimator, t.keywords, t.may_share, t.kept) for t in piece]
             for piece in pieces
         ]
         return [Group(search, self._prefix, self._network, self._end, part) for part in calls]
@@ -230,14 +233,15 @@ def run_group(
     """Run a group's tasks, one after the other."""
     tasks = [
         Task(number, function, (estimator, X, y), keywords, may_share=may_share)
-        for number, function, estimator, keywords, may_share in group.calls
+        for number, function, estimator, keywords, may_share, _ in group.calls
     ]
     max_time = None if group.end is None else group.end - time.time()
     limit = _LimitOnWorker(max_time, is_wanted)
     in_order = max_time is not None
     threads = Threads(group.prefix, group.network, limit, 1, 1, in_order=in_order)
     threads.run(tasks, _Folds(group.search))
-    return [(task.result, task.error) for task in tasks]
+    kept = [call[-1] for call in group.calls]
+    return [(task.result, task.error, one) for task, one in zip(tasks, kept, strict=True)]
 
 
 def _run_on_dask(X: Any, y: Any, group: Group) -> list[Outcome]:

@@ -178,10 +178,24 @@ def test_code_of_the_users_is_fitted_for_each_candidate():
     assert len(fits) == 2 * 3 * 4
 
 
-def test_halving_trains_anew_on_workers():
-    options = {"resource": "max_iter", "max_resources": 9, "cv": 2}
-    search = fit_on("here", HalvingGridSearchCV(NETWORK, ALPHAS, **options))
+@pytest.mark.parametrize("name", ["here", "processes"])
+def test_survivors_go_on_wherever_they_are(name):
+    options = {"resource": "max_iter", "max_resources": 9, "cv": 2, "refit": False}
+    search = HalvingGridSearchCV(NETWORK, ALPHAS, scoring=seconds_at_first, **options)
+    found = fit_on(name, search).cv_results_
+    alphas = [params["alpha"] for params in found["params"]]
+    assert found["n_resources"].tolist() == [3] * 4 + [9] * 2
+    for alpha, score in zip(alphas[4:], found["mean_test_score"][4:], strict=True):
+        assert score == found["mean_test_score"][alphas.index(alpha)]
+    search = fit_on(name, HalvingGridSearchCV(NETWORK, ALPHAS, **options))
     assert_equal_results(search, fit(theirs.HalvingGridSearchCV(NETWORK, ALPHAS, **options)))
+    with pytest.raises(ValueError, match="cosine"):
+        fit_on(name, clone(search).set_params(estimator__learning_rate="cosine"))
+
+
+def seconds_at_first(estimator, X, y):
+    """Time that no second training takes again, to the bit."""
+    return sum(estimator.history_["seconds"][:3])
 
 
 def test_interrupted(monkeypatch):
