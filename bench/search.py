@@ -8,8 +8,8 @@ already; figures are medians over rounds, ratios are of times in the same round.
 What bounds them, on the machine of `bench/results/search.json` (two cores).  The 24 settings on
 digits take 112 GFLOP in matrix products.  A core that multiplies large matrices does so much in
 1.3 s (87 GFLOP/s in float64); our kernels, with small matrices and all that is between them, take
-2.7 s of a core, and scikit-learn's networks 10.2 s.  So nobody trains them more than 8 times as fast
-as scikit-learn, nor we more than 3.9 times.  Another search over the same networks has the same
+2.7 s of a core, and scikit-learn's networks 10.2 s.  So nobody trains them over 8 times as fast
+as scikit-learn, nor we over 3.9 times.  Another search over the same networks has the same
 kernels to run; all that can be saved of it is what is not in them, a tenth.  What a search of ours
 adds to the kernels is 2 ms of Python per fit and 0.04 ms per epoch.
 
