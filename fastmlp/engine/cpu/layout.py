@@ -44,6 +44,14 @@ STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)
 AHEAD = 256  # indices that a shuffle draws before elements are swapped
 
 
+N_TILES = 2 * N_VECTORS * (max(MAX_ROWS) + 1)
+
+
+def tile_number(rows: int, vectors: int, turned: int) -> int:
+    """Which entry of a table of `N_TILES` belongs to a tile; see `kernels.tiles`."""
+    return (2 * (vectors - 1) + turned) * (max(MAX_ROWS) + 1) + rows
+
+
 def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
     """Zeros that start on a cache line (where Linux allocates pages, on a page)."""
     itemsize = np.dtype(dtype).itemsize

@@ -7,7 +7,7 @@ ready, and puts their addresses, with those of memory and workspace, into a `Tas
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastmlp.engine.cpu.layout import (
     LARGE_ROW_BLOCK,
     MAX_GRADIENT_ROWS,
     MICRO_PANEL_COLUMNS,
+    N_TILES,
     PACK_PANELS,
     PACK_ROWS,
     ROW_BLOCK,
@@ -34,6 +35,14 @@ from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
 
 _L2_BYTES = 2**19  # of the smaller processors
+
+
+@cache
+def _tile_table(dtype: str) -> np.ndarray:
+    """Where kernels find the tiles."""
+    table = np.zeros(N_TILES, np.int64)
+    objects.entry("tiles", dtype)(0, address(table))
+    return table
 
 
 class Program:
@@ -307,6 +316,7 @@ class Program:
             **fields,
             **{name: self._address(piece) for name, piece in names.items()},
         )  # fmt: skip
+        task.tiles = address(_tile_table(self._type))
         if objective is not None and objective.row.by_user:
             task.loss = pieces.user_loss(objective.row, self._type)
         task.keep = layers, blocks, workspace  # and not the engine, which keeps the task

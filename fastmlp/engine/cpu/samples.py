@@ -10,7 +10,6 @@ from fastmlp.engine.cpu.source import Source, address
 from fastmlp.functions import Loss
 from fastmlp.objective import Objective
 
-
 _ORDER = np.arange(4096)  # NumPy takes longer to make a short one than the kernel for a row
 
 

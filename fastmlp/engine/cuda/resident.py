@@ -108,10 +108,10 @@ def fetch_weights(memory, parameters, widths, n_layers):
 
 def fetch_rows(memory, a, picked, order, first, rows, X, n_features):
     """Start copying samples of a row tile, whose numbers go to ``picked``; missing rows are zero.
-    A warp per row.
+    A warp per row.  Without any row nothing is copied, because nobody would wait for it.
     """
     lane = cuda.threadIdx.x % 32
-    for i in range(cuda.threadIdx.x // 32, R, THREADS // 32):
+    for i in range(cuda.threadIdx.x // 32, R if rows > 0 else 0, THREADS // 32):
         sample = order[first + i] if i < rows else 0
         for k in range(lane, n_features, 32):
             copy_element_async(memory, a + k * P + i, X, sample * n_features + k, i < rows)
@@ -388,7 +388,8 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
     for step in range(first_step, last_step + 1):
         start = step * batch_size
         begin, end = share_of_batch(step, n_samples, batch_size, block, n_working)
-        fetch_weights(memory, parameters, sizes, n_layers)
+        if begin < end:
+            fetch_weights(memory, parameters, sizes, n_layers)
         scale, share = scales[step], shares[step]
         if thread < N_NUMBERS:
             step_numbers[thread] = REAL(numbers[step * N_NUMBERS + thread])

@@ -23,6 +23,7 @@ so that each FMA broadcasts its own operand (twice the loads), one specialised t
 """
 
 import math
+from itertools import product
 
 import numpy as np
 from llvmlite import ir
@@ -31,18 +32,18 @@ from numba.extending import intrinsic
 
 from fastmlp.engine.cpu.kernels.jit import Piece
 from fastmlp.engine.cpu.kernels.vector import I32, I64, VOID, Emitter, llvm_type
-from fastmlp.engine.cpu.layout import MAX_ROWS
+from fastmlp.engine.cpu.layout import MAX_ROWS, tile_number
 from fastmlp.engine.processor import lanes
 
 REAL = np.float64  # bound to each element type (`jit.Piece`)
 PLAIN, RELU, RELU_DERIVATIVE = range(3)
 
 
-def _function(module, name, argument_types, element, emit):
+def _function(module, name, argument_types, element, emit, result=VOID):
     """The module's function ``name``, emitted on first use."""
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, argument_types), name)
+    function = ir.Function(module, ir.FunctionType(result, argument_types), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
@@ -73,55 +74,135 @@ def _index(value: int) -> ir.Constant:
     return ir.Constant(I64, value)
 
 
-def _emit_tile(rows: int, vectors: int):
+def _opaque(b, value):
+    """The same number, of which LLVM does not know how it came about.
+
+    Else it makes each row's address from the one before, by additions that take turns of the ports
+    on which Intel's processors multiply vectors.
+    """
+    kind = ir.FunctionType(value.type, [value.type])
+    return b.call(ir.InlineAsm(kind, "", "=r,0"), [value])
+
+
+_NEIGHBOURS = 3  # rows that are addressed from one register: at 0, 1 and 2 strides from it
+_UNROLLED = 4  # terms of a turn of the loop
+
+
+class _Operands:
+    """Where a tile reads ``A`` and ``B``: registers that a loop moves on, and their strides.
+
+    Parameters
+    ----------
+    turned : bool
+        Whether the columns of ``A`` lie ``A_stride`` apart instead of its rows.
+    """
+
+    def __init__(self, e, rows, vectors, turned, A_stride, B_stride):
+        self._e, self._rows, self._vectors, self._turned = e, rows, vectors, turned
+        most = max(_UNROLLED, _NEIGHBOURS)
+        self._A_strides, self._B_strides = (
+            [e.builder.mul(stride, _index(i)) for i in range(most + 1)]
+            for stride in (A_stride, B_stride)
+        )
+
+    def start(self, A, B):
+        """The registers before the first term."""
+        if self._turned:
+            return [A, B]
+        b, stride = self._e.builder, self._A_strides[_NEIGHBOURS]
+        first = [A]
+        for _ in range(_NEIGHBOURS, self._rows, _NEIGHBOURS):
+            first.append(b.add(first[-1], stride))
+        return [*first, B]
+
+    def following(self, registers, n):
+        """The registers ``n`` terms later."""
+        b = self._e.builder
+        A_step = self._A_strides[n] if self._turned else _index(n * self._e.size)
+        steps = [A_step] * (len(registers) - 1) + [self._B_strides[n]]
+        return [_opaque(b, b.add(one, step)) for one, step in zip(registers, steps, strict=True)]
+
+    def add_term(self, registers, k, sums):
+        """The sums with the ``k``-th term from here on."""
+        e, b = self._e, self._e.builder
+        B = b.add(registers[-1], self._B_strides[k])
+        B_values = [e.load(self._pointer(B, j * e.n, e.type)) for j in range(self._vectors)]
+        updated = []
+        for i in range(self._rows):
+            if self._turned:
+                address = self._pointer(b.add(registers[0], self._A_strides[k]), i, e.element)
+            else:
+                near = b.add(registers[i // _NEIGHBOURS], self._A_strides[i % _NEIGHBOURS])
+                address = self._pointer(near, k, e.element)
+            value = e.splat(b.load(address))
+            updated.append([e.fma(value, B_values[j], sums[i][j]) for j in range(self._vectors)])
+        return updated
+
+    def _pointer(self, address, elements, kind):
+        b = self._e.builder
+        return b.inttoptr(b.add(address, _index(elements * self._e.size)), kind.as_pointer())
+
+
+def _emit_terms(e, operands, registers, count, unrolled, sums):
+    """A loop of ``count`` turns of ``unrolled`` terms; the registers and sums behind it."""
+    b = e.builder
+    before, loop, end = b.block, b.append_basic_block("terms"), b.append_basic_block("end")
+    b.cbranch(b.icmp_signed("<", _index(0), count), loop, end)
+    b.position_at_end(loop)
+    left = b.phi(I64)
+    moving = [b.phi(I64) for _ in registers]
+    states = [[b.phi(e.type) for _ in row] for row in sums]
+    updated = states
+    for k in range(unrolled):
+        updated = operands.add_term(moving, k, updated)
+    moved = operands.following(moving, unrolled)
+    fewer = b.sub(left, _index(1))
+    b.cbranch(b.icmp_signed("<", _index(0), fewer), loop, end)
+    pairs = [(left, count, fewer), *zip(moving, registers, moved, strict=True)]
+    for state_row, row, updated_row in zip(states, sums, updated, strict=True):
+        pairs += zip(state_row, row, updated_row, strict=True)
+    for phi, start, later in pairs:
+        phi.add_incoming(start, before)
+        phi.add_incoming(later, loop)
+    b.position_at_end(end)
+
+    def behind(start, later):
+        phi = b.phi(start.type)
+        phi.add_incoming(start, before)
+        phi.add_incoming(later, loop)
+        return phi
+
+    registers = [behind(*pair) for pair in zip(registers, moved, strict=True)]
+    return registers, [
+        [behind(*pair) for pair in zip(row, updated_row, strict=True)]
+        for row, updated_row in zip(sums, updated, strict=True)
+    ]
+
+
+def _emit_tile(rows: int, vectors: int, turned: bool):
     """``count`` tiles of ``rows`` x ``vectors``, one below the other."""
 
-    def emit(e, count, A, A_hop, row_stride, column_stride, B, B_stride, init, init_stride, C,
-             C_stride, terms, epilogue, aux):  # fmt: skip
+    def emit(e, count, A, A_hop, A_stride, B, B_stride, init, init_stride, C, C_stride, terms,
+             epilogue, aux):  # fmt: skip
         b, n = e.builder, e.n
-        A, B, init, C, aux = (
-            b.inttoptr(address, e.element.as_pointer()) for address in (A, B, init, C, aux)
-        )
+        A_hop, A_stride, B_stride = (b.mul(x, _index(e.size)) for x in (A_hop, A_stride, B_stride))
+        init, C, aux = (b.inttoptr(address, e.element.as_pointer()) for address in (init, C, aux))
+        operands = _Operands(e, rows, vectors, turned, A_stride, B_stride)
+        n_turns = b.sdiv(terms, _index(_UNROLLED))
+        n_rest = b.sub(terms, b.mul(n_turns, _index(_UNROLLED)))
         before, tile_start = b.block, b.append_basic_block("tile")
         following_tile, done = b.append_basic_block("following"), b.append_basic_block("done")
         b.cbranch(b.icmp_signed("<", _index(0), count), tile_start, done)
         b.position_at_end(tile_start)
         t = b.phi(I64)
         above = b.mul(t, _index(rows))
-        A, init = b.gep(A, [b.mul(t, A_hop)]), b.gep(init, [b.mul(above, init_stride)])
+        A, init = b.add(A, b.mul(t, A_hop)), b.gep(init, [b.mul(above, init_stride)])
         C, aux = (b.gep(p, [b.mul(above, C_stride)]) for p in (C, aux))
-        A_rows = [b.gep(A, [b.mul(row_stride, _index(i))]) for i in range(rows)]
         init_rows = [b.gep(init, [b.mul(init_stride, _index(i))]) for i in range(rows)]
-        start = [[e.load(row, _index(j * n)) for j in range(vectors)] for row in init_rows]
-
-        entry, loop, end = b.block, b.append_basic_block("terms"), b.append_basic_block("end")
-        b.cbranch(b.icmp_signed("<", _index(0), terms), loop, end)
-        b.position_at_end(loop)
-        k = b.phi(I64)
-        sums = [[b.phi(e.type) for _ in range(vectors)] for _ in range(rows)]
-        B_row = b.gep(B, [b.mul(k, B_stride)])
-        B_values = [e.load(B_row, _index(j * n)) for j in range(vectors)]
-        column = b.mul(k, column_stride)
-        A_values = [e.splat(b.load(b.gep(row, [column]))) for row in A_rows]
-        updated = [
-            [e.fma(A_values[i], B_values[j], sums[i][j]) for j in range(vectors)]
-            for i in range(rows)
-        ]
-        following = b.add(k, _index(1))
-        k.add_incoming(_index(0), entry)
-        k.add_incoming(following, loop)
-        for i in range(rows):
-            for j in range(vectors):
-                sums[i][j].add_incoming(start[i][j], entry)
-                sums[i][j].add_incoming(updated[i][j], loop)
-        b.cbranch(b.icmp_signed("<", following, terms), loop, end)
-
-        b.position_at_end(end)
-        results = [[b.phi(e.type) for _ in range(vectors)] for _ in range(rows)]
-        for i in range(rows):
-            for j in range(vectors):
-                results[i][j].add_incoming(start[i][j], entry)
-                results[i][j].add_incoming(updated[i][j], loop)
+        sums = [[e.load(row, _index(j * n)) for j in range(vectors)] for row in init_rows]
+        registers = operands.start(A, B)
+        registers, sums = _emit_terms(e, operands, registers, n_turns, _UNROLLED, sums)
+        _, results = _emit_terms(e, operands, registers, n_rest, 1, sums)
         blocks = [b.append_basic_block(f"epilogue{m}") for m in range(3)]
         switch = b.switch(epilogue, blocks[PLAIN])
         switch.add_case(_index(RELU), blocks[RELU])
@@ -147,60 +228,57 @@ def _emit_tile(rows: int, vectors: int):
         t.add_incoming(next_t, following_tile)
         b.cbranch(b.icmp_signed("<", next_t, count), tile_start, done)
         b.position_at_end(done)
-        b.ret_void()
-
-    return emit
-
-
-def _case(rows, vectors):
-    return vectors * (max(MAX_ROWS) + 1) + rows
-
-
-def _emit_choice(element):
-    """One function that jumps to the tiles for (rows, vectors)."""
-
-    def emit(e, rows, vectors, *rest):
-        b = e.builder
-        default = b.append_basic_block("default")
-        row_of = b.mul(vectors, _index(_case(0, 1)))
-        switch = b.switch(b.add(row_of, rows), default)
-        b.position_at_end(default)
-        b.ret_void()
-        for v, most in enumerate(MAX_ROWS, 1):
-            for r in range(1, most + 1):
-                name = f"tile_{_suffix(element)}_{r}_{v}"
-                tile = _function(b.module, name, [I64] * 14, element, _emit_tile(r, v))
-                block = b.append_basic_block(name)
-                switch.add_case(_index(_case(r, v)), block)
-                b.position_at_end(block)
-                b.call(tile, rest)
-                b.ret_void()
+        b.ret(_index(0))
 
     return emit
 
 
 @intrinsic
-def _tile(typingctx, arguments, like):
-    """Jump to the tiles for the first two arguments, rows and vectors."""
+def _write_addresses(typingctx, table, like):
+    """Write the address of each tile to its place in a table."""
 
     def codegen(context, builder, signature, args):
         element = llvm_type(like)
-        choice = _function(builder.module, "choice", [I64] * 16, element, _emit_choice(element))
-        builder.call(choice, [builder.extract_value(args[0], i) for i in range(16)])
+        table = builder.inttoptr(args[0], I64.as_pointer())
+        for vectors, most in enumerate(MAX_ROWS, 1):
+            for rows, turned in product(range(1, most + 1), (False, True)):
+                emit = _emit_tile(rows, vectors, turned)
+                name = f"tile_{rows}_{vectors}_{int(turned)}"
+                tile = _function(builder.module, name, [I64] * 13, element, emit, I64)
+                place = _index(tile_number(rows, vectors, turned))
+                builder.store(builder.ptrtoint(tile, I64), builder.gep(table, [place]))
         return ir.Constant(I64, 0)
 
-    return types.int64(arguments, like), codegen
+    return types.int64(table, like), codegen
 
 
-def tiles(rows, vectors, count, A, A_hop, row_stride, column_stride, B, B_stride, init, init_stride,
-          C, C_stride, terms, epilogue, aux):  # fmt: skip
-    """``C = epilogue(init + A @ B)`` for ``count`` tiles of ``rows`` x ``vectors``, one below the
+def tiles(thread, table):
+    """Write to a table, at `fastmlp.engine.cpu.layout.tile_number`, the addresses of functions.
+
+    Such a ``tile(count, A, A_hop, A_stride, B, B_stride, init, init_stride, C, C_stride, terms,
+    epilogue, aux)`` computes ``C = epilogue(init + A @ B)`` for ``count`` tiles, one below the
     other; all strides in elements.  ``A_hop`` leads from a tile's part of ``A`` to the next's.
+    ``A_stride`` lies between rows of ``A``, whose columns are neighbours; if the tile is turned,
+    the other way round.
     """
-    return _tile(
-        (rows, vectors, count, A, A_hop, row_stride, column_stride, B, B_stride, init, init_stride,
-         C, C_stride, terms, epilogue, aux), REAL(0)
-    )  # fmt: skip
+    _write_addresses(table, REAL(0))
+    return 0.0
+
+
+def _transposed(e, rows):
+    """As many vectors as one has elements, with rows and columns exchanged."""
+    b, n = e.builder, e.n
+    halves = [
+        ir.Constant(ir.VectorType(I32, n), [x for i in half for x in (i, n + i)])
+        for half in (range(n // 2), range(n // 2, n))
+    ]
+    for _ in range(int(math.log2(n))):
+        rows = [
+            b.shuffle_vector(rows[i], rows[i + n // 2], half)
+            for i in range(n // 2)
+            for half in halves
+        ]
+    return rows
 
 
 def _emit_transpose(e, source, source_stride, valid_rows, target, target_stride):
@@ -220,16 +298,7 @@ def _emit_transpose(e, source, source_stride, valid_rows, target, target_stride)
         row.add_incoming(value, then_block)
         row.add_incoming(zero, other_block)
         rows.append(row)
-    halves = [
-        ir.Constant(ir.VectorType(I32, n), [x for i in half for x in (i, n + i)])
-        for half in (range(n // 2), range(n // 2, n))
-    ]
-    for _ in range(int(math.log2(n))):
-        rows = [
-            b.shuffle_vector(rows[i], rows[i + n // 2], half)
-            for i in range(n // 2)
-            for half in halves
-        ]
+    rows = _transposed(e, rows)
     for i, row in enumerate(rows):
         e.store(row, target, b.mul(target_stride, _index(i)))
     b.ret_void()
@@ -279,36 +348,77 @@ def dots(typingctx, A, A_stride, rows, B, B_hop, panels, tail, bias, out, out_st
 
 
 def _emit_softmax(e, z, stride, rows, columns, scales, sums, peaks):
-    """Each row of ``z`` becomes scale x softmax(z); its peak and sum of exponentials are kept."""
+    """Each row of ``z`` becomes scale x softmax(z); its peak and sum of exponentials are kept.
+
+    As many rows at a time as a vector has elements: maxima and sums of several rows are found
+    together once those of their lanes are transposed, in the order in which `Emitter.reduce` would
+    fold them; a row of ten classes would otherwise spend three quarters of its time on that.
+    """
     b, n = e.builder, e.n
     z, scales, sums, peaks = (
         b.inttoptr(p, e.element.as_pointer()) for p in (z, scales, sums, peaks)
     )
+    by_lane = cgutils.alloca_once(b, e.element, n * n)
+    peak, scale, total, factor = (cgutils.alloca_once(b, e.element, n) for _ in range(4))
+    state, step = cgutils.alloca_once(b, e.type), _index(n)
 
     def maximum(x, y):
         return b.select(b.fcmp_unordered(">", x, y), x, y)
 
-    step = _index(n)
-    state = cgutils.alloca_once(b, e.type)
-    with cgutils.for_range(b, rows, intp=I64) as loop:
-        row = b.gep(z, [b.mul(loop.index, stride)])
-        b.store(e.load(row), state)
-        with cgutils.for_range_slice(b, step, columns, step, intp=I64) as (k, _):
-            b.store(maximum(b.load(state), e.load(row, k)), state)
-        peak = e.reduce(b.load(state), maximum)
-        peaks_vector = e.splat(peak)
-        b.store(e.constant(0), state)
-        with cgutils.for_range_slice(b, _index(0), columns, step, intp=I64) as (k, _):
-            power = e.exp(b.fsub(e.load(row, k), peaks_vector))
-            e.store(power, row, k)
-            b.store(b.fadd(b.load(state), power), state)
-        total = e.reduce(b.load(state), b.fadd)
-        factor = e.splat(b.fdiv(b.load(b.gep(scales, [loop.index])), total))
-        with cgutils.for_range_slice(b, _index(0), columns, step, intp=I64) as (k, _):
-            e.store(b.fmul(e.load(row, k), factor), row, k)
-        b.store(total, b.gep(sums, [loop.index]))
-        b.store(peak, b.gep(peaks, [loop.index]))
+    def of_rows(operation):
+        lanes_of_rows = [e.load(by_lane, _index(i * n)) for i in range(n)]
+        return _folded(_transposed(e, lanes_of_rows), operation)
+
+    def copy(source, i, target, k):
+        b.store(b.load(b.gep(source, [i])), b.gep(target, [k]))
+
+    with cgutils.for_range_slice(b, _index(0), rows, step, intp=I64) as (first, _):
+        left = b.sub(rows, first)
+        n_rows = b.select(b.icmp_signed("<", left, step), left, step)
+        z_rows = b.gep(z, [b.mul(first, stride)])
+
+        def each_row(z_rows=z_rows, n_rows=n_rows):
+            with cgutils.for_range(b, n_rows, intp=I64) as loop:
+                yield loop.index, b.gep(z_rows, [b.mul(loop.index, stride)])
+
+        def each_vector(start):
+            with cgutils.for_range_slice(b, start, columns, step, intp=I64) as (k, _):
+                yield k
+
+        for i, row in each_row():
+            b.store(e.load(row), state)
+            for k in each_vector(step):
+                b.store(maximum(b.load(state), e.load(row, k)), state)
+            e.store(b.load(state), by_lane, b.mul(i, step))
+        e.store(of_rows(maximum), peak)
+        for i, row in each_row():
+            at = b.add(first, i)
+            copy(peak, i, peaks, at)
+            copy(scales, at, scale, i)
+            highest = e.splat(b.load(b.gep(peak, [i])))
+            b.store(e.constant(0), state)
+            for k in each_vector(_index(0)):
+                power = e.exp(b.fsub(e.load(row, k), highest))
+                e.store(power, row, k)
+                b.store(b.fadd(b.load(state), power), state)
+            e.store(b.load(state), by_lane, b.mul(i, step))
+        totals = of_rows(b.fadd)
+        e.store(totals, total)
+        e.store(b.fdiv(e.load(scale), totals), factor)
+        for i, row in each_row():
+            copy(total, i, sums, b.add(first, i))
+            own = e.splat(b.load(b.gep(factor, [i])))
+            for k in each_vector(_index(0)):
+                e.store(b.fmul(e.load(row, k), own), row, k)
     b.ret_void()
+
+
+def _folded(values, operation):
+    """Vectors folded as `Emitter.reduce` does with the elements of one."""
+    while len(values) > 1:
+        half = len(values) // 2
+        values = [operation(*pair) for pair in zip(values[:half], values[half:], strict=True)]
+    return values[0]
 
 
 @intrinsic
@@ -320,4 +430,4 @@ def softmax(typingctx, z, stride, rows, columns, scales, sums, peaks, like):
     return _call_of("softmax", 7, _emit_softmax, like)
 
 
-PIECES = {"tiles": Piece(tiles, "i" * 17)}
+PIECES = {"tiles": Piece(tiles, "iid")}

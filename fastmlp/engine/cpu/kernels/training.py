@@ -72,6 +72,7 @@ from fastmlp.engine.cpu.layout import (
     ROW_BLOCK,
     STEPS,
     STOP,
+    tile_number,
 )
 from fastmlp.engine.processor import VECTOR_BYTES
 from fastmlp.optimizers import N_NUMBERS
@@ -82,6 +83,7 @@ _SPINS = 300  # before a waiting thread offers its processor to others
 _YIELDS = 200  # before it goes to sleep
 _GRADIENT_BLOCK_FIELDS = 4  # see `Layout.gradient_blocks`
 
+_tile_number = jit(tile_number)
 _task, _layer, _packing = record(Task), record(Layer), record(Packing)
 
 
@@ -114,33 +116,38 @@ def _split(rows, vectors):
 
 
 @jit
-def _product(tiles, rows, vectors, A, micro_panel, row_stride, column_stride, B, B_stride, init,
+def _product(tiles, rows, vectors, turned, A, micro_panel, A_stride, B, B_stride, init,
              init_stride, C, C_stride, terms, epilogue, aux, size):  # fmt: skip
     """``C = epilogue(init + A @ B)`` for one panel, ``vectors`` wide; strides in elements.
 
     Many terms are taken in blocks, between which sums rest in ``C``; that changes no bit of them.
-    ``micro_panel`` is the size of one if ``A`` was packed into such (`_pack_micro_panels`), else 0.
+    ``turned``: ``A``'s columns lie ``A_stride`` apart and not its rows.  ``micro_panel`` is the
+    size of one if ``A`` was packed into such (`_pack_micro_panels`), else 0.
     """
     n_tiles, height, n_higher = _split(rows, vectors)
     n_blocks = (terms + _MAX_TERMS - 1) // _MAX_TERMS
     skip = n_higher * (height + 1)
-    hop = micro_panel if micro_panel else height * row_stride
-    higher_hop = micro_panel if micro_panel else hop + row_stride
+    row_step, term_step = (1, A_stride) if turned else (A_stride, 1)
+    tile = load(tiles, _tile_number(height, vectors, turned), np.int64(0))
+    higher_tile = np.int64(0)
+    if n_higher:
+        higher_tile = load(tiles, _tile_number(height + 1, vectors, turned), np.int64(0))
+    hop = micro_panel if micro_panel else height * row_step
+    higher_hop = micro_panel if micro_panel else hop + row_step
     for block in range(n_blocks):
         k = block * terms // n_blocks
         n_terms = (block + 1) * terms // n_blocks - k
-        A_block, B_block = A + size * k * column_stride, B + size * k * B_stride
+        A_block, B_block = A + size * k * term_step, B + size * k * B_stride
         last = epilogue if block == n_blocks - 1 else PLAIN
         if n_higher:
-            call(tiles, (
-                height + 1, vectors, n_higher, A_block, higher_hop, row_stride, column_stride,
-                B_block, B_stride, init, init_stride, C, C_stride, n_terms, last, aux,
+            call(higher_tile, (
+                n_higher, A_block, higher_hop, A_stride, B_block, B_stride, init, init_stride, C,
+                C_stride, n_terms, last, aux,
             ))  # fmt: skip
-        call(tiles, (
-            height, vectors, n_tiles - n_higher, A_block + size * n_higher * higher_hop, hop,
-            row_stride, column_stride, B_block, B_stride, init + size * skip * init_stride,
-            init_stride, C + size * skip * C_stride, C_stride, n_terms, last,
-            aux + size * skip * C_stride,
+        call(tile, (
+            n_tiles - n_higher, A_block + size * n_higher * higher_hop, hop, A_stride, B_block,
+            B_stride, init + size * skip * init_stride, init_stride, C + size * skip * C_stride,
+            C_stride, n_terms, last, aux + size * skip * C_stride,
         ))  # fmt: skip
         init, init_stride = C, C_stride
 
@@ -292,7 +299,7 @@ def _forward_layer(task, layer, step, begin, start, first, rows, A, out, derivat
             width = _panel_width(column, padded, like)
             W = t.parameters + size * (here.weights + column * here.rows)
             C = out + size * column
-            _product(t.tiles, rows, width // _lanes(like), A, 0, here.stride, 1, W, width,
+            _product(t.tiles, rows, width // _lanes(like), 0, A, 0, here.stride, W, width,
                      W + size * fan_in * width, 0, C, out_stride, fan_in, epilogue, C,
                      size)  # fmt: skip
     if hidden:
@@ -398,7 +405,7 @@ def backward(task, rows, place, delta):
             width = _panel_width(column, padded, like)
             W = t.transposed + size * (here.transposed + column * here.rows_transposed)
             shift = size * column
-            _product(t.tiles, rows, width // lanes, delta, 0, above.stride, 1, W, width, t.zeros,
+            _product(t.tiles, rows, width // lanes, 0, delta, 0, above.stride, W, width, t.zeros,
                      0, deltas + shift, stride, above.width, epilogue, derivatives + shift,
                      size)  # fmt: skip
         if below.derivative and not below.relu:
@@ -491,7 +498,7 @@ def gradient_narrow(task, layer, n, rows, D, A, G, fresh, scratch):
     for i in range(0, n, N_VECTORS * lanes):
         vectors = 1 if n - i <= lanes else N_VECTORS
         C = scratch + size * i
-        _product(t.tiles, n_outputs, vectors, D, 0, 1, above.stride, A + size * i, here.stride, C,
+        _product(t.tiles, n_outputs, vectors, 1, D, 0, above.stride, A + size * i, here.stride, C,
                  MAX_GRADIENT_ROWS, C, MAX_GRADIENT_ROWS, rows, PLAIN, C, size)  # fmt: skip
     for i in range(n):
         for k in range(n_outputs):
@@ -558,13 +565,13 @@ def gradient_block(task, layer, column, first, end, start, rows, is_first, is_la
     deltas = above.activations if layer == t.n_layers - 1 else above.deltas
     D = t.work + size * (deltas + column)
     A = t.work + size * (here.activations + first)
-    micro_panel, column_stride = 0, stride
+    micro_panel, A_stride = 0, stride
     n_panels = above.width // (N_VECTORS * lanes)
     if t.micro_panels and n_panels >= PACK_PANELS and rows >= PACK_ROWS:
         if is_new:
             _pack_micro_panels(A, stride, rows, end - first, micro_panels, like)
         if width == N_VECTORS * lanes:
-            A, micro_panel, column_stride = micro_panels, rows * MAX_ROWS[1], MAX_ROWS[1]
+            A, micro_panel, A_stride = micro_panels, rows * MAX_ROWS[1], MAX_ROWS[1]
     at = panel + first * width
     G = scratch if is_first and is_last and t.training else t.gradient + size * at
     if t.prefetch:
@@ -577,7 +584,7 @@ def gradient_block(task, layer, column, first, end, start, rows, is_first, is_la
                              scratch + size * MAX_GRADIENT_ROWS * lanes))  # fmt: skip
     else:
         init, init_stride = (t.zeros, 0) if is_first else (G, width)
-        _product(t.tiles, end - first, width // lanes, A, micro_panel, 1, column_stride, D,
+        _product(t.tiles, end - first, width // lanes, 1, A, micro_panel, A_stride, D,
                  above.stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
     if not is_last:
         return REAL(0)
