@@ -21,6 +21,7 @@ from sklearn.metrics import (
 from sklearn.model_selection import cross_val_score, train_test_split
 
 from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.estimators import parameters
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(120, 5))
@@ -449,6 +450,27 @@ def test_wrong_scoring():
             MLPClassifier(scoring=lambda *_, w=wrong: w, early_stopping=True).fit(X, BINARY)
     with pytest.raises(ValueError, match="scoring"):
         MLPClassifier(scoring=accuracy_score, early_stopping=True).fit(X, BINARY)
+
+
+def test_each_parameter_is_checked_once(monkeypatch):
+    """Candidates of a search differ in one of them, which often is a number of NumPy's."""
+    checked, check = [], parameters.validate_parameter_constraints
+
+    def noted(constraints, values, caller_name):
+        checked.append(sorted(values))
+        check(constraints, values, caller_name)
+
+    monkeypatch.setattr(parameters, "validate_parameter_constraints", noted)
+    model = MLPClassifier((3,), max_iter=1, power_t=0.123)
+    for alpha in (0.0625, np.float64(0.03125), 0.0625, np.float64(0.03125), 0.015625):
+        quietly(model.set_params(alpha=alpha).fit, [[0.0], [1.0]], [0, 1])
+    assert "power_t" in checked[0]
+    assert all("power_t" not in names for names in checked[1:])
+    assert ["alpha" in names for names in checked] == [True] * 3  # a set that is known is not even
+    for alpha in (-0.0625, np.float64(-0.03125), "0.0625"):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="'alpha' parameter of MLPClassifier must be"):
+                model.set_params(alpha=alpha).fit([[0.0], [1.0]], [0, 1])
 
 
 def test_score_is_scikit_learns():
