@@ -140,10 +140,13 @@ def load(image: bytes) -> int:
         ctypes.memmove(start, bytes(code), len(code))
         executable = mmap.PROT_READ | mmap.PROT_EXEC
         if not libc.mprotect(ctypes.c_void_p(start), size, executable):
+            LOADED.append(range(start, start + len(code)))
             return start + header["entry"]
     raise OSError(ctypes.get_errno(), "Kernels need executable memory, which is denied here")
 
 
+LOADED: list[range] = []
+"""Where images are; a profile tells by it which of them an address belongs to."""
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 

@@ -389,6 +389,11 @@ def keep(key: Key, code: bytes) -> None:
     _LOADED.keep(key, code)
 
 
+def addresses() -> dict[Key, int]:
+    """The pieces of this process."""
+    return dict(_LOADED.addresses)
+
+
 def origins() -> dict[str, int]:
     """How many pieces of this process came out of the package, the cache, and the compiler."""
     found = list(_LOADED.origins.values())

@@ -51,9 +51,11 @@ from fastmlp.engine.cpu.kernels.vector import (
     atomic_add,
     atomic_load,
     copy_bytes,
+    flush_subnormals,
     load,
     pause,
     prefetch_for_writing,
+    restore,
     size_of,
     sleep_thread,
     store,
@@ -775,9 +777,11 @@ def epoch(thread, task):
     float
         Thread 0: the sum of (mean loss of a batch, penalty included) x (its length).
     """
+    before = flush_subnormals()
     while True:
         loss = _epoch(thread, task, REAL(0))
         if thread == 0 or not stand_by(_task(task, 0).standby, thread):
+            restore(before)
             return loss
 
 
