@@ -5,20 +5,23 @@ already; figures are medians over rounds, ratios are of times in the same round.
 
     python bench/search.py [--rounds 5] [--output FILE]
 
-What bounds them, on the machine of `bench/results/search.json` (two cores).  The 24 settings on
-digits take 112 GFLOP in matrix products.  A core that multiplies large matrices does so much in
-1.3 s (87 GFLOP/s in float64); our kernels, with small matrices and all that is between them, take
-2.7 s of a core, and scikit-learn's networks 10.2 s.  So nobody trains them over 8 times as fast
-as scikit-learn, nor we over 3.9 times.  Another search over the same networks has the same
-kernels to run; all that can be saved of it is what is not in them, a tenth.  What a search of ours
-adds to the kernels is 2 ms of Python per fit and 0.04 ms per epoch.
+What bounds them, in seconds of one of the two cores of the machine of `bench/results/search.json`.
+The 24 settings on digits take 112 GFLOP in matrix products.  A core that multiplies large matrices
+does so much in 1.3 s (87 GFLOP/s in float64); our kernels, with small matrices and all that is
+between them, take 2.1 s, and scikit-learn's networks 10.2 s.  So nobody trains them over 8
+times as fast as scikit-learn, nor we over 4.9 times.  Another search over the same networks has the
+same kernels to run; all that can be saved of it is what is not in them, a seventh.  What a search
+of ours adds to the kernels is 2 ms of Python per fit and 0.04 ms per epoch.
 
-Python's part holds the interpreter's lock, which bounds threads on many cores.  It is 12 % of these
-fits, so that no more than 8 threads are busy at once, be it on 16 or on 64 cores; and 77 % of fits
-of two epochs of 5 units, for which two threads are 1.3 times as fast as one, and 64 no faster.
+Python's part holds the interpreter's lock, which bounds threads on many cores.  It is 14 % of these
+fits, so that no more than 7 threads are busy at once, be it on 16 or on 64 cores; and 85 % of fits
+of two epochs of 5 units, for which two threads are 1.2 times as fast as one, and 64 no faster.
 Processes have a lock each, and get groups of fits: ``joblib.parallel_config("loky")``, or Dask's
 workers.  Several epochs in one call would save no more than half of Python's part, and would take
 the stopping rule, schedules and hooks into kernels.
+
+What says "if products were all" compares wall time with seconds of a processor, and holds on a
+machine that does nothing else.
 """
 
 import argparse
