@@ -8,6 +8,7 @@ the first ``partial_fit`` call, and the report on an L-BFGS result.
 fastmlp sees of it, and without it or without callbacks a fit gets `NO_TASK`.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
@@ -44,6 +45,7 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -70,6 +72,7 @@ __all__ = [
     "Interval",
     "LabelBinarizer",
     "Options",
+    "Parallel",
     "RegressorMixin",
     "StrOptions",
     "Task",
@@ -86,6 +89,7 @@ __all__ = [
     "compute_class_weight",
     "constraints_of",
     "d2_pinball_score",
+    "delayed",
     "fit_context",
     "get_config",
     "is_valid_parameter",
@@ -99,7 +103,9 @@ __all__ = [
     "type_of_target",
     "unique_labels",
     "validate_data",
+    "validate_parameter_constraints",
     "visual_block",
+    "with_config",
 ]
 
 SEED_LIMIT = np.iinfo(np.int32).max
@@ -201,6 +207,15 @@ def search_task(
     if len(arguments) != 3 or not keywords.keys() >= _OF_TASKS:
         return None
     return function.function, arguments, keywords
+
+
+def with_config(function: Any) -> Any:
+    """What ``delayed`` made, as `Parallel` would hand it out.
+
+    That is with scikit-learn's configuration and the filters of warnings of this thread.
+    """
+    filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()
+    return function.with_config_and_warning_filters(get_config(), filters)
 
 
 def visual_block(estimator: Any, caption: str) -> Any:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy, deepcopy
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from numbers import Number
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ from fastmlp.engine import get_engine, place
 from fastmlp.estimators.data import DataSet, checked, has_expected_shape
 from fastmlp.estimators.fitted import FittedModel, n_parameters_of, require_layers
 from fastmlp.estimators.fitting import Fit, most_epochs, split
-from fastmlp.estimators.parameters import SHARED, ByParameters
+from fastmlp.estimators.parameters import SHARED, ByParameters, check_each
 from fastmlp.estimators.plan import NOTHING_HELD_OUT, HeldOut, execution, make_plan
 from fastmlp.estimators.prediction import FEW_ROWS
 from fastmlp.estimators.targets import Labels, Values, check_sorted
@@ -224,9 +224,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if fitted.get("_optimizer_state") is not None:
             fitted["_optimizer_state"].require_size(n_parameters_of(widths))
 
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        """scikit-learn's, which looks at the signature each time: for `clone` three times."""
+        return super()._get_param_names()
+
     def _validate_params(self) -> None:
         """scikit-learn's check of the parameters, once for each set of plain ones."""
-        _VALID.get(self, super()._validate_params)
+        _VALID.get(self, partial(check_each, self))
 
     # --- fitting
 

@@ -305,6 +305,44 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         probabilities = self._targets.probabilities(outputs)
         return where_it_belongs(np.log(probabilities, out=probabilities), X)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy of `predict`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            Their true labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        score : float
+            Share of the samples whose labels, all of them for a label indicator matrix, are
+            predicted: `sklearn.metrics.accuracy_score`.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` has another number of features than in `fit`, NaN or infinity.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> model = MLPClassifier(solver="lbfgs", random_state=0)
+        >>> model.fit([[0.0], [1.0]], ["no", "yes"]).score([[0.1], [0.9]], ["no", "no"])
+        0.5
+        """
+        if sample_weight is None and are_plain_labels(y):
+            predictions = self.predict(X)
+            if are_plain_labels(predictions) and len(predictions) == len(y) > 0:
+                return float(np.mean(predictions == y))  # accuracy_score looks at both for longer
+        return super().score(X, y, sample_weight)
+
     def _announce(self, y: Any, classes: Any) -> None:
         """Before a `partial_fit`: note the classes in the first one, compare them in others."""
         if isinstance(self.class_weight, str):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastmlp._sklearn import Interval, Options, StrOptions
+from fastmlp._sklearn import Interval, Options, StrOptions, validate_parameter_constraints
 from fastmlp.engine import DEVICES, MATMUL_PRECISIONS
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.initialisers import INITIALISERS
@@ -549,8 +549,9 @@ def documentation(table: Mapping[str, Parameter]) -> str:
 # --- what follows from parameters alone
 
 Result = TypeVar("Result")
-_PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
+_PLAIN_TYPES = frozenset({str, int, float, bool, type(None), np.float64, np.int64})
 _MOST_KEPT = 4096
+_VALID_ONES: set[tuple] = set()
 
 
 @cache
@@ -576,6 +577,33 @@ def _plain_parameters(estimator: Any) -> tuple | None:
             elif type(value) not in _PLAIN_TYPES:
                 return None
     return kind, values, types
+
+
+def check_each(estimator: Any) -> None:
+    """scikit-learn's check of the parameters, of each number and word once.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+
+    Raises
+    ------
+    ValueError
+        If a parameter is of a wrong type or out of its range.
+    """
+    kind, plain, unknown = type(estimator), [], {}
+    for name, value in estimator.get_params(deep=False).items():
+        if type(value) in _PLAIN_TYPES:
+            key = kind, name, type(value), value
+            if key in _VALID_ONES:
+                continue
+            plain.append(key)
+        unknown[name] = value
+    constraints = estimator._parameter_constraints
+    validate_parameter_constraints(constraints, unknown, caller_name=kind.__name__)
+    if len(_VALID_ONES) > _MOST_KEPT:
+        _VALID_ONES.clear()
+    _VALID_ONES.update(plain)
 
 
 class ByParameters:

@@ -1,4 +1,4 @@
-"""scikit-learn's searches for good parameters, as one job in threads of this process.
+"""scikit-learn's searches for good parameters, as one job, in threads or on workers.
 
 Change one import::
 
@@ -6,8 +6,9 @@ Change one import::
 
 A search over an MLP of fastmlp's, alone or at the end of pipelines (in a
 `sklearn.compose.TransformedTargetRegressor`, too), starts no processes and copies no data to them;
-candidates share a fold's rows and what preprocessing made of them.  Everything else is
-scikit-learn's own code: ``cv_results_`` has the same keys and the same scores, bit for bit.
+candidates share a fold's rows and what preprocessing made of them.  Under Dask's or Ray's joblib
+backend, workers get groups of fits that share a fold.  Everything else is scikit-learn's own code:
+``cv_results_`` has the same keys and the same scores, bit for bit.
 """
 
 from fastmlp.model_selection.halving import HalvingGridSearchCV, HalvingRandomSearchCV

@@ -49,7 +49,8 @@ class Fold:
 
     def expect(self, kind: Hashable) -> None:
         """A task will come; those of a kind share preprocessing."""
-        self._n_tasks[kind] += 1
+        with self._lock:
+            self._n_tasks[kind] += 1
 
     def memory(self, kind: Hashable) -> "Memory":
         """What tasks of a kind have made of the data."""
@@ -111,11 +112,21 @@ class Rows:
         self._taken: dict[int, tuple[Any, Any]] = {}
         self.shape = getattr(array, "shape", None) or (len(array),)
 
+    @property
+    def iloc(self) -> "Rows":
+        """What a frame has: scikit-learn asks it for rows without a long look at what it is."""
+        return self
+
+    loc = iloc
+
     def __len__(self) -> int:
         return int(self.shape[0])
 
-    def __getitem__(self, key: tuple[Any, ...]) -> Any:
-        rows = key[0]
+    def __getitem__(self, rows: np.ndarray) -> Any:
+        return self.take(rows)
+
+    def take(self, rows: np.ndarray, axis: int = 0) -> Any:
+        """The rows."""
         with self._lock:
             if id(rows) not in self._taken:
                 part = self._parts.add(safe_indexing(self._array, rows))
@@ -235,7 +246,7 @@ def size_of(X: Any) -> float:
     return float(getattr(X, "nbytes", np.inf))
 
 
-def may_share(values: Iterable[Any]) -> bool:
+def all_ours(values: Iterable[Any]) -> bool:
     """Whether no estimator among ``values`` or inside of them is a user's code."""
     return all(
         type(part).__module__.partition(".")[0] in _OURS

@@ -7,12 +7,12 @@ from sklearn import model_selection
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
 from fastmlp._sklearn import constraints_of
-from fastmlp.model_selection.search import MAX_TIME, MAX_TIME_DOC, N_JOBS, NOTES, InThreads
+from fastmlp.model_selection.search import MAX_TIME, MAX_TIME_DOC, N_JOBS, NOTES, AsOneJob
 from fastmlp.model_selection.survivors import Survivors
 from fastmlp.model_selection.threads import find_network
 
 
-class _Halving(InThreads):
+class _Halving(AsOneJob):
     """What both classes share."""
 
     resource: str

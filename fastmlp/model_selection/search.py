@@ -7,14 +7,14 @@ import numpy as np
 from sklearn import model_selection
 
 from fastmlp._sklearn import Interval, constraints_of
+from fastmlp.model_selection.backend import Backend, is_ours
 from fastmlp.model_selection.survivors import Survivors
-from fastmlp.model_selection.threads import Threads, runs_in_threads
 
 MAX_TIME: dict[str, list[Any]] = {"max_time": [Interval(Real, 0, None, closed="neither"), None]}
 
 
-class InThreads:
-    """What all search classes share: their fits run in threads of this process.
+class AsOneJob:
+    """What all search classes share: their fits run as one job.
 
     scikit-learn's `fit` does everything; joblib, to which it hands the fits, is offered another
     backend.
@@ -43,9 +43,9 @@ class InThreads:
         self : object
             The fitted search.
         """
-        if not runs_in_threads(self):
+        if not is_ours(self):
             return super().fit(X, y, **params)  # type: ignore[misc]
-        backend = Threads(self.estimator, self.n_jobs, self.max_time, self._survivors())
+        backend = Backend(self.estimator, self.n_jobs, self.max_time, self._survivors())
         with backend.offered():
             return super().fit(X, y, **params)  # type: ignore[misc]
 
@@ -57,8 +57,8 @@ class InThreads:
 N_JOBS = """\
 n_jobs : int, default=None
         Models that are trained at once, each by one thread unless there are processors to spare.
-        None means as many as there are processors for this process, unlike in scikit-learn, where
-        it means one.  Results do not depend on it."""
+        None means as many as there are processors for this process (or workers, see Notes), unlike
+        in scikit-learn, where it means one.  Results do not depend on it."""
 
 MAX_TIME_DOC = """\
 max_time : float, default=None
@@ -85,8 +85,8 @@ scoring : str, callable, list, tuple or dict, default=None
         Whether to score the training data, too."""
 
 NOTES = """\
-An estimator that ends in another model, code of a user's in its place, ``device='cuda'``,
-    another joblib backend or scikit-learn's array API leave everything to scikit-learn's class.
+An estimator that ends in another model, code of a user's in its place, ``device='cuda'`` or
+    scikit-learn's array API leave everything to scikit-learn's class.
     Pipelines with ``memory`` keep theirs.  Transformers that are not scikit-learn's or fastmlp's,
     `FunctionTransformer`, and those with ``random_state=None`` are fitted for each candidate; what
     the others warn of is said once per fold instead of once per candidate, and callbacks that
@@ -95,7 +95,14 @@ An estimator that ends in another model, code of a user's in its place, ``device
     integer.
 
     After Ctrl-C, candidates that are finished keep their scores, the others' are NaN, and the best
-    one is fitted on all data."""
+    one is fitted on all data.
+
+    Under a joblib backend of other processes (``joblib.parallel_config('dask')`` with a
+    `distributed.Client`, 'ray', or 'loky', which pays for thousands of tiny fits), its workers
+    train the models, with the same bits.  They are handed groups of fits that share a fold and
+    preprocessing, the last ones smaller than the first.  Workers of Dask's that die cost time and
+    no results; after Ctrl-C, Dask's groups that are finished count, of the others nothing.
+    ``max_time`` goes by the machines' clocks."""
 
 GUARANTEE = """\
 Takes the place of scikit-learn's class of the same name, over MLPs of fastmlp's and pipelines
@@ -106,7 +113,7 @@ Takes the place of scikit-learn's class of the same name, over MLPs of fastmlp's
     after the other, and only one is in memory."""
 
 
-class GridSearchCV(InThreads, model_selection.GridSearchCV):
+class GridSearchCV(AsOneJob, model_selection.GridSearchCV):
     __module__ = "fastmlp.model_selection"
     __doc__ = f"""Search over all settings of a grid.
 
@@ -177,7 +184,7 @@ class GridSearchCV(InThreads, model_selection.GridSearchCV):
         self.max_time = max_time
 
 
-class RandomizedSearchCV(InThreads, model_selection.RandomizedSearchCV):
+class RandomizedSearchCV(AsOneJob, model_selection.RandomizedSearchCV):
     __module__ = "fastmlp.model_selection"
     __doc__ = f"""Search over settings that are drawn.
 

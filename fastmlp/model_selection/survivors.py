@@ -54,7 +54,7 @@ class Survivors:
             key = *same, seen[same]
             # the values are kept, too, so that no other object can have their identity
             kept[key] = self._kept.get(key, (KeptFit(), values))
-            task.network().checkpoint = kept[key][0]
+            task.kept = task.network().checkpoint = kept[key][0]
         self._kept = kept
 
 

@@ -1,8 +1,6 @@
-"""How the fits of a search run: all in threads of this process, on shared data.
+"""How the fits of a search run: in threads of this process, on shared data.
 
-scikit-learn's search classes hand every fit of a candidate on a split to joblib.  `Threads` is a
-joblib backend that collects them, orders them and runs them: kernels release the GIL, so nothing
-has to be copied to other processes.  All the rest of a search stays scikit-learn's.
+Kernels release the GIL, so nothing has to be copied to other processes.
 """
 
 import contextlib
@@ -10,23 +8,19 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from joblib import effective_n_jobs
-from joblib.parallel import ParallelBackendBase, get_active_backend, parallel_config
+from joblib.parallel import SequentialBackend, ThreadingBackend, parallel_config
 from sklearn import config_context, get_config
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 
-from fastmlp._sklearn import search_task
 from fastmlp.engine import available_threads
 from fastmlp.estimators import MLPClassifier, MLPRegressor
-from fastmlp.model_selection.folds import Fold, Memory, may_share, size_of
-from fastmlp.model_selection.survivors import Survivors
+from fastmlp.model_selection.folds import Fold, Memory, all_ours, size_of
+from fastmlp.training.checkpoint import KeptFit
 from fastmlp.training.hooks import LIMIT_OF_SEARCH, Limit
-
-Batch = Callable[[], list[Any]]
 
 _MOST_BYTES = 2**26  # of all folds, to be kept until the end of a search
 _POLL = 0.1  # seconds between two looks for Ctrl-C
@@ -50,127 +44,51 @@ def find_network(estimator: Any) -> tuple[str, Any] | None:
     return (prefix, estimator) if type(estimator) in (MLPClassifier, MLPRegressor) else None
 
 
-def runs_in_threads(search: Any) -> bool:
-    """Whether a search is one for `Threads`; else it is scikit-learn's in every respect."""
-    try:
-        found = find_network(search.estimator)
-    except (AttributeError, IndexError, TypeError, ValueError):  # for scikit-learn to complain of
-        return False
-    if found is None or found[1].device != "cpu" or search.n_jobs == 0:
-        return False
-    backend = type(get_active_backend()[0]).__module__
-    return backend == "joblib._parallel_backends" and not get_config()["array_api_dispatch"]
+class Folds(Protocol):
+    """Folds by the number of the split."""
+
+    def setdefault(self, split: int, fold: Fold, /) -> Fold: ...
 
 
-class Job:
-    """What joblib wants to be run, and what came of it.
+class Threads:
+    """Runs the tasks of a search.
 
     Parameters
     ----------
-    batch : callable
-    done : callable
-        To be called after it has run.
+    prefix, network
+        See `find_network`; of the search's estimator.
+    limit : Limit
+        Ends all.
+    n_threads : int
+        Models at once.
+    level : int
+        How many of joblib's backends are around this one; none means that processors which are to
+        spare may be used.
+    in_order : bool
+        Whether candidates are tried in their order, for there may not be time for all.
     """
-
-    def __init__(self, batch: Batch, done: Callable[..., Any] | None):
-        self.batch: Batch | None = batch
-        self.done = done
-        self.results: list[Any] = []
-
-
-class Threads(ParallelBackendBase):
-    """joblib backend of one search.
-
-    Parameters
-    ----------
-    estimator : estimator
-        That of the search.
-    n_jobs : int or None
-    max_time : float or None
-        Seconds from now.
-    survivors : Survivors or None
-        Where candidates stand that go on in a later iteration.
-    """
-
-    supports_sharedmem = True
-    uses_threads = True
 
     def __init__(
-        self, estimator: Any, n_jobs: int | None, max_time: float | None,
-        survivors: Survivors | None,
+        self, prefix: str, network: Any, limit: Limit, n_threads: int, level: int, *,
+        in_order: bool,
     ):  # fmt: skip
-        super().__init__()
-        self._n_threads = available_threads(None) if n_jobs is None else effective_n_jobs(n_jobs)
-        self._nested = get_active_backend()[0].nesting_level or 0
-        self._max_time, self._limit = max_time, Limit(max_time)
-        self._survivors = survivors
-        found = find_network(estimator)
-        assert found is not None
-        self._prefix, self._network = found
-        self._may_share = may_share([estimator])
-        self._waiting: list[Job] = []
-        self._offer = contextlib.ExitStack()
-        self._n_finished = 0
-        self._model: dict[str, Any] = {}
+        self._prefix, self._network, self._limit = prefix, network, limit
+        self._n_threads, self._level, self._in_order = n_threads, level, in_order
 
-    @contextlib.contextmanager
-    def offered(self) -> Iterator[None]:
-        """Be the backend of the next `joblib.Parallel` that is made, and of no other."""
-        with self._offer:
-            self._offer.enter_context(parallel_config(self))
-            yield
+    def run(self, tasks: Sequence["Task"], folds: Folds | None = None) -> None:
+        """Run tasks, each of which keeps its result or its error.
 
-    # --- what joblib asks
-
-    def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
-        self._offer.close()
-        parallel.pre_dispatch = "all"  # before the first is run
-        return super().configure(n_jobs, parallel, **options)
-
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
-        return max(2, self._n_threads)  # a single one joblib would run itself
-
-    def submit(self, func: Batch, callback: Callable[..., Any] | None = None) -> Job:
-        self._waiting.append(Job(func, callback))
-        return self._waiting[-1]
-
-    def retrieve_result(self, out: Job, timeout: float | None = None) -> list[Any]:
-        while out.batch is not None:
-            jobs, self._waiting = self._waiting, []
-            self._run(jobs)
-        return out.results
-
-    # --- how it is done
-
-    def _run(self, jobs: Sequence[Job]) -> None:
-        """Run all jobs; the results of what there was no time for are NaN."""
-        tasks: list[Task] = []
-        for job in jobs:
-            assert job.batch is not None
-            call = search_task(job.batch)
-            if call is None:
-                job.results = job.batch()
-            else:
-                tasks.append(Task(len(tasks), job, *call))
-        if tasks:
-            self._run_tasks(tasks)
-        for job in jobs:
-            job.batch = None
-            if job.done is not None:
-                job.done()
-
-    def _run_tasks(self, tasks: list["Task"]) -> None:
-        if self._survivors is not None:
-            self._survivors.join(tasks, self._prefix, self._network)
+        Parameters
+        ----------
+        tasks : sequence of Task
+        folds : mapping, optional
+            Folds that others use as well, by the number of the split.
+        """
         with self._limit.beside_threads():
-            for group in self._groups(tasks):
+            for group in self._groups(tasks, {} if folds is None else folds):
                 self._run_group(group)
-        for task in tasks:  # the error that comes first in the search's own order
-            if task.error is not None:
-                raise task.error
-        self._fill_in(tasks)
 
-    def _groups(self, tasks: list["Task"]) -> Iterator[list["Task"]]:
+    def _groups(self, tasks: Sequence["Task"], folds: Folds) -> Iterator[Sequence["Task"]]:
         """Tasks in the order of work, in groups of which each must have ended before the next.
 
         The longest come first, so that no thread is left alone with one in the end; with a time
@@ -180,9 +98,9 @@ class Threads(ParallelBackendBase):
         kinds = {task: task.preprocessing(self._prefix) for task in tasks}
         n_copies = len({(task.split, kind) for task, kind in kinds.items()})
         is_large = size_of(tasks[0].X) * n_copies > _MOST_BYTES
-        if not (is_large and self._max_time):
-            self._assign_folds(kinds if is_large else dict.fromkeys(tasks, ()))
-        if self._max_time:
+        if not (is_large and self._in_order):
+            _assign_folds(kinds if is_large else dict.fromkeys(tasks, ()), folds)
+        if self._in_order:
             yield tasks
             return
         ordered = sorted(tasks, key=lambda task: -task.cost(self._prefix, self._network))
@@ -193,19 +111,6 @@ class Threads(ParallelBackendBase):
         ordered.sort(key=lambda task: first[kinds[task]])
         for split in sorted({task.split for task in tasks}):
             yield [task for task in ordered if task.split == split]
-
-    def _assign_folds(self, kinds: dict["Task", tuple[Any, ...]]) -> None:
-        """Give tasks of the same split the same fold, but those that run code of the user's."""
-        folds: dict[tuple[int, int], Fold] = {}
-        for task, kind in kinds.items():
-            if not (self._may_share and may_share(task.parameters.values())):
-                continue
-            train, test = task.rows
-            key = id(train), id(test)
-            if key not in folds:
-                folds[key] = Fold(task.X, task.y, train, test)
-            task.fold, task.kind = folds[key], kind
-            task.fold.expect(kind)
 
     def _run_group(self, tasks: Sequence["Task"]) -> None:
         """Run tasks in threads; after one that failed, only those that come before it."""
@@ -236,34 +141,20 @@ class Threads(ParallelBackendBase):
 
     def _inside(self, n_at_once: int) -> Any:
         """Where a thread's fits run: in one thread each, unless there are processors to spare."""
-        if not self._nested and 2 * n_at_once <= available_threads(None):
+        if not self._level and 2 * n_at_once <= available_threads(None):
             return contextlib.nullcontext()
-        backend, n_jobs = self.get_nested_backend()
-        return parallel_config(backend, n_jobs=n_jobs)
+        kind = SequentialBackend if self._level else ThreadingBackend
+        return parallel_config(kind(nesting_level=self._level + 1))
 
-    def _fill_in(self, tasks: Sequence["Task"]) -> None:
-        """Say what is missing."""
-        missing = {task.candidate for task in tasks if task.result is None}
-        n_candidates = len({task.candidate for task in tasks})
-        self._n_finished += n_candidates - len(missing)
-        if missing:
-            if not self._n_finished and self._limit.interrupted:
-                raise KeyboardInterrupt
-            if not self._n_finished:
-                raise ValueError(
-                    f"max_time={self._max_time} seconds were over before a candidate was finished; "
-                    "give the search more time, or its fits fewer epochs (max_iter)."
-                )
-            why = "Ctrl-C" if self._limit.interrupted else f"max_time={self._max_time}"
-            warnings.warn(
-                f"The search was ended by {why}: of {n_candidates} candidates, {len(missing)} are "
-                "not finished, and their scores are NaN."
-            )
-        results = [task.result for task in tasks if task.result is not None]
-        results.sort(key=lambda result: bool(result["fit_error"]))
-        self._model = (*results, self._model)[0]
-        for task in tasks:
-            task.job.results = [_unfinished(self._model) if task.result is None else task.result]
+
+def _assign_folds(kinds: dict["Task", tuple[Any, ...]], folds: Folds) -> None:
+    """Give tasks of the same split the same fold, but those that run code of the user's."""
+    for task, kind in kinds.items():
+        if not task.may_share:
+            continue
+        task.fold = folds.setdefault(task.split, Fold(task.X, task.y, *task.rows))
+        task.kind = kind
+        task.fold.expect(kind)
 
 
 class Task:
@@ -273,24 +164,27 @@ class Task:
     ----------
     number : int
         Its place in the search's order.
-    job : Job
     function, arguments, keywords
         See `fastmlp._sklearn.search_task`.
+    may_share : bool
+        Whether the estimator can be trusted with data that others use.
     """
 
     def __init__(
-        self, number: int, job: Job, function: Callable[..., dict[str, Any]],
-        arguments: tuple[Any, ...], keywords: dict[str, Any],
+        self, number: int, function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...],
+        keywords: dict[str, Any], *, may_share: bool,
     ):  # fmt: skip
-        self.number, self.job = number, job
-        self._function, self._keywords = function, keywords
+        self.number = number
+        self.function, self.keywords = function, keywords
         self.estimator, self.X, self.y = arguments
         self.parameters: dict[str, Any] = keywords["parameters"] or {}
         self.rows = keywords["train"], keywords["test"]
         self.split: int = keywords["split_progress"][0]
         self.candidate: int = keywords["candidate_progress"][0]
+        self.may_share = may_share and all_ours(self.parameters.values())
         self.fold: Fold | None = None
         self.kind: tuple[Any, ...] = ()
+        self.kept: KeptFit | None = None
         self.result: dict[str, Any] | None = None
         self.error: BaseException | None = None
 
@@ -335,16 +229,16 @@ class Task:
             if limit.reason() is None:
                 self.error = error
         finally:
-            self.estimator = self.job.batch = None  # only scores are kept
+            self.estimator = None  # only scores are kept
             if self.fold is not None:
                 self.fold.leave(self.kind)
 
     def _fit_and_score(self) -> dict[str, Any]:
         if self.fold is None:
-            return self._function(self.estimator, self.X, self.y, **self._keywords)
+            return self.function(self.estimator, self.X, self.y, **self.keywords)
         _remember_steps(self.estimator, self.fold.memory(self.kind))
         rows = {"train": self.fold.train, "test": self.fold.test}
-        return self._function(self.estimator, self.fold.X, self.fold.y, **self._keywords | rows)
+        return self.function(self.estimator, self.fold.X, self.fold.y, **self.keywords | rows)
 
 
 def _remember_steps(estimator: Any, memory: Memory) -> None:
@@ -366,12 +260,3 @@ def _run_to_the_end(threads: Sequence[threading.Thread], limit: Limit) -> None:
         running[0].join(_POLL)
         if limit.interrupted:
             limit.interrupt()  # again: a call that had not begun did not hear it
-
-
-def _unfinished(model: dict[str, Any]) -> dict[str, Any]:
-    """A result of NaN, with the entries of another."""
-    nothing = {
-        key: dict.fromkeys(value, np.nan) if isinstance(value, dict) else np.nan
-        for key, value in model.items()
-    }
-    return nothing | {"fit_error": None}

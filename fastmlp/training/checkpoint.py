@@ -173,12 +173,17 @@ class KeptFit(Checkpoint, os.PathLike):
     """A checkpoint in memory, in the place of a path: each fit goes on where the last one ended.
 
     A fit with other arguments begins at the beginning.  Copies of estimators share it.
+
+    Parameters
+    ----------
+    found : State or None
+        Where to go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, found: State | None = None) -> None:
         self._path, self._every = Path("memory"), np.inf
         self._lock = threading.Lock()
-        self._found = None
+        self._found = found
         self._beginning = {}
         self._runs = []
 
@@ -187,6 +192,13 @@ class KeptFit(Checkpoint, os.PathLike):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KeptFit":
         return self
+
+    def __reduce__(self) -> tuple[type, tuple[State | None]]:
+        return KeptFit, (self._found,)
+
+    def go_on_as(self, other: "KeptFit") -> None:
+        """Stand where the other does, which was in another process."""
+        self._found = other._found
 
     def random_state(self, given: np.random.RandomState) -> np.random.RandomState:
         if given is np.random.mtrand._rand:  # from which other threads draw at the same time

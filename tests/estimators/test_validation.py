@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from models import fit
+from models import fit, quietly
 from scipy import sparse
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import (
@@ -21,6 +21,7 @@ from sklearn.metrics import (
 from sklearn.model_selection import cross_val_score, train_test_split
 
 from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.estimators import parameters
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(120, 5))
@@ -449,3 +450,45 @@ def test_wrong_scoring():
             MLPClassifier(scoring=lambda *_, w=wrong: w, early_stopping=True).fit(X, BINARY)
     with pytest.raises(ValueError, match="scoring"):
         MLPClassifier(scoring=accuracy_score, early_stopping=True).fit(X, BINARY)
+
+
+def test_each_parameter_is_checked_once(monkeypatch):
+    """Candidates of a search differ in one of them, which often is a number of NumPy's."""
+    checked, check = [], parameters.validate_parameter_constraints
+
+    def noted(constraints, values, caller_name):
+        checked.append(sorted(values))
+        check(constraints, values, caller_name)
+
+    monkeypatch.setattr(parameters, "validate_parameter_constraints", noted)
+    model = MLPClassifier((3,), max_iter=1, power_t=0.123)
+    for alpha in (0.0625, np.float64(0.03125), 0.0625, np.float64(0.03125), 0.015625):
+        quietly(model.set_params(alpha=alpha).fit, [[0.0], [1.0]], [0, 1])
+    assert "power_t" in checked[0]
+    assert all("power_t" not in names for names in checked[1:])
+    assert ["alpha" in names for names in checked] == [True] * 3  # a set that is known is not even
+    for alpha in (-0.0625, np.float64(-0.03125), "0.0625"):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="'alpha' parameter of MLPClassifier must be"):
+                model.set_params(alpha=alpha).fit([[0.0], [1.0]], [0, 1])
+
+
+def test_score_is_scikit_learns():
+    """Of plain labels it is worked out here; all else is left to scikit-learn."""
+    rng = np.random.RandomState(0)
+    X = rng.randn(60, 3)
+    weight = rng.rand(60)
+    for y in (
+        rng.randint(3, size=60), rng.randint(2, size=60), rng.rand(60) > 0.5,
+        np.array(["a", "b", "c"])[rng.randint(3, size=60)], rng.randint(3, size=60).astype(float),
+        rng.randint(2, size=(60, 3)), rng.randint(3, size=60).astype(np.int8),
+    ):  # fmt: skip
+        model = MLPClassifier((4,), solver="lbfgs", max_iter=5, random_state=0)
+        quietly(model.fit, X, y)
+        for truth in (y, y.tolist(), y[::-1]):
+            for given in ({}, {"sample_weight": weight}):
+                expected = accuracy_score(truth, model.predict(X), **given)
+                assert model.score(X, truth, **given) == expected
+                assert type(model.score(X, truth, **given)) is float
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.score(X, y[:10])
