@@ -465,10 +465,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _current_parameters(self, network: Network) -> np.ndarray:
         """``coefs_`` and ``intercepts_`` as one vector, which must not be changed."""
         model = self.__dict__.get("_model")
-        is_current = model is not None and model.is_made_of(
-            self.coefs_, self.intercepts_, self._made_of()
-        )
-        if is_current and model.network.widths == network.widths:
+        if (
+            model is not None
+            and model.network.widths == network.widths
+            and model.is_made_of(self.coefs_, self.intercepts_, self._made_of())
+        ):
             return model.parameters
         dtype = np.result_type(*self.coefs_[:1], np.float32)
         return network.flatten(self.coefs_, self.intercepts_, dtype)
