@@ -1,25 +1,32 @@
 """GEMM register tiles, a transpose and the softmax head, emitted as LLVM vector IR.
 
 A tile computes MR rows x NV vectors of ``C = init + A @ B`` with all accumulators in registers.
-``B`` is read in whole vectors, row by row (a packed panel, or deltas); ``A`` one element at a time
-through a row and a column stride, so the same tile serves the forward product, the input gradient
-(``A`` = deltas) and the weight gradient (``A`` = transposed activations).  ``init`` has a row
-stride of its own: 0 broadcasts a bias row, that of ``C`` accumulates.  The last step before the
-store is chosen by ``epilogue``: nothing, ReLU, or ReLU's derivative taken from ``aux``.
+``B`` is read in whole vectors, row by row (a packed panel, or deltas); ``A`` one element at a time,
+its rows ``A_stride`` apart (the forward product; the input gradient, where ``A`` is deltas) or, if
+the tile is turned, its columns (the weight gradient: ``A`` is activations, transposed).  ``init``
+has a row stride of its own: 0 broadcasts a bias row, that of ``C`` accumulates.  The last step
+before the store is chosen by ``epilogue``: nothing, ReLU, or ReLU's derivative taken from ``aux``.
 
 Rows are split evenly over tiles of at most `MAX_ROWS`, so there are no remainder loops, and one
-call computes a whole column of tiles; columns are padded to whole vectors.  Measured on one Zen 5
-core (249 GFLOP/s of float32 FMAs): 245 to 260 GFLOP/s for 32 and more terms, 190 for 8; on one
-Zen 3 core (101): 95 to 98 for operands in L2.
+call computes a whole column of tiles; columns are padded to whole vectors.  Kernels call a tile by
+its address, which they take from a table.
+
+Beside the FMAs a loop holds what it has to: a load per row and vector, and additions to four or
+fewer registers per four terms.  On Intel's processors every other addition takes a turn of the
+ports that multiply vectors.  Measured in 32 KB on one core of a Xeon with AVX-512 (239 GFLOP/s of
+float32 FMAs): 230 GFLOP/s for 256 terms and 225 for the weight gradient of 200 rows; 189 and 173
+with one pointer per row.  Of whole epochs tiles reach 80 to 90 % (``bench/account.py``).
 
 Accumulators must stay in registers, which LLVM grants only while they are few enough: 12 x 2 leaves
 it 8 of AVX-512's 32; 14 x 2 made it reload (173 to 243 GFLOP/s).  On AVX2 6 x 2 leaves 4 of 16; one
 vector wide, 12 rows reach 43 GFLOP/s, 8 rows 80, 6 rows 57.
 
 Tried and lost: masks instead of padding (slower for digits' 10 outputs), smaller vectors at the
-edge (no gain), 8 x 3 and 6 x 4 tiles (the same rate, wider panels to pad), two pointers to ``A``
-so that each FMA broadcasts its own operand (twice the loads), one specialised tile inlined per use
-(ten seconds of compilation).  All tiles of an element type are one piece.
+edge (no gain), 8 x 3 and 6 x 4 tiles (the same rate, wider panels to pad), 24 rows of one vector
+(the same), two pointers to ``A`` so that each FMA broadcasts its own operand (twice the loads), one
+specialised tile inlined per use (ten seconds of compilation), a function that jumps to the tile (a
+second call with as many arguments: 10 % of a small network's products).  All tiles of an element
+type are one piece.
 """
 
 import math

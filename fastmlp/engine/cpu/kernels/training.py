@@ -17,21 +17,26 @@ is taken out of it first, because the compiler can't know that a store leaves th
 and its derivative are fused into the tiles; the other activations are a second pass over a row
 block, which costs about 1 % of a step.
 
-Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.  What keeps
-an epoch from it, on one Zen 3 core: wide (84 % of the rate) streams 11 MB of weights from L3 for
-every row block and reads and writes 40 MB of parameters and state per step; mnist-like (84 %) is
-one third weight gradients of 128 terms; digits and california (60 and 69 %) spend 18 and 11 %
-outside products, which reach 80 to 88 % where they are deep and half of it for the last layer; tiny
-(40 %) spends a third on loss, optimizer and transposed copy, and pads 20, 33 and 2 to whole
-vectors.  A second thread has to fetch what the first has just written: all parameters, and half of
-the activations and deltas.
+Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FMA rate.
+``bench/account.py`` shows what keeps an epoch from it, by piece of the kernel; on one core of a
+Xeon with AVX-512 and two FMAs per cycle, float32: padding of columns to whole vectors (a fifth of
+letters and bank, a third of logit), the optimizer where batches are small (20 % of bank and tiny,
+bound by the processor's divider), samples that come from outside of the caches (12 % of logit), an
+activation's exponentials (18 % of tanh), and tiles that are short of terms.  A second thread has to
+fetch what the first has just written: all parameters, and half of the activations and deltas.
+
+Subnormal numbers count as zero while an epoch runs: means of gradients decay to some and stay
+there, and each operation on one takes Intel's processors 150 cycles (a deep network that had
+converged: 19 % of an epoch).
 
 Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
 work, and no fusion); an optimizer pass of its own after the gradient (twice the memory traffic); a
 gradient per row block, summed over them, which saves a barrier (digits 0.65 to
 0.63 ms on two threads, but 7 % slower on one, and the same on california); huge pages (nothing);
 blocks of 128 and 192 terms (nothing); micro-panels where they serve few panels (mnist-like 3 to 5 %
-slower).
+slower); square roots and quotients from the processor's estimates and Newton's method (float32
+nothing, float64 5 to 11 % on Intel, and more operations than the divider takes on Zen 4); asking
+for samples some rows ahead (nothing).
 """
 
 import numpy as np
