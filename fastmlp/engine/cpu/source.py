@@ -9,10 +9,14 @@ from scipy import sparse
 
 def address(array: np.ndarray | ctypes.Array | None) -> int:
     """Where an array's elements begin, NumPy's or one of ctypes; 0 for None."""
-    try:
+    if array is None:
+        return 0
+    if isinstance(array, ctypes.Array):
+        return ctypes.addressof(array)
+    try:  # a third of the time that NumPy's own answer takes
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # None, read-only, empty, or in strides
-        return 0 if array is None else array.__array_interface__["data"][0]  # type: ignore
+    except (TypeError, ValueError):  # read-only, empty, or in strides
+        return array.__array_interface__["data"][0]
 
 
 class Source:
