@@ -19,11 +19,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastmlp.engine.processor import VECTOR_BYTES, lanes
+from fastmlp.engine.processor import LEVEL, VECTOR_BYTES, lanes
 from fastmlp.network import Network
 
 N_VECTORS = 2  # of a panel's width
-MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6)  # of tiles one and two vectors wide
+# Rows of tiles one and two vectors wide: as many sums as leave registers for operands.  Arm has 32
+# registers of 16 bytes, and cores with four units need 16 sums.
+ARM_ROWS = (8, 8)
+MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6) if LEVEL.startswith("x86") else ARM_ROWS
 
 _LINE = 64
 _GRADIENT_ROWS = 112
