@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
     from fastmlp.export.c99 import to_c
     from fastmlp.io import from_sklearn, to_sklearn
-    from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
+    from fastmlp.tabular import (
+        PiecewiseLinearEncoder,
+        RobustScaleSmoothClip,
+        tabular_pipeline,
+    )
 
 __all__ = [
     "InconsistentVersionWarning",
@@ -27,6 +31,7 @@ __all__ = [
     "MLPEnsembleClassifier",
     "MLPEnsembleRegressor",
     "MLPRegressor",
+    "PiecewiseLinearEncoder",
     "RobustScaleSmoothClip",
     "__version__",
     "from_sklearn",
@@ -44,6 +49,7 @@ _MODULES = ("inspect", "io", "model_selection", "onnx", "plotting")
 _FROM = {
     "MLPEnsembleClassifier": "ensemble",
     "MLPEnsembleRegressor": "ensemble",
+    "PiecewiseLinearEncoder": "tabular",
     "RobustScaleSmoothClip": "tabular",
     "from_sklearn": "io",
     "tabular_pipeline": "tabular",
