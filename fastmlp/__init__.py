@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fastmlp.tabular import (
         PiecewiseLinearEncoder,
         RobustScaleSmoothClip,
+        TabularMLPClassifier,
+        TabularMLPRegressor,
         tabular_pipeline,
     )
 
@@ -33,6 +35,8 @@ __all__ = [
     "MLPRegressor",
     "PiecewiseLinearEncoder",
     "RobustScaleSmoothClip",
+    "TabularMLPClassifier",
+    "TabularMLPRegressor",
     "__version__",
     "from_sklearn",
     "jit_predictor",
@@ -51,6 +55,8 @@ _FROM = {
     "MLPEnsembleRegressor": "ensemble",
     "PiecewiseLinearEncoder": "tabular",
     "RobustScaleSmoothClip": "tabular",
+    "TabularMLPClassifier": "tabular",
+    "TabularMLPRegressor": "tabular",
     "from_sklearn": "io",
     "tabular_pipeline": "tabular",
     "to_c": "export.c99",

@@ -67,8 +67,10 @@ def holds_numbers(column: Any, name: Any) -> bool:
     if dtype.kind in ("m", "M"):
         _refuse_dates(dtype, name)
     if dtype.kind == "c":
-        raise ValueError(f"Column {name!r} of X holds complex numbers; give their parts as columns "
-                         "of their own.")  # fmt: skip
+        raise ValueError(
+            f"Complex data not supported: column {name!r} of X holds complex numbers; give their "
+            "parts as columns of their own."
+        )
     return dtype.kind in "biuf" or _are_numbers(column, name)
 
 

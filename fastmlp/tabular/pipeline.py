@@ -13,7 +13,6 @@ layers, because its hidden layers have 256 units.  RealMLP gives biases 1 / 10, 
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -27,6 +26,7 @@ from fastmlp.tabular.columns import (
     names_of,
     require_table,
 )
+from fastmlp.tabular.presets import completed
 from fastmlp.tabular.scaling import RobustScaleSmoothClip
 
 _MAX_CATEGORIES = 100  # RealMLP-TD-S has no limit; a column of identifiers needs one
@@ -139,20 +139,12 @@ def _with_preset(
     estimator: MLPClassifier | MLPRegressor, task: str
 ) -> MLPClassifier | MLPRegressor:
     """A copy with the preset's parameters where the estimator has defaults."""
-    defaults = type(estimator)().get_params()
-    # repr, because arrays and pairs of functions are parameters, too
-    chosen = {
-        name
-        for name, value in estimator.get_params().items()
-        if repr(value) != repr(defaults[name])
-    }
     preset = _SHARED | _CHOICES[task]
     if estimator.solver == "adam":
         preset |= _TRAINING | {"learning_rate_init": _RATES[task]}
-    if "loss" in chosen:
+    if estimator.loss != type(estimator)().loss:
         preset.pop("label_smoothing", None)  # not every loss has it
-    missing = {name: value for name, value in preset.items() if name not in chosen}
-    return clone(estimator).set_params(**missing)
+    return completed(estimator, preset)
 
 
 def _features() -> ColumnTransformer:

@@ -1,0 +1,95 @@
+"""What the presets of `TabularMLPClassifier` and `TabularMLPRegressor` train."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.base import clone
+
+PRESETS = ("fast", "default", "best")
+
+
+_SIZES = {"fast": (1, 128, 8, 8_000), "default": (2, 256, 16, 40_000), "best": (6, 256, 16, 80_000)}
+_BATCHES = 24  # of an epoch, where a table is small
+
+_NETWORK: dict[str, Any] = {
+    "alpha": 0.0,
+    "activation": "silu",
+    "weight_init": "lecun_normal",
+    "beta_2": 0.95,
+    "ema_decay": 0.99,
+    "dropout": 0.1,
+    "weight_decay": 1.0,
+}
+_VALIDATION: dict[str, Any] = {"early_stopping": True, "scoring": "loss", "tol": 0.0}
+_OF_ALL_SOLVERS = ("hidden_layer_sizes", "activation", "weight_init", "alpha", "class_weight",
+                   "label_smoothing", "max_time")  # fmt: skip
+_SHARE = 0.1  # of the rows, set aside to find the best epoch
+_LARGEST_SHARE = 0.3  # in a small table of many classes; none is set aside in a smaller one
+_MOST_EPOCHS = 400
+
+
+class Recipe(NamedTuple):
+    """What a preset says.
+
+    Parameters
+    ----------
+    n_members : int
+    n_bins : int
+    strategy : str
+        Of the bins' edges.
+    parameters : dict
+        Of each network.
+    """
+
+    n_members: int
+    n_bins: int
+    strategy: str
+    parameters: dict[str, Any]
+
+
+def recipe_for(preset: str, n_rows: int, validates: bool) -> Recipe:
+    """What a preset trains on a table.
+
+    Parameters
+    ----------
+    preset : {'fast', 'default', 'best'}
+    n_rows : int
+        To train on.
+    validates : bool
+        Whether there are others to find the best epoch by.
+    """
+    n_members, width, patience, n_steps = _SIZES[preset]
+    batch = min(int(np.clip(2 ** round(np.log2(n_rows / _BATCHES)), 16, 256)), n_rows)
+    epochs = int(np.clip(n_steps * batch / n_rows, 4, _MOST_EPOCHS))
+    parameters = _NETWORK | {
+        "hidden_layer_sizes": (width, width), "batch_size": batch, "max_iter": epochs
+    }  # fmt: skip
+    if validates:
+        parameters |= _VALIDATION | {"n_iter_no_change": patience}
+    return Recipe(n_members, 16, "quantile", parameters)
+
+
+def share_held_out(n_rows: int, n_classes: int = 1) -> float:
+    """The share of the rows that networks set aside; 0 if there are too few of them.
+
+    Parameters
+    ----------
+    n_rows : int
+    n_classes : int, default=1
+        Of the target, if it has classes; there must be as many rows.
+    """
+    share = max(_SHARE, (n_classes + 1) / n_rows)
+    return share if share <= _LARGEST_SHARE else 0.0
+
+
+def completed(network: Any, parameters: dict[str, Any]) -> Any:
+    """A copy of an estimator, with these parameters where it has defaults."""
+    defaults = type(network)().get_params()
+    # repr, because arrays and pairs of functions are parameters, too
+    chosen = {
+        name for name, value in network.get_params().items() if repr(value) != repr(defaults[name])
+    }
+    if network.solver == "lbfgs":
+        parameters = {name: parameters[name] for name in _OF_ALL_SOLVERS if name in parameters}
+    missing = {name: value for name, value in parameters.items() if name not in chosen}
+    return clone(network).set_params(**missing)
