@@ -128,6 +128,8 @@ class _TabularMLP(BaseEstimator):
         """
         if self.max_time is None:
             return network
+        if network.solver == "lbfgs":
+            return network.set_params(max_time=self.max_time)
         trial = clone(network).set_params(
             max_iter=1, learning_rate="cosine", n_iter_no_change=np.inf, early_stopping=False,
             scoring=None, random_state=0, n_threads=self.n_threads,

@@ -1,4 +1,19 @@
-"""What the presets of `TabularMLPClassifier` and `TabularMLPRegressor` train."""
+"""What the presets of `TabularMLPClassifier` and `TabularMLPRegressor` train.
+
+What pays, as the mean over tuning sets of bench/table_sets.py of the logarithm of an error's ratio
+(1 - R^2, or 1 - area under the ROC curve; below 0 is better), with its standard error.  Splits were
+others than those of bench/tables.py, and the held-out sets were not looked at.
+
+- Bins of numbers: without them +0.18 (six sets, ensembles of 5), the largest effect of all.  32
+  are better than 64 (which cost +0.06 +- 0.02); a tree's edges were no better than quantiles.
+- Early stopping of a constant rate with averaged weights (``ema_decay``), after 16 epochs without
+  a smaller validation loss: the same score as all 128 epochs in a third of the time, and as good as
+  RealMLP's or cosine schedules over a fixed number (within 0.03, no sign either way).
+- Members: 5 instead of 1, -0.04; a tenth of the rows held out instead of a fifth, -0.02.
+- SiLU rather than ReLU, -0.05 +- 0.03; two hidden layers are as good as three and faster.
+- Not kept: weight decay (of 1, +0.09 +- 0.03), dropout of 0.25 (+0.01), rates of half or twice
+  (+0.02, +0.01), 384 units (+0.03), label smoothing (no sign either way).
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,8 +22,8 @@ from sklearn.base import clone
 
 PRESETS = ("fast", "default", "best")
 
-
-_SIZES = {"fast": (1, 128, 8, 8_000), "default": (2, 256, 16, 40_000), "best": (6, 256, 16, 80_000)}
+# members, units of a layer, epochs without improvement, and most steps of each member
+_SIZES = {"fast": (1, 128, 8, 3_000), "default": (2, 256, 16, 10_000), "best": (6, 256, 16, 20_000)}
 _BATCHES = 24  # of an epoch, where a table is small
 
 _NETWORK: dict[str, Any] = {
@@ -18,11 +33,9 @@ _NETWORK: dict[str, Any] = {
     "beta_2": 0.95,
     "ema_decay": 0.99,
     "dropout": 0.1,
-    "weight_decay": 1.0,
 }
 _VALIDATION: dict[str, Any] = {"early_stopping": True, "scoring": "loss", "tol": 0.0}
-_OF_ALL_SOLVERS = ("hidden_layer_sizes", "activation", "weight_init", "alpha", "class_weight",
-                   "label_smoothing", "max_time")  # fmt: skip
+_OF_ALL_SOLVERS = ("hidden_layer_sizes", "activation", "weight_init", "alpha", "class_weight")
 _SHARE = 0.1  # of the rows, set aside to find the best epoch
 _LARGEST_SHARE = 0.3  # in a small table of many classes; none is set aside in a smaller one
 _MOST_EPOCHS = 400
@@ -66,7 +79,7 @@ def recipe_for(preset: str, n_rows: int, validates: bool) -> Recipe:
     }  # fmt: skip
     if validates:
         parameters |= _VALIDATION | {"n_iter_no_change": patience}
-    return Recipe(n_members, 16, "quantile", parameters)
+    return Recipe(n_members, 32, "quantile", parameters)
 
 
 def share_held_out(n_rows: int, n_classes: int = 1) -> float:

@@ -1,4 +1,4 @@
-"""TabularMLPClassifier and TabularMLPRegressor: what they consist of, and what users ask of them."""
+"""TabularMLPClassifier and TabularMLPRegressor: what they consist of and what users ask."""
 
 import pickle
 import time
