@@ -88,6 +88,12 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         Positions of those that are categories, and what becomes of each.
     dropped_ : dict of int to str
         Positions of those that are left out, and why.
+    holes_ : list of int
+        Which of ``numbers_`` were sometimes missing.
+    scaler_ : RobustScaleSmoothClip
+        What scales numbers, if there are any.
+    bins_ : PiecewiseLinearEncoder
+        What makes bins of them, if ``n_bins`` is not 0.
     n_features_in_ : int
         Columns seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -214,7 +220,7 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
             return words + (", sometimes missing" if found.missing != _UNKNOWN else "")
         k = self.numbers_.index(j)
         n_bins = max(len(self.bins_.bin_edges_[k]) - 1, 0) if self.n_bins else 0
-        words = f"number, {n_bins} bins" if n_bins else "number"
+        words = f"number, {n_bins} bin{'s' * (n_bins > 1)}" if n_bins else "number"
         return words + (", sometimes missing" if k in self.holes_ else "")
 
     # --- fitting
@@ -250,7 +256,7 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         return matrix, categories
 
     def _learn_numbers(self, numbers: np.ndarray, y: Any) -> None:
-        self.holes_ = np.flatnonzero(np.isnan(numbers).any(axis=0)).tolist()
+        self.holes_: list[int] = np.flatnonzero(np.isnan(numbers).any(axis=0)).tolist()
         if not self.numbers_:
             return
         self.scaler_ = RobustScaleSmoothClip().fit(numbers)

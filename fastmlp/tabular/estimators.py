@@ -158,9 +158,10 @@ class _TabularMLP(BaseEstimator):
         member = self.network_.members_[0]
         widths = ", ".join(map(str, np.atleast_1d(member.hidden_layer_sizes)))
         epochs = ", ".join(str(member.n_iter_) for member in self.network_.members_)
+        n = len(self.network_.members_)
         return (
             f"{self.encoder_.describe()}\n"
-            f"{len(self.network_.members_)} networks of {member.coefs_[0].shape[0]} inputs and "
+            f"{n} network{'s' * (n > 1)} of {member.coefs_[0].shape[0]} inputs and "
             f"hidden layers of {widths} units, trained for {epochs} epochs"
         )
 

@@ -92,7 +92,7 @@ def test_names_and_words():
     assert encoder.describe().splitlines() == [
         "number: number, 2 bins, sometimes missing",
         "colour: category of 3, sometimes missing",
-        "flag: number, 1 bins",
+        "flag: number, 1 bin",
         "two: category of 2",
         "one: dropped, because it has one value only",
         "name: category of 60",
