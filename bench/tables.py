@@ -12,9 +12,10 @@ the training rows only.  Each fit runs in a process of its own with one thread, 
 the area under the ROC curve (of several classes, the mean of each against the others); accuracy
 and log loss are recorded as well.  Seconds are processor seconds of `fit`.
 
-Summary.  Ranks are those of the mean scores of a set.  The normalised score of a set is 1 for the
-best method and 0 for the median one and all below.  Standard errors are over the sets.  A method
-that failed or was killed is last, with 0.
+Summary.  Of the methods that were measured on all sets of a group, over the splits that all of them
+have.  Ranks are those of the mean scores of a set.  The normalised score of a set is 1 for the best
+method and 0 for the median one and all below.  Standard errors are over the sets.  A method that
+failed or was killed is last, with 0.
 
 What was measured is kept in bench/results/tables.json, and is not measured again unless ``--redo``
 says so.  Writes tables.md and tables.png beside it; ``--readme`` puts the summary into README.md.
@@ -39,6 +40,7 @@ from table_sets import CLASSES, DATA_SETS, VALUES, DataSet
 
 HERE = Path(__file__).parent
 ROWS_OF_ONE_SPLIT = 30_000  # larger sets are split once: their test sets are large, too
+ROWS_LARGE = 11_000  # larger sets are reported apart: not every rival is done with them in time
 
 
 class Method(NamedTuple):
@@ -277,11 +279,12 @@ def run(arguments: argparse.Namespace) -> dict[str, dict]:
     context.set_forkserver_preload(
         ["sklearn.ensemble", "sklearn.compose", *({m.needs for m in METHODS} - missing)]
     )
-    for data, seed, method in jobs(arguments, missing):
+    for n, data, seed, method in jobs(arguments, missing):
         key = f"{data.name}/{seed}/{method.name}"
         if key in known and not arguments.redo:
             continue
         known[key] = in_a_process(context, data.name, seed, method.name, arguments.limit)
+        known[key]["rows"] = n
         print(key, {name: round(v, 4) if name != "error" else v for name, v in known[key].items()},
               flush=True)  # fmt: skip
         report = {"machine": describe(), "limit": arguments.limit, "results": known}
@@ -290,7 +293,7 @@ def run(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def jobs(arguments: argparse.Namespace, missing: set[str]) -> list:
-    """(set, seed, method), the small sets first."""
+    """(rows, set, seed, method), the small sets first."""
     methods = [m for m in METHODS if m.needs not in missing and m.name in arguments.methods]
     found = []
     for data in DATA_SETS:
@@ -299,21 +302,56 @@ def jobs(arguments: argparse.Namespace, missing: set[str]) -> list:
         n = len(data.load()[1])
         n_splits = 1 if n > ROWS_OF_ONE_SPLIT else arguments.splits
         found += [(n, data, seed, m) for seed in range(n_splits) for m in methods]
-    return [job[1:] for job in sorted(found, key=lambda job: job[0])]
+    return sorted(found, key=lambda job: job[0])
 
 
 # --- the report
 
 
-def table_of(known: dict[str, dict], what: str, names: list[str]) -> np.ndarray:
-    """Means over the splits, (sets, methods); NaN where a fit failed or was killed."""
-    means = np.full((len(names), len(METHODS)), np.nan)
+class Group(NamedTuple):
+    """Sets of one kind, and the methods that were measured on all of them."""
+
+    title: str
+    tuning: list[str]
+    held_out: list[str]
+    methods: list[str]
+
+
+def groups(known: dict[str, dict]) -> list[Group]:
+    """Small sets, and large ones, which not every method has been measured on."""
+    found = []
+    for is_large in (False, True):
+        names = {
+            key.split("/")[0] for key in known if (known[key]["rows"] > ROWS_LARGE) == is_large
+        }
+        chosen = [data for data in DATA_SETS if data.name in names]
+        methods = [
+            method.name for method in METHODS
+            if all(f"{data.name}/0/{method.name}" in known for data in chosen)
+        ]  # fmt: skip
+        if chosen and methods:
+            title = f"{'more than' if is_large else 'at most'} {ROWS_LARGE:,} rows"
+            tuning, held_out = (
+                [data.name for data in chosen if data.held_out == value] for value in (False, True)
+            )
+            found.append(Group(title, tuning, held_out, methods))
+    return found
+
+
+def table_of(known: dict[str, dict], what: str, names: list[str], methods: list[str]) -> np.ndarray:
+    """Means over the splits that all have, (sets, methods); NaN where a fit failed."""
+    means = np.full((len(names), len(methods)), np.nan)
     for i, name in enumerate(names):
-        for j, method in enumerate(METHODS):
-            keys = [key for key in known if key.startswith(f"{name}/")
-                    and key.endswith(f"/{method.name}")]  # fmt: skip
-            values = [known[key].get(what, np.nan) for key in keys]
-            means[i, j] = np.mean(values) if values else np.nan
+        seeds = [
+            {key.split("/")[1] for key in known
+             if key.startswith(f"{name}/") and key.endswith(f"/{method}")}
+            for method in methods
+        ]  # fmt: skip
+        for j, method in enumerate(methods):
+            means[i, j] = np.mean([
+                known[f"{name}/{seed}/{method}"].get(what, np.nan)
+                for seed in set.intersection(*seeds)
+            ])  # fmt: skip
     return means
 
 
@@ -336,74 +374,59 @@ def mean_and_error(values: np.ndarray) -> str:
     return f"{np.mean(values):.2f} ± {error:.2f}"
 
 
-def summary(known: dict[str, dict]) -> str:
+def summary(known: dict[str, dict], group: Group) -> str:
     """Markdown: a row for each method, of the tuning sets and of those held out."""
-    parts = {"tuning": measured(known, held_out=False), "held out": measured(known, held_out=True)}
-    parts = {part: names for part, names in parts.items() if names}
-    shown = methods_of(known)
-    head = [f"rank, {len(names)} sets {part} | normalised score" for part, names in parts.items()]
-    lines = [f"| method | {' | '.join(head)} | seconds, median | s per 1000 rows |",
-             "|---" * (2 * len(parts) + 4 - 1) + "|"]  # fmt: skip
-    everything = [name for names in parts.values() for name in names]
-    seconds = table_of(known, "seconds", everything)[:, shown]
-    rows = np.array([len(d.load()[1]) * 0.75 for d in DATA_SETS if d.name in everything])
-    rows = dict(zip([d.name for d in DATA_SETS if d.name in everything], rows, strict=True))
-    per_row = seconds / np.array([[rows[name] / 1000] for name in everything])
-    for j, column in enumerate(shown):
+    parts = [(part, names) for part, names in
+             (("tuning", group.tuning), ("held out", group.held_out)) if names]  # fmt: skip
+    head = [f"rank, {len(names)} sets {part} | normalised score" for part, names in parts]
+    lines = [f"| {group.title} | {' | '.join(head)} | seconds | most |",
+             "|---" * (2 * len(parts) + 3) + "|"]  # fmt: skip
+    seconds = table_of(known, "seconds", group.tuning + group.held_out, group.methods)
+    scores = [table_of(known, "score", names, group.methods) for _, names in parts]
+    for j, method in enumerate(group.methods):
         cells = []
-        for names in parts.values():
-            score = table_of(known, "score", names)[:, shown]
+        for score in scores:
             cells += [mean_and_error(ranks(score)[:, j]), mean_and_error(normalised(score)[:, j])]
-        cells += [f"{np.nanmedian(seconds[:, j]):.2g}", f"{np.nanmedian(per_row[:, j]):.2g}"]
-        lines.append(f"| {METHODS[column].name} | {' | '.join(cells)} |")
+        is_killed = np.isnan(seconds[:, j]).any()
+        most = "killed" if is_killed else f"{seconds[:, j].max():.2g}"
+        cells += [f"{np.nanmedian(seconds[:, j]):.2g}", most]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def methods_of(known: dict[str, dict]) -> list[int]:
-    """Positions of the methods that were measured at all."""
-    names = {key.rsplit("/", 1)[1] for key in known}
-    return [j for j, method in enumerate(METHODS) if method.name in names]
-
-
-def measured(known: dict[str, dict], held_out: bool) -> list[str]:
-    names = {key.split("/")[0] for key in known}
-    return [d.name for d in DATA_SETS if d.name in names and d.held_out == held_out]
-
-
-def details(known: dict[str, dict], what: str) -> str:
+def details(known: dict[str, dict], group: Group, what: str) -> str:
     """Markdown: a row for each set, a column for each method."""
-    shown = methods_of(known)
-    names = measured(known, False) + measured(known, True)
-    lines = [f"| {what} | {' | '.join(METHODS[j].name for j in shown)} |",
-             "|---" * (len(shown) + 1) + "|"]  # fmt: skip
-    for name, row in zip(names, table_of(known, what, names)[:, shown], strict=True):
+    lines = [f"| {what} | {' | '.join(group.methods)} |",
+             "|---" * (len(group.methods) + 1) + "|"]  # fmt: skip
+    names = group.tuning + group.held_out
+    for name, row in zip(names, table_of(known, what, names, group.methods), strict=True):
         best = np.nanmax(row) if what == "score" else None
         cells = ["-" if np.isnan(v) else f"**{v:.4f}**" if v == best else f"{v:.4g}" for v in row]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def plot(known: dict[str, dict], path: Path) -> None:
-    """Normalised score over all sets against processor seconds per 1000 rows."""
+def plot(known: dict[str, dict], found: list[Group], path: Path) -> None:
+    """Normalised score against processor seconds, a panel for each group."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    shown = methods_of(known)
-    names = measured(known, False) + measured(known, True)
-    score = normalised(table_of(known, "score", names)[:, shown])
-    seconds = np.nanmedian(table_of(known, "seconds", names)[:, shown], axis=0)
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    error = np.std(score, axis=0, ddof=1) / len(names) ** 0.5 if len(names) > 1 else None
-    axes.errorbar(seconds, score.mean(axis=0), error, fmt="o", capsize=3)
-    for j, x, y in zip(shown, seconds, score.mean(axis=0), strict=True):
-        axes.annotate(
-            METHODS[j].name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8
-        )
-    axes.set(xscale="log", xlabel="processor seconds of a fit, median of the sets",
-             ylabel="normalised score, mean of the sets")  # fmt: skip
-    figure.savefig(path, dpi=120)
+    figure, panels = plt.subplots(1, len(found), figsize=(6 * len(found), 4.5), squeeze=False,
+                                  layout="constrained")  # fmt: skip
+    for group, axes in zip(found, panels[0], strict=True):
+        names = group.tuning + group.held_out
+        score = normalised(table_of(known, "score", names, group.methods))
+        seconds = np.nanmedian(table_of(known, "seconds", names, group.methods), axis=0)
+        error = np.std(score, axis=0, ddof=1) / len(names) ** 0.5 if len(names) > 1 else None
+        axes.errorbar(seconds, score.mean(axis=0), error, fmt="o", capsize=3)
+        for name, x, y in zip(group.methods, seconds, score.mean(axis=0), strict=True):
+            axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.set(xscale="log", xlabel="processor seconds of a fit, median of the sets",
+                 ylabel="normalised score, mean of the sets",
+                 title=f"{len(names)} sets of {group.title}")  # fmt: skip
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
@@ -418,12 +441,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "tables.json")
     arguments = parser.parse_args()
     known = run(arguments)
-    text = summary(known)
+    found = groups(known)
+    text = "\n\n".join(summary(known, group) for group in found)
     print(f"\n{text}")
-    arguments.out.with_suffix(".md").write_text(
-        "\n\n".join([text, details(known, "score"), details(known, "seconds")]) + "\n"
-    )
-    plot(known, arguments.out.with_suffix(".png"))
+    every_set = [details(known, group, what) for group in found for what in ("score", "seconds")]
+    arguments.out.with_suffix(".md").write_text("\n\n".join([text, *every_set]) + "\n")
+    plot(known, found, arguments.out.with_suffix(".png"))
     if arguments.readme:
         put_into_readme(text, "tables")
 

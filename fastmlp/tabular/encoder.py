@@ -102,13 +102,13 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
     Examples
     --------
     >>> from fastmlp.tabular import TabularEncoder
-    >>> X = [["red", 1.0], ["blue", 2.0], ["green", 4.0], ["blue", None]]
+    >>> X = [["red", 1.0], ["blue", 2.0], ["green", 5.0], ["blue", None]]
     >>> encoder = TabularEncoder(n_bins=0).fit(X)
     >>> for row in encoder.transform(X):
     ...     print(*row.round(1))
-    -0.6 0.0 0.0 0.0 1.0
+    -0.5 0.0 0.0 0.0 1.0
     0.0 0.0 1.0 0.0 0.0
-    1.2 0.0 0.0 1.0 0.0
+    1.3 0.0 0.0 1.0 0.0
     0.0 1.0 1.0 0.0 0.0
     >>> print(encoder.describe())
     0: category of 3

@@ -233,8 +233,11 @@ class TabularMLPClassifier(ClassifierMixin, _TabularMLP):
     Notes
     -----
     Numbers become piecewise linear functions of themselves (Gorishniy and others, 2022), categories
-    columns of 0 and 1.  `fastmlp.tabular.presets` has the networks' parameters, and what each of
-    them pays.  `describe` says what columns were taken for.
+    columns of 0 and 1.  'fast' trains one network, 'default' 4 and 'best' 12 of two hidden layers
+    of 128 units; of more than 20,000 rows, 'default' trains 2 and 'best' 4 of 256 units.  Training
+    goes on until the validation loss has not improved for some epochs, and its best epoch is kept.
+    `fastmlp.tabular.presets` has all parameters, and what each of them pays.  `describe` says what
+    columns were taken for.
 
     Dates are refused: turn them into what may matter about them, such as a number of days, the
     month or the weekday.  A category that `fit` did not see counts as a rare one, or as none of
@@ -252,7 +255,7 @@ class TabularMLPClassifier(ClassifierMixin, _TabularMLP):
     ['light', 'heavy']
     >>> print(model.encoder_.describe())
     0: category of 2
-    1: number, 16 bins
+    1: number, 32 bins
     """
 
     _task = "classification"
@@ -485,8 +488,11 @@ class TabularMLPRegressor(RegressorMixin, _TabularMLP):
     Notes
     -----
     Numbers become piecewise linear functions of themselves (Gorishniy and others, 2022), categories
-    columns of 0 and 1.  `fastmlp.tabular.presets` has the networks' parameters, and what each of
-    them pays.  `describe` says what columns were taken for.
+    columns of 0 and 1.  'fast' trains one network, 'default' 4 and 'best' 12 of two hidden layers
+    of 128 units; of more than 20,000 rows, 'default' trains 2 and 'best' 4 of 256 units.  Training
+    goes on until the validation loss has not improved for some epochs, and its best epoch is kept.
+    `fastmlp.tabular.presets` has all parameters, and what each of them pays.  `describe` says what
+    columns were taken for.
 
     Dates are refused: turn them into what may matter about them, such as a number of days, the
     month or the weekday.  A category that `fit` did not see counts as a rare one, or as none of

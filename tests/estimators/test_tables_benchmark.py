@@ -30,7 +30,7 @@ def test_it_runs_from_end_to_end(tmp_path):
     for found in results.values():
         assert found["score"] > 0.95
         assert 0 < found["seconds"] < 100
-    assert "| method | rank, 1 sets tuning |" in printed
+    assert "| at most 11,000 rows | rank, 1 sets tuning |" in printed
     assert (tmp_path / "tables.png").stat().st_size > 1000
     assert "| breast cancer |" in (tmp_path / "tables.md").read_text()
     assert run_command(*command, timeout=400).count("breast cancer/0") == 0  # it is known
