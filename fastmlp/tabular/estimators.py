@@ -34,6 +34,7 @@ from fastmlp.tabular.encoder import TabularEncoder
 from fastmlp.tabular.presets import PRESETS, completed, recipe_for, share_held_out
 
 _RESERVE = 0.75  # of the time that is left: what training may plan with
+_FEW_EPOCHS = 20  # if there is no time for so many, there are fewer networks
 _LOG_TEMPERATURES = (-3.0, 3.0)
 
 
@@ -93,7 +94,7 @@ class _TabularMLP(BaseEstimator):
         own = {} if self._task == "regression" else {"class_weight": self.class_weight}
         own |= {"validation_fraction": share} if share else {}
         network = completed(network, recipe.parameters | own)
-        network = self._within_time(network, n_members, Z, y, start)
+        network, n_members = self._within_time(network, n_members, Z, y, start)
         ensemble = self._ensemble(
             network, n_members, random_state=self.random_state, n_threads=self.n_threads
         )
@@ -120,16 +121,17 @@ class _TabularMLP(BaseEstimator):
 
     def _within_time(
         self, network: Any, n_members: int, Z: np.ndarray, y: np.ndarray, start: float
-    ) -> Any:
-        """The network with as many epochs as ``max_time`` has room for.
+    ) -> tuple[Any, int]:
+        """The network with as many epochs as ``max_time`` has room for, and how many of it.
 
         Schedules go over all epochs, so they must know the number before they begin; an epoch that
-        is not kept tells how long one takes.
+        is not kept tells how long one takes.  Rather one network that is trained than several that
+        are not.
         """
         if self.max_time is None:
-            return network
+            return network, n_members
         if network.solver == "lbfgs":
-            return network.set_params(max_time=self.max_time)
+            return network.set_params(max_time=self.max_time), n_members
         trial = clone(network).set_params(
             max_iter=1, learning_rate="cosine", n_iter_no_change=np.inf, early_stopping=False,
             scoring=None, random_state=0, n_threads=self.n_threads,
@@ -138,9 +140,10 @@ class _TabularMLP(BaseEstimator):
         trial.fit(Z, y)
         of_an_epoch = time.perf_counter() - before
         left = max(self.max_time - (time.perf_counter() - start), 1e-3)
-        epochs = int(_RESERVE * left / (of_an_epoch * n_members))
-        epochs = int(np.clip(epochs, 1, network.max_iter))
-        return network.set_params(max_iter=epochs, max_time=left)
+        epochs = _RESERVE * left / of_an_epoch  # of all networks together
+        n_members = int(np.clip(epochs / min(_FEW_EPOCHS, network.max_iter), 1, n_members))
+        epochs = int(np.clip(epochs / n_members, 1, network.max_iter))
+        return network.set_params(max_iter=epochs, max_time=left), n_members
 
     def describe(self) -> str:
         """What each column was taken for, and how the networks were trained.
@@ -205,7 +208,8 @@ class TabularMLPClassifier(ClassifierMixin, _TabularMLP):
         Share of the rows that each network sets aside, to keep its best epoch; None is the
         preset's.  With 0, all rows are for training, and the last epoch is kept.
     max_time : float or None, default=None
-        Seconds that `fit` may take; there are fewer epochs if they would take longer.
+        Seconds that `fit` may take; if there are too few of them, networks have fewer epochs, and
+        there are fewer networks.
     random_state : int, RandomState instance or None, default=None
         Source of all random numbers.
     n_threads : int or None, default=None
@@ -460,7 +464,8 @@ class TabularMLPRegressor(RegressorMixin, _TabularMLP):
         Share of the rows that each network sets aside, to keep its best epoch; None is the
         preset's.  With 0, all rows are for training, and the last epoch is kept.
     max_time : float or None, default=None
-        Seconds that `fit` may take; there are fewer epochs if they would take longer.
+        Seconds that `fit` may take; if there are too few of them, networks have fewer epochs, and
+        there are fewer networks.
     random_state : int, RandomState instance or None, default=None
         Source of all random numbers.
     n_threads : int or None, default=None
