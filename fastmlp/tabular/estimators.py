@@ -34,7 +34,7 @@ from fastmlp.tabular.encoder import TabularEncoder
 from fastmlp.tabular.presets import PRESETS, completed, recipe_for, share_held_out
 
 _RESERVE = 0.75  # of the time that is left: what training may plan with
-_FEW_EPOCHS = 20  # if there is no time for so many, there are fewer networks
+_FEW_EPOCHS = 50  # if there is no time for so many, there are fewer networks
 _LOG_TEMPERATURES = (-3.0, 3.0)
 
 

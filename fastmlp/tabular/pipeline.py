@@ -95,6 +95,10 @@ def tabular_pipeline(
     ValueError
         If the task is none of the two.
 
+    See Also
+    --------
+    TabularMLPClassifier, TabularMLPRegressor : One estimator, faster and more accurate.
+
     Notes
     -----
     The network's parameters are three hidden layers of 256 units, 'selu' or 'mish',

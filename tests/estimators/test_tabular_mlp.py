@@ -41,7 +41,7 @@ BY_ROWS = "quartiles, bins and rows set aside go by rows, whatever their weights
 
 
 @parametrize_with_checks(
-    [TabularMLPClassifier(n_members=1), TabularMLPRegressor(n_members=1)],
+    [TabularMLPClassifier("fast"), TabularMLPRegressor("fast")],
     expected_failed_checks=lambda _: {"check_sample_weight_equivalence_on_dense_data": BY_ROWS},
 )
 def test_estimator_checks(estimator, check):
