@@ -417,6 +417,7 @@ def plot(known: dict[str, dict], found: list[Group], path: Path) -> None:
         axes.errorbar(seconds, score.mean(axis=0), error, fmt="o", capsize=3)
         for name, x, y in zip(group.methods, seconds, score.mean(axis=0), strict=True):
             axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.margins(x=0.2)
         axes.set(xscale="log", xlabel="processor seconds of a fit, median of the sets",
                  ylabel="normalised score, mean of the sets",
                  title=f"{len(names)} sets of {group.title}")  # fmt: skip
