@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
     from fastmlp.export.c99 import to_c
     from fastmlp.io import from_sklearn, to_sklearn
-    from fastmlp.tabular import RobustScaleSmoothClip, tabular_pipeline
+    from fastmlp.tabular import (
+        PiecewiseLinearEncoder,
+        RobustScaleSmoothClip,
+        TabularMLPClassifier,
+        TabularMLPRegressor,
+        tabular_pipeline,
+    )
 
 __all__ = [
     "InconsistentVersionWarning",
@@ -27,7 +33,10 @@ __all__ = [
     "MLPEnsembleClassifier",
     "MLPEnsembleRegressor",
     "MLPRegressor",
+    "PiecewiseLinearEncoder",
     "RobustScaleSmoothClip",
+    "TabularMLPClassifier",
+    "TabularMLPRegressor",
     "__version__",
     "from_sklearn",
     "jit_predictor",
@@ -44,7 +53,10 @@ _MODULES = ("inspect", "io", "model_selection", "onnx", "plotting")
 _FROM = {
     "MLPEnsembleClassifier": "ensemble",
     "MLPEnsembleRegressor": "ensemble",
+    "PiecewiseLinearEncoder": "tabular",
     "RobustScaleSmoothClip": "tabular",
+    "TabularMLPClassifier": "tabular",
+    "TabularMLPRegressor": "tabular",
     "from_sklearn": "io",
     "tabular_pipeline": "tabular",
     "to_c": "export.c99",

@@ -46,6 +46,7 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_feature_names_in as check_feature_names_in
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -78,6 +79,7 @@ __all__ = [
     "Task",
     "assert_all_finite",
     "available_if",
+    "check_feature_names_in",
     "check_is_fitted",
     "check_optimize_result",
     "check_partial_fit_first_call",

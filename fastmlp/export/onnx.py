@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.base import is_classifier
 
 from fastmlp._safetensors import replace
+from fastmlp._sklearn import check_is_fitted
 from fastmlp._version import __version__
 from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from fastmlp.estimators import MLPClassifier, MLPRegressor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register", "to_onnx"]
 
-_OPSET, _IR_VERSION = 17, 8  # both of ONNX 1.12 (2022)
+_OPSET, _ML_OPSET, _IR_VERSION = 17, 3, 8  # of ONNX 1.12 (2022)
 _MAX_BYTES = 2**31 - 2**20  # of parameters; protobuf's limit less room for the rest
 
 
@@ -213,9 +214,10 @@ def to_onnx(
 
     Parameters
     ----------
-    model : MLPClassifier, MLPRegressor, an ensemble of them, or an estimator with one inside
-        A fitted estimator.  A `sklearn.pipeline.Pipeline`, and whatever else is not a network
-        itself, is converted by skl2onnx, which must be installed (see `register`).
+    model : MLPClassifier, MLPRegressor, an ensemble, or an estimator with a network inside
+        A fitted estimator; for `TabularMLPClassifier` and `TabularMLPRegressor` see Notes.  A
+        `sklearn.pipeline.Pipeline`, and whatever else is not a network itself, is converted by
+        skl2onnx, which must be installed (see `register`).
     path : str or path-like, default=None
         A file to write the model to; one that is there is replaced at once.
     X : array or pandas data frame of at least one row, default=None
@@ -249,6 +251,11 @@ def to_onnx(
     Predictions agree to the rounding of the element type.  A label can differ where two
     probabilities are equal to that rounding.  There is no check for NaN or infinity in the input.
 
+    `TabularMLPClassifier` and `TabularMLPRegressor` become a graph of opset 17 with an input of
+    shape (n_samples, 1) for each column that was not dropped, of its name or ``column_0``, ...:
+    float64 for numbers, NaN being missing; strings or int64 for categories, of which the empty
+    string is missing.  Values are float64.  A ``target_transformer`` has no form in ONNX.
+
     skl2onnx has no converter for `TransformedTargetRegressor`, nor for a `FunctionTransformer`
     with a function.  Of `tabular_pipeline`, that leaves classifiers of numbers.
 
@@ -267,8 +274,12 @@ def to_onnx(
     True
     """
     onnx = _import("onnx", "fastmlp[onnx]")
+    from fastmlp.tabular import TabularMLPClassifier, TabularMLPRegressor
+
     if isinstance(model, Model):
         proto = _model(onnx, describe(model, _ACTIVATIONS, "ONNX"))
+    elif isinstance(model, TabularMLPClassifier | TabularMLPRegressor):
+        proto = _of_tables(onnx, model)
     else:
         proto = _by_skl2onnx(model, X)
     if path is not None:
@@ -329,7 +340,59 @@ def _import(name: str, requirement: str) -> Any:
 
 def _model(onnx: Any, recipe: Recipe) -> "ModelProto":
     """The `onnx.ModelProto` of a network alone."""
-    helper = onnx.helper
+    g = _new_graph(recipe)
+    real = onnx.helper.np_dtype_to_tensor_dtype(recipe.dtype)
+    if recipe.is_classifier:
+        _classify(g, recipe, "X", "label", "probabilities")
+    else:
+        _predict(g, recipe, "X", "variable")
+    inputs = [("X", real, [None, recipe.network.widths[0]])]
+    return _proto(onnx, g, recipe, inputs, real)
+
+
+def _of_tables(onnx: Any, model: Any) -> "ModelProto":
+    """The `onnx.ModelProto` of a `TabularMLPClassifier` or `TabularMLPRegressor`."""
+    from fastmlp.export.tables import add_encoder, columns_of, kinds_of
+
+    check_is_fitted(model)
+    recipe = describe(model.network_, _ACTIVATIONS, "ONNX")
+    types = onnx.TensorProto
+    kinds = {float: types.DOUBLE, str: types.STRING, int: types.INT64}
+    of_column = kinds_of(model.encoder_)
+    inputs = [
+        (name, kinds[of_column[j]], [None, 1]) for j, name in columns_of(model.encoder_).items()
+    ]
+    g = _new_graph(recipe)
+    x = add_encoder(g, model.encoder_)
+    if not recipe.is_classifier:
+        _unscale(g, model, g("Cast", _outputs(g, recipe, x), to=types.DOUBLE))
+        return _proto(onnx, g, recipe, inputs, types.DOUBLE)
+    if model.temperature_ == 1:
+        _classify(g, recipe, x, "label", "probabilities")
+    else:
+        _classify(g, recipe, x, "label", "uncalibrated")
+        powers = g("Pow", "uncalibrated", 1 / model.temperature_)
+        total = g("ReduceSum", powers, np.array([1]), keepdims=1)
+        g("Div", powers, total, output="probabilities")
+    return _proto(onnx, g, recipe, inputs, types.FLOAT)
+
+
+def _unscale(g: _Graph, model: Any, outputs: str) -> None:
+    """Targets in the user's units."""
+    if model.target_transformer_ is not None:
+        raise ValueError(
+            f"target_transformer={model.target_transformer!r} has no form in ONNX; fit with None, "
+            "or undo it behind the graph."
+        )
+    scaler = model.target_scaler_
+    if scaler is not None:
+        outputs = g("Mul", outputs, np.array(scaler.scale_))
+        outputs = g("Add", outputs, np.array(scaler.mean_))
+    g("Identity", outputs, output="variable")
+
+
+def _new_graph(recipe: Recipe) -> _Graph:
+    """An empty graph in the network's element type; refuses a network that is too large."""
     n_bytes = len(recipe.members) * recipe.network.n_parameters * recipe.dtype.itemsize
     if n_bytes > _MAX_BYTES:
         raise ValueError(
@@ -342,14 +405,14 @@ def _model(onnx: Any, recipe: Recipe) -> "ModelProto":
         taken[beginning] = taken.get(beginning, 0) + 1
         return f"{beginning}_{taken[beginning]}"
 
-    g = _Graph(recipe.dtype, _OPSET, unique)
-    real = helper.np_dtype_to_tensor_dtype(recipe.dtype)
-    n_columns = recipe.n_columns
-    if not recipe.is_classifier:
-        _predict(g, recipe, "X", "variable")
-        outputs = [("variable", real, [None, n_columns])]
-    else:
-        _classify(g, recipe, "X", "label", "probabilities")
+    return _Graph(recipe.dtype, _OPSET, unique)
+
+
+def _proto(onnx: Any, g: _Graph, recipe: Recipe, inputs: list, real: int) -> "ModelProto":
+    """The graph as a model; ``real`` is the type of its numbers."""
+    helper, n_columns = onnx.helper, recipe.n_columns
+    outputs = [("variable", real, [None, n_columns])]
+    if recipe.is_classifier:
         label = onnx.TensorProto.STRING if _is_text(recipe) else onnx.TensorProto.INT64
         outputs = [
             ("label", label, [None, n_columns][: 1 + recipe.multilabel]),
@@ -358,14 +421,16 @@ def _model(onnx: Any, recipe: Recipe) -> "ModelProto":
     graph = helper.make_graph(
         [helper.make_node(*node, **attributes) for *node, attributes in g.nodes],
         "fastmlp",
-        [helper.make_tensor_value_info("X", real, [None, recipe.network.widths[0]])],
+        [helper.make_tensor_value_info(*one) for one in inputs],
         [helper.make_tensor_value_info(*output) for output in outputs],
         _tensors(g),
         doc_string=recipe.summary,
     )
+    domains = {attributes.get("domain") for *_, attributes in g.nodes} - {None}
+    versions = [("", _OPSET), *((domain, _ML_OPSET) for domain in domains)]
     return helper.make_model(
         graph, producer_name="fastmlp", producer_version=__version__, ir_version=_IR_VERSION,
-        opset_imports=[helper.make_opsetid("", _OPSET)], doc_string=recipe.summary,
+        opset_imports=[helper.make_opsetid(*one) for one in versions], doc_string=recipe.summary,
     )  # fmt: skip
 
 

@@ -1,18 +1,14 @@
-"""tabular_pipeline: its formulas, the tables it takes, whose parameters win; and its benchmark."""
+"""tabular_pipeline: its formulas, the tables it takes, whose parameters win."""
 
-import json
 import pickle
-import sys
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from processes import run_command
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.exceptions import ConvergenceWarning
@@ -22,7 +18,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import MLPClassifier, MLPRegressor, RobustScaleSmoothClip, tabular_pipeline
 
-BENCH = Path(__file__).parents[2] / "bench"
 N = 60
 NUMBERS = np.random.default_rng(0).normal(size=N)
 COLOURS = np.random.default_rng(1).choice(["blue", "green", "red"], N)
@@ -324,27 +319,3 @@ def test_no_word_about_convergence_where_all_epochs_were_asked_for():
     for other in ({"n_iter_no_change": 10}, {"learning_rate": "constant"}):
         with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
             clone(model).set_params(**other).fit(X, y)
-
-
-def test_benchmark_runs_from_end_to_end(tmp_path):
-    out = tmp_path / "tabular.json"
-    command = [sys.executable, BENCH / "tabular.py", "--tiny", "--out", out]
-    printed = run_command(*command, timeout=400)
-    results = json.loads(out.read_text())["results"]
-    assert "| iris | accuracy |" in printed
-    for models in results.values():
-        assert {"tabular_pipeline", "MLP defaults", "gradient boosting"} <= set(models)
-
-
-def test_the_table_says_where_the_preset_loses(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    from tabular import verdict
-
-    results = {
-        "tabular_pipeline": {"r2": [0.5, 0.6, 0.7]},
-        "better": {"r2": [0.6, 0.7, 0.81]},
-        "not clearly": {"r2": [0.9, 0.4, 0.7]},
-        "worse": {"r2": [0.4, 0.5, 0.6]},
-    }
-    assert verdict(results, "r2") == "better"
-    assert verdict({name: results[name] for name in ("tabular_pipeline", "worse")}, "r2") == "-"
