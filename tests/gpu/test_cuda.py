@@ -5,6 +5,7 @@ The ladder of `test_engine` climbs this engine too; here is what only a GPU targ
 
 import inspect
 import types
+import weakref
 from itertools import cycle, product
 
 import numpy as np
@@ -366,12 +367,61 @@ def test_gradients_in_splits_and_micro_batches(monkeypatch):
     engine.load(place_for(engine, X, y))
     engine.set_parameters(flat)
     loss, gradient = engine.loss_and_gradient()
-    assert engine._workspaces[17].n_splits == 4
+    assert engine._workspaces.get(17, None).n_splits == 4
     expected, expected_gradient = reference.objective(
         flat, network.widths, "tanh", "squared_error", X, y, 0.1
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-13)
+
+
+class CountingDevice(EmulatedDevice):
+    """Knows how much of its memory is in use."""
+
+    def __init__(self):
+        super().__init__()
+        self._all = []
+
+    def _noted(self, buffer):
+        self._all = [one for one in self._all if one() is not None] + [weakref.ref(buffer)]
+        return buffer
+
+    def empty(self, n, dtype):
+        return self._noted(super().empty(n, dtype))
+
+    def upload(self, array):
+        return self._noted(super().upload(array))
+
+    def used(self):
+        self.synchronize()
+        return sum(len(one()) for one in self._all if one() is not None)
+
+
+def test_many_sizes_do_not_take_more_and_more_memory(monkeypatch):
+    """Of what is predicted, and of what an epoch goes over."""
+    monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 0)
+    network, objective = make_network((2, 3, 1), "relu", "squared_error")
+    X, y = make_problem("squared_error", 40, 2, 1)
+    device = CountingDevice()
+    engine = CudaEngine(
+        network, dtype="float64", objective=objective, device=device, batch_size=4,
+        optimizer=Optimizer("sgd", (0.0, 0.0, 0.0)), sizes=EMULATED_SIZES,
+    )  # fmt: skip
+    engine.load(place_for(engine, X, y))
+
+    def predict(n):
+        engine.predict(X[:n])
+
+    def go_over(n):
+        engine.run_epoch(np.arange(n), np.full(-(-n // 4), 0.1))
+
+    for work in (predict, go_over):
+        work(40)
+        work(39)
+        most = device.used()
+        for n in range(38, 20, -1):
+            work(n)
+            assert device.used() <= most
 
 
 # --- samples that do not fit, or are there already --------------------------------------------
