@@ -407,7 +407,7 @@ class Sequence:
     def run(self, n_times: int, go_on: Callable[[], None]) -> None:
         """Queue it ``n_times``; ``go_on`` is called from time to time, and may raise an error."""
         if self._is_fresh and n_times:
-            self._launch_all()
+            _launch_all(self._device, self._launches)
             self._is_fresh = False
             n_times -= 1
         if self._queue_once is None and n_times:
@@ -424,10 +424,6 @@ class Sequence:
                 faster = SECONDS_AT_ONCE / (time.perf_counter() - start)
                 self._n_at_once = max(1, int(n * min(4.0, faster)))
 
-    def _launch_all(self) -> None:
-        for launch in self._launches:
-            self._device.launch(launch)
-
     def _capture(self) -> Callable[[], None]:
         """What queues all launches once."""
         try:
@@ -435,8 +431,13 @@ class Sequence:
         except (MemoryError, RuntimeError) as error:
             self._device.synchronize()  # an error if it does not work any more
             warnings.warn(f"Steps on the GPU are slower than they could be: {error}")
-            return self._launch_all
+            return partial(_launch_all, self._device, self._launches)
         return partial(self._device.replay, graph)
+
+
+def _launch_all(device: Device, launches: list[Launch]) -> None:
+    for launch in launches:
+        device.launch(launch)
 
 
 def _import_numba_cuda() -> Any:
