@@ -720,7 +720,7 @@ RESIDENT_BUGS = {
         "            wait_for_all_copies()\n",
     ),
     "no barrier between layers": (
-        "layer < n_layers - 1)  # fmt: skip\n                cuda.syncthreads()\n",
+        "layer < n_layers - 1)  # fmt: skip\n        cuda.syncthreads()\n",
         "layer < n_layers - 1)  # fmt: skip\n",
     ),
     "what is behind the weights": (
@@ -728,7 +728,7 @@ RESIDENT_BUGS = {
         "        pass\n    cuda.syncthreads()\n",
     ),
     "rows fetched while others still read": (
-        "int32(deltas + a), w, fan_in, fan_out)\n                cuda.syncthreads()\n",
+        "int32(deltas + a), w, fan_in, fan_out)\n        cuda.syncthreads()\n",
         "int32(deltas + a), w, fan_in, fan_out)\n",
     ),
     "slices that do not add up": ("distance = slices // 2\n", "distance = slices // 4\n"),
