@@ -25,15 +25,23 @@ class Capabilities(NamedTuple):
         Those of `MATMUL_PRECISIONS` that it has.
     arrays_on_device : bool
         Whether samples may be another library's arrays on the device.
+    trains_side_by_side : bool
+        Whether several trainings are faster at once than one after the other, which takes the
+        memory of one.
     """
 
     matmul_precisions: tuple[str, ...]
     arrays_on_device: bool
+    trains_side_by_side: bool
 
 
 _CAPABILITIES = {
-    "cpu": Capabilities(matmul_precisions=("highest",), arrays_on_device=False),
-    "cuda": Capabilities(matmul_precisions=MATMUL_PRECISIONS, arrays_on_device=True),
+    "cpu": Capabilities(
+        matmul_precisions=("highest",), arrays_on_device=False, trains_side_by_side=True
+    ),
+    "cuda": Capabilities(
+        matmul_precisions=MATMUL_PRECISIONS, arrays_on_device=True, trains_side_by_side=False
+    ),
 }
 DEVICES = tuple(_CAPABILITIES)
 

@@ -107,12 +107,16 @@ class Fit:
             run, part = runs[i], task
             if len(runs) > 1:
                 part = task.subtask("restart", task_id=i, max_subtasks=self._most_epochs())
-            self._train(run, [*self._hooks(part), *checkpoints[i : i + 1]])
+            try:
+                self._train(run, [*self._hooks(part), *checkpoints[i : i + 1]])
+            finally:
+                run.engine = None  # type: ignore[assignment]  # its memory is the next run's
             if part is not task:
                 part.end(run, lambda: run.parameters)
 
         jobs = [partial(train_one, i) for i in range(len(runs))]
-        outcomes = side_by_side(jobs, self.limit, self._plan.execution["n_threads"])
+        where = self._plan.execution
+        outcomes = side_by_side(jobs, self.limit, where["n_threads"], where["device"])
         best, scores = best_of(outcomes, lambda i: self._final_score(runs[i]))
         self._warn_of_no_score(runs[best])
         _warn_of_overflow(runs[best])

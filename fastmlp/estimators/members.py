@@ -59,7 +59,10 @@ def fit_members(
     plan = make_plan(members[0], held_out=held_out)
     begun = _begin(members, plan, X, y, sample_weight, held_out)
     limit = begun[0].fit.limit
-    outcomes = side_by_side([one.train for one in begun], limit, plan.execution["n_threads"])
+    where = plan.execution
+    outcomes = side_by_side(
+        [one.train for one in begun], limit, where["n_threads"], where["device"]
+    )
     trained = succeeded(outcomes)
     kept = [i for i in trained if outcomes[i][0].stop_reason != "interrupted"] or trained
     for i in kept:

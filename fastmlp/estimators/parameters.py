@@ -295,9 +295,12 @@ SHARED: dict[str, Parameter] = {
         "cpu",
         "{'cpu', 'cuda'}",
         """\
-        Where to train and predict.  'cuda' is the current NVIDIA GPU and
-        needs ``pip install "fastmlp[cuda]"``.  There, ``X`` may also be an array that is on the
-        GPU already (CuPy, PyTorch, JAX, Numba; float32 or float64, contiguous in C order).""",
+        Where to train and predict.  'cuda' is an NVIDIA GPU and needs
+        ``pip install "fastmlp[cuda]"``: the one that is current when the process uses it first
+        (the first of ``CUDA_VISIBLE_DEVICES``, or as ``torch.cuda.set_device`` has chosen), from
+        then on in all threads, whichever is current later.  There, ``X`` may also be an array
+        that is on this GPU already (CuPy, PyTorch, JAX, Numba; float32 or float64, contiguous in
+        C order).""",
         [StrOptions(set(DEVICES))],
         portable=False,
     ),
@@ -379,8 +382,9 @@ SHARED: dict[str, Parameter] = {
         1,
         "int",
         """\
-        Train from that many random initialisations, at once as far as there are processors, and
-        keep the best by ``restart_scores_``.  All share one validation split.""",
+        Train from that many random initialisations, at once as far as there are processors (on a
+        GPU one after the other), and keep the best by ``restart_scores_``.  All share one
+        validation split.""",
         _at_least(Integral, 1),
     ),
     "max_time": Parameter(

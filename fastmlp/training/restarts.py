@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.engine import available_threads
+from fastmlp.engine import available_threads, capabilities
 from fastmlp.training.hooks import Limit
 from fastmlp.training.run import DivergedError
 
@@ -15,9 +15,9 @@ _POLL = 0.05  # seconds between two looks for Ctrl-C
 
 
 def side_by_side(
-    jobs: Sequence[Callable[[], Any]], limit: Limit, n_threads: int | None
+    jobs: Sequence[Callable[[], Any]], limit: Limit, n_threads: int | None, device: str = "cpu"
 ) -> list[Any]:
-    """Run trainings, at once as far as there are processors for them.
+    """Run trainings, at once as far as there are processors for them and the device gains by it.
 
     The first runs in any case; another that the limit leaves no time for is not started.
 
@@ -28,6 +28,8 @@ def side_by_side(
         The one that the jobs obey: Ctrl-C ends them all, and is no reason to warn a second time.
     n_threads : int or None
         Most jobs at once; None means as many as `fastmlp.engine.available_threads`.
+    device : {'cpu', 'cuda'}
+        Where they train.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def side_by_side(
     if len(jobs) == 1:
         return [run(jobs[0])]
     n_at_once = min(available_threads(n_threads), len(jobs))
-    if n_at_once == 1:
+    if n_at_once == 1 or not capabilities(device).trains_side_by_side:
         return [run(job) for job in jobs]
     with ThreadPoolExecutor(n_at_once) as pool, limit.beside_threads() as heard:
         futures = [pool.submit(run, job) for job in jobs]

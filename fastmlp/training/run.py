@@ -32,7 +32,7 @@ class Run:
     optimizer_state : OptimizerState or None
         Where the optimizer stands before and after training; None with L-BFGS.
     engine : Engine
-        Loaded with samples and parameters.
+        Loaded with samples and parameters; None before and after training.
     order : ndarray of int64
         The rows of the loaded samples to train on; each epoch shuffles them in place.
     batch_size : int

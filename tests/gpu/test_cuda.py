@@ -5,6 +5,7 @@ The ladder of `test_engine` climbs this engine too; here is what only a GPU targ
 
 import inspect
 import types
+import weakref
 from itertools import cycle, product
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import sparse
 from simt import EMULATED_SIZES, EmulatedDevice, Fault, to_bf16x2, to_tf32
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import MLPClassifier, MLPEnsembleRegressor, MLPRegressor
 from fastmlp.dropout import Dropout
 from fastmlp.engine import get_engine
 from fastmlp.engine.cpu import CpuEngine
@@ -366,12 +367,117 @@ def test_gradients_in_splits_and_micro_batches(monkeypatch):
     engine.load(place_for(engine, X, y))
     engine.set_parameters(flat)
     loss, gradient = engine.loss_and_gradient()
-    assert engine._workspaces[17].n_splits == 4
+    assert engine._workspaces.get(17, None).n_splits == 4
     expected, expected_gradient = reference.objective(
         flat, network.widths, "tanh", "squared_error", X, y, 0.1
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-13)
+
+
+class CountingDevice(EmulatedDevice):
+    """Knows how much of its memory is in use, and has no more than ``limit`` elements, if any, and
+    that for ``allocations`` allocations.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._all = []
+        self.limit = self.allocations = np.inf
+        self.most = self.n_allocations = 0
+
+    def _noted(self, buffer):
+        self._all = [one for one in self._all if one() is not None] + [weakref.ref(buffer)]
+        self.most, self.n_allocations = max(self.most, self.used()), self.n_allocations + 1
+        if self.most > self.limit or self.n_allocations > self.allocations:
+            raise MemoryError("no room")
+        return buffer
+
+    def empty(self, n, dtype):
+        return self._noted(super().empty(n, dtype))
+
+    def upload(self, array):
+        return self._noted(super().upload(array))
+
+    def used(self):
+        self.synchronize()  # what is queued holds its arguments
+        return sum(len(one()) for one in self._all if one() is not None)
+
+
+def test_many_sizes_do_not_take_more_and_more_memory(monkeypatch):
+    """Of what is predicted, and of what an epoch goes over."""
+    monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 0)
+    network, objective = make_network((2, 3, 1), "relu", "squared_error")
+    X, y = make_problem("squared_error", 40, 2, 1)
+    device = CountingDevice()
+    engine = CudaEngine(
+        network, dtype="float64", objective=objective, device=device, batch_size=4,
+        optimizer=Optimizer("sgd", (0.0, 0.0, 0.0)), sizes=EMULATED_SIZES,
+    )  # fmt: skip
+    engine.load(place_for(engine, X, y))
+
+    def predict(n):
+        engine.predict(X[:n])
+
+    def go_over(n):
+        engine.run_epoch(np.arange(n), np.full(-(-n // 4), 0.1))
+
+    for work in (predict, go_over):
+        work(40)
+        work(39)
+        most = device.used()
+        for n in range(38, 20, -1):
+            work(n)
+            assert device.used() <= most
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    device = CountingDevice()
+    monkeypatch.setattr("fastmlp.engine.cuda.device.open_device", lambda: device)
+    sizes = dict.fromkeys(("float32", "float64"), EMULATED_SIZES)
+    monkeypatch.setattr("fastmlp.engine.cuda.tiles.SIZES", sizes)
+    return device
+
+
+@pytest.mark.parametrize(
+    ("kind", "early_stopping"), [("restarts", False), ("restarts", True), ("ensemble", False)]
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_restarts_need_the_memory_of_one(counting, kind, early_stopping):
+    """Where there is room for one training, there is for several, and they are the same."""
+    X, y = make_problem("squared_error", 20, 3, 1)
+    options = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 8, "n_threads": 3,
+               "random_state": 0, "early_stopping": early_stopping}  # fmt: skip
+    MLPRegressor(**options, device="cuda").fit(X, y[:, 0])
+    counting.limit = counting.most
+    models = [MLPRegressor(**options, n_restarts=3 if kind == "restarts" else 1, device=device)
+              for device in ("cuda", "cpu")]  # fmt: skip
+    if kind == "ensemble":
+        models = [MLPEnsembleRegressor(model, n_members=3, random_state=0) for model in models]
+    got, expected = (model.fit(X, y[:, 0]) for model in models)
+    counting.limit = np.inf
+    np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_without_memory_an_estimator_stays_as_it_was(counting):
+    """Whether it is for samples, parameters, workspace or predictions that there is no room."""
+    X, y = make_problem("squared_error", 20, 3, 1)
+    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=1, random_state=0, early_stopping=True,
+                         device="cuda").fit(X, y[:, 0])  # fmt: skip
+    n_of_fit, before, expected = counting.n_allocations, dict(vars(model)), model.predict(X)
+    n_of_predict = counting.n_allocations - n_of_fit
+    for work, n in ((model.fit, n_of_fit), (model.predict, n_of_predict)):
+        for allocation in range(n):
+            counting.n_allocations, counting.allocations = 0, allocation
+            with pytest.raises(MemoryError):
+                work(X) if work == model.predict else work(X, y[:, 0])
+            assert vars(model).keys() == before.keys()
+            assert all(vars(model)[name] is before[name] for name in before)
+        counting.allocations = np.inf
+        np.testing.assert_array_equal(model.predict(X), expected)
+    np.testing.assert_array_equal(model.fit(X, y[:, 0]).predict(X), expected)
 
 
 # --- samples that do not fit, or are there already --------------------------------------------
@@ -614,7 +720,7 @@ RESIDENT_BUGS = {
         "            wait_for_all_copies()\n",
     ),
     "no barrier between layers": (
-        "layer < n_layers - 1)  # fmt: skip\n                cuda.syncthreads()\n",
+        "layer < n_layers - 1)  # fmt: skip\n        cuda.syncthreads()\n",
         "layer < n_layers - 1)  # fmt: skip\n",
     ),
     "what is behind the weights": (
@@ -622,7 +728,7 @@ RESIDENT_BUGS = {
         "        pass\n    cuda.syncthreads()\n",
     ),
     "rows fetched while others still read": (
-        "int32(deltas + a), w, fan_in, fan_out)\n                cuda.syncthreads()\n",
+        "int32(deltas + a), w, fan_in, fan_out)\n        cuda.syncthreads()\n",
         "int32(deltas + a), w, fan_in, fan_out)\n",
     ),
     "slices that do not add up": ("distance = slices // 2\n", "distance = slices // 4\n"),

@@ -7,6 +7,8 @@ import inspect
 import os
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +27,7 @@ from fastmlp.optimizers import Optimizer
 core = pytest.importorskip("cuda.core", reason="cuda.core comes with numba-cuda")
 bindings = pytest.importorskip("cuda.bindings.driver")
 pytest.importorskip("cuda.core.utils")
+ILLEGAL_ADDRESS = bindings.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
 
 
 class Array:
@@ -44,18 +47,52 @@ class Array:
         return Array(self.values[item])
 
 
+OURS, OTHERS = 70, 71  # contexts
+
+
 class FakeDriver:
-    """cuda.bindings.driver; ``failing`` names a function that fails."""
+    """cuda.bindings.driver, and what fails elsewhere in CUDA.
+
+    The function ``failing`` fails once, after ``later`` calls, with ``code``; all do after an
+    error 700.
+    """
 
     CUfunction_attribute = bindings.CUfunction_attribute
     CUkernel = staticmethod(int)
 
     def __init__(self):
-        self.failing, self.allowed = "", []
+        self.failing, self.later, self.code, self.allowed = "", 0, bindings.CUresult(1), []
+        self.dead, self.asked, self._here = False, 0, threading.local()
+
+    def check(self, name):
+        """The code of a function's result; it works on our GPU only."""
+        assert self._here.context == OURS
+        self.asked += 1
+        if self.dead:
+            return ILLEGAL_ADDRESS
+        if name != self.failing:
+            return bindings.CUresult(0)
+        self.later -= 1
+        if self.later >= 0:
+            return bindings.CUresult(0)
+        self.failing, self.dead = "", self.code == ILLEGAL_ADDRESS
+        return self.code
+
+    def require(self, name):
+        """What numba-cuda and cuda.core make of such a code."""
+        if code := self.check(name):
+            raise RuntimeError(f"{code.name}: {name}")
 
     def _done(self, name):
         assert callable(getattr(bindings, name))
-        return (int(self.failing == name),)
+        return (self.check(name),)
+
+    def cuCtxGetCurrent(self):
+        return bindings.CUresult(0), getattr(self._here, "context", 0)
+
+    def cuCtxSetCurrent(self, context):
+        self._here.context = context
+        return (bindings.CUresult(0),)
 
     def cuMemcpyHtoDAsync(self, target, source, n_bytes, stream):
         ctypes.memmove(target, source, n_bytes)
@@ -82,8 +119,8 @@ class FakeCuda:
 
     implementation = "NVIDIA"
 
-    def __init__(self):
-        self.launches, self.events = [], []
+    def __init__(self, driver):
+        self.driver, self.launches, self.events = driver, [], []
         self.gpu = SimpleNamespace(
             id=0, name=b"Fake GPU", MULTIPROCESSOR_COUNT=4, compute_capability=(9, 0)
         )
@@ -96,12 +133,12 @@ class FakeCuda:
             "event": self._event,
         }
         for name, function in functions.items():
-            setattr(self, name, self._checked(getattr(cuda, name), function))
+            setattr(self, name, self._checked(name, function))
 
-    @staticmethod
-    def _checked(real, function):
+    def _checked(self, name, function):
         def call(*args, **kwargs):
-            bound = inspect.signature(inspect.unwrap(real)).bind(*args, **kwargs)
+            bound = inspect.signature(inspect.unwrap(getattr(cuda, name))).bind(*args, **kwargs)
+            self.driver.require(name)
             return function(**bound.arguments)
 
         return call
@@ -121,6 +158,7 @@ class FakeCuda:
         return self.gpu
 
     def current_context(self):
+        self.driver.require("current_context")
         memory = SimpleNamespace(free=self.free, total=2 * self.free)
         return SimpleNamespace(get_memory_info=lambda: memory)
 
@@ -141,13 +179,13 @@ class FakeCore:
 
     def __init__(self, fake):
         self._fake, self.graphs, self._n = fake, [], 0
-        self.launches, self.threads = fake.launches, set()
+        self.launches = fake.launches
 
     def Device(self, device_id):
         return self
 
     def set_current(self):
-        self.threads.add(threading.get_ident())
+        self._fake.driver.cuCtxSetCurrent(OURS)
 
     def create_stream(self):
         self._n += 1
@@ -160,13 +198,23 @@ class FakeCore:
 
     def launch(self, stream, config, kernel, *values):
         assert {type(value) for value in values} <= {int, bool, float, np.float32, np.float64}
+        self._fake.driver.require("launch")
         self.launches.append((stream, config.grid, config.block, len(values), config))
 
     def create_graph_builder(self):
         for name in ("begin_building", "end_building", "complete"):
             assert hasattr(core.graph.GraphBuilder, name)
-        graph = SimpleNamespace(launch=lambda stream: self.graphs.append(stream.handle))
-        builder = SimpleNamespace(complete=lambda: graph)
+        require = self._fake.driver.require
+
+        def launch(stream):
+            require("replay")
+            self.graphs.append(stream.handle)
+
+        def complete():
+            require("complete")
+            return SimpleNamespace(launch=launch)
+
+        builder = SimpleNamespace(complete=complete)
         builder.begin_building = builder.end_building = lambda: builder
         self.builder = builder
         return builder
@@ -174,8 +222,8 @@ class FakeCore:
 
 @pytest.fixture
 def fake(monkeypatch):
-    fake = FakeCuda()
-    fake.core, fake.driver = FakeCore(fake), FakeDriver()
+    fake = FakeCuda(FakeDriver())
+    fake.core = FakeCore(fake)
 
     def compile_kernel(cuda, template, names, arguments, threads, capability):
         kernel = SimpleNamespace(
@@ -228,27 +276,136 @@ def test_the_resident_path_launches_once_per_epoch(fake):
     assert not fake.core.graphs
 
 
-@pytest.mark.parametrize("failing", [name for name in vars(FakeDriver) if name.startswith("cu")])
-def test_an_error_of_the_driver_is_told(fake, failing):
-    fake.driver.failing = failing
-    with pytest.raises(RuntimeError, match=r"device='cuda': .*: 1; restart the process"):
-        train(Device())
+FUNCTIONS = [
+    *(name for name in vars(FakeDriver) if name.startswith("cu") and "Ctx" not in name),
+    "device_array", "launch",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["launch", "replay", "read", "write", "zeros", "synchronize"])
-def test_the_device_is_current_in_every_thread(fake, name):
+@pytest.mark.parametrize("later", [0, 3])
+@pytest.mark.parametrize("failing", FUNCTIONS)
+def test_an_error_of_the_driver_is_told(fake, failing, later):
+    """The first or a later one, in one sentence; then the same device works."""
     device = Device()
+    fake.driver.failing, fake.driver.later = failing, later
+    told = r"device='cuda': .*: CUDA_ERROR_INVALID_VALUE.*; try again, or use device='cpu'\.$"
+    if failing == "cuKernelSetAttribute" and later:
+        fake.driver.later = 0  # it is called once
+    with pytest.raises(RuntimeError, match=told):
+        train(device)
+    train(device)
+
+
+METHODS = {
+    "launch": lambda device, launch, graph, buffer: device.launch(launch),
+    "capture": lambda device, launch, graph, buffer: device.capture([launch]),
+    "replay": lambda device, launch, graph, buffer: device.replay(graph),
+    "read": lambda device, launch, graph, buffer: device.read(buffer),
+    "write": lambda device, launch, graph, buffer: device.write(buffer, np.ones(2)),
+    "zeros": lambda device, launch, graph, buffer: device.zeros(2, np.float32),
+    "upload": lambda device, launch, graph, buffer: device.upload(np.ones(2)),
+    "synchronize": lambda device, launch, graph, buffer: device.synchronize(),
+    "free_bytes": lambda device, launch, graph, buffer: device.free_bytes(),
+    "pinned": lambda device, launch, graph, buffer: device.pinned((2,), np.float32),
+    "mark": lambda device, launch, graph, buffer: device.mark(),
+    "send": lambda device, launch, graph, buffer: device.wait(
+        device.send(buffer, np.ones(2, np.float32), device.mark())
+    ),
+}  # fmt: skip
+
+
+def prepare(device):
+    """What methods work with."""
     buffer = device.zeros(2, np.float32)
     launch = module.Launch(module.Kernel(print, {}), (1, 1, 1), 32, (buffer,))
-    graph = device.capture([launch])
-    arguments = {
-        "launch": (launch,), "replay": (graph,), "read": (buffer,), "zeros": (2, np.float32),
-        "write": (buffer, np.ones(2)), "synchronize": (),
-    }[name]  # fmt: skip
-    thread = threading.Thread(target=getattr(device, name), args=arguments)
-    thread.start()
-    thread.join()
-    assert thread.ident in fake.core.threads
+    return device, launch, device.capture([launch]), buffer
+
+
+@pytest.mark.parametrize("failing", FUNCTIONS)
+@pytest.mark.parametrize("parameters", [0, 2**17], ids=["tiled", "resident"])
+def test_a_gpu_that_does_not_work_any_more_is_not_asked_again(
+    fake, monkeypatch, failing, parameters
+):
+    """Error 700 is told once and for all, in every thread, also while an epoch cleans up."""
+    monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", parameters)
+    device = Device()
+    prepared = prepare(device)
+    fake.driver.failing, fake.driver.code = failing, ILLEGAL_ADDRESS
+    told = r"^device='cuda': [\w .]*: CUDA_ERROR_ILLEGAL_ADDRESS[: \w]*; restart the process, for"
+    with pytest.raises(RuntimeError, match=told) as first:
+        train(device)
+    asked = fake.driver.asked
+    for method in METHODS.values():
+        with pytest.raises(RuntimeError) as again:
+            method(*prepared)
+        assert str(again.value) == str(first.value)
+    heard = in_thread(device.synchronize)
+    assert str(heard) == str(first.value)
+    monkeypatch.setattr(module, "_open", lambda: device)
+    assert module.describe() == {"GPU": str(first.value)}
+    assert fake.driver.asked == asked
+
+
+def in_thread(function, *args):
+    """What a thread that ran it has raised."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).exception()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_device_is_current_in_every_thread(fake, name):
+    """Also if it has none, or another library has chosen another one, which it finds again."""
+    prepared = prepare(Device())
+    assert in_thread(METHODS[name], *prepared) is None
+
+    def after_another():
+        fake.driver.cuCtxSetCurrent(OTHERS)
+        METHODS[name](*prepared)
+        assert fake.driver.cuCtxGetCurrent()[1] == OTHERS
+
+    assert in_thread(after_another) is None
+    fake.driver.failing = "launch"
+
+    def after_an_error():
+        fake.driver.cuCtxSetCurrent(OTHERS)
+        with pytest.raises(RuntimeError, match="could not be launched"):
+            METHODS["launch"](*prepared)
+        assert fake.driver.cuCtxGetCurrent()[1] == OTHERS
+
+    assert in_thread(after_an_error) is None
+
+
+def test_threads_open_one_device(fake, monkeypatch):
+    """Though all come at the same time."""
+    make = FakeCore.create_stream
+
+    def slow(self):
+        time.sleep(0.02)
+        return make(self)
+
+    monkeypatch.setattr(FakeCore, "create_stream", slow)
+    module._open.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: module.open_device(), range(4)))
+    module._open.cache_clear()
+    assert len(set(map(id, found))) == 1
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_without_a_graph_steps_are_launched_one_by_one(fake, monkeypatch, code):
+    monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 0)
+    train(Device())
+    n_captured = sum(launch[0] is fake.core.builder for launch in fake.launches)
+    n_launches = len(fake.launches)
+    fake.driver.failing, fake.driver.code = "complete", bindings.CUresult(code)
+    fake.core.graphs.clear()
+    with pytest.warns(UserWarning, match=r"slower than they could be: .* graph could not be made"):
+        train(Device())
+    assert not fake.core.graphs
+    assert len(fake.launches) == 2 * n_launches + 9 * n_captured
+    fake.driver.failing, fake.driver.code = "complete", ILLEGAL_ADDRESS
+    with pytest.raises(RuntimeError, match="restart the process"):
+        train(Device())
 
 
 def test_memory(fake):
@@ -305,23 +462,27 @@ def test_arrays_of_other_libraries(fake, monkeypatch):
         device.adopt("samples")
 
 
-def test_what_does_not_fit_is_a_memory_error(fake):
+@pytest.mark.parametrize("later", range(0, 30, 4))
+def test_what_does_not_fit_is_a_memory_error(fake, later):
+    """Wherever it is asked for; the device can be used afterwards."""
     device = Device()
-
-    def fail(*_, **__):
-        raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc failed")
-
-    fake.device_array = fail
-    with pytest.raises(MemoryError, match=r"'cuda': 2\.00 GiB more .* use a smaller batch_size"):
-        device.upload(np.broadcast_to(np.float32(0), 2**29))
+    fake.driver.failing, fake.driver.later = "device_array", later
+    fake.driver.code = bindings.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(MemoryError, match=r"'cuda': 0\.00 GiB more .* use a smaller batch_size"):
+        train(device)
+    train(device)
 
 
 def test_a_forked_process_cannot_use_the_device(fake, monkeypatch):
     module._open.cache_clear()
     assert module.open_device() is module.open_device()
+    prepared = prepare(module.open_device())
     monkeypatch.setattr(module.os, "getpid", lambda: -1)
     with pytest.raises(ValueError, match=r"'cuda' cannot be used .* forked .*'spawn'"):
         module.open_device()
+    for method in METHODS.values():  # of what the parent has made
+        with pytest.raises(ValueError, match=r"'cuda' cannot be used .* forked .*'spawn'"):
+            method(*prepared)
     module._open.cache_clear()
 
 

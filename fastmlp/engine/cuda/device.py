@@ -8,8 +8,9 @@ cuda.core a few.  The emulator of the tests has the same methods.
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from fastmlp.engine.cuda.compiler import compile_kernel
 _MIN_CAPABILITY = (8, 0)
 SECONDS_AT_ONCE = 0.25  # of work that is queued
 _ADVICE = 'install it with: pip install "fastmlp[cuda]"'
+_opening = threading.Lock()
 
 
 class Buffer:
@@ -63,11 +65,47 @@ class Launch(NamedTuple):
     shared_bytes: int = 0
 
 
+class _DriverError(Exception):
+    """A call of the driver that did not succeed."""
+
+
+def _ask(function: Callable, *args: Any) -> None:
+    """Call a function of the driver."""
+    if code := function(*args)[0]:
+        raise _DriverError(code.name)
+
+
+class _Turn:
+    """While the driver is asked for something: the GPU is this thread's current one, whatever was
+    before and is again afterwards, and an error of the driver is told as one of Python's.
+    """
+
+    __slots__ = ("_before", "_device", "_what")
+
+    def __init__(self, device: "Device", what: str):
+        self._device, self._what = device, what
+
+    def __enter__(self) -> None:
+        self._before = self._device.enter()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        told = None
+        if isinstance(error, _DriverError) or (error is not None and "CUDA_ERROR" in str(error)):
+            told = self._device.tell(error, self._what)
+        self._device.leave(self._before)
+        if told is not None:
+            raise told from error
+
+
 class Device:
-    """The current NVIDIA GPU.
+    """The NVIDIA GPU that is current when it is made.
 
     Everything is queued on one stream, but for `send`, which has one of its own, so that copies
     run beside kernels.
+
+    Every method may raise a MemoryError if the GPU's memory does not suffice, and a RuntimeError if
+    the driver fails.  Most errors of kernels leave nothing that works in this process: then the
+    driver is not asked for anything again, and every method raises the same RuntimeError.
 
     Attributes
     ----------
@@ -87,6 +125,7 @@ class Device:
         from cuda import core
         from cuda.bindings import driver
 
+        self._failure, self._process = "", os.getpid()
         gpu = cuda.get_current_device()
         name = gpu.name
         self.name: str = name.decode() if isinstance(name, bytes) else name
@@ -96,71 +135,98 @@ class Device:
         self._api, self._driver = core, driver
         self._core = core.Device(gpu.id)
         self._core.set_current()
+        self._context = driver.cuCtxGetCurrent()[1]
         self.shared_bytes: int = self._core.properties.max_shared_memory_per_block_optin
         # numba's own streams would wait for those of other libraries in the process
         self._streams = [self._core.create_stream() for _ in range(2)]
         self._stream, self._copies = (cuda.external_stream(int(s.handle)) for s in self._streams)
-        self._handle, self._here = int(self._streams[0].handle), threading.local()
+        self._handle = int(self._streams[0].handle)
         self._kernels: dict[Any, Kernel] = {}
-        self._configurations: dict[tuple, Any] = {}
+        self._configuration = lru_cache(1024)(self._make_configuration)
 
     def describe(self) -> dict[str, str]:
         """What it is, for people."""
         from numba.cuda.cudadrv.driver import driver
 
-        major, minor = self._cuda.get_current_device().compute_capability[:2]
-        memory = self._cuda.current_context().get_memory_info()
-        return {
-            "GPU": self.name,
-            "compute capability": f"{major}.{minor}",
-            "multiprocessors": str(self.n_multiprocessors),
-            "memory": f"{memory.total / 2**30:.1f} GiB, {memory.free / 2**30:.1f} free",
-            "CUDA driver": ".".join(map(str, driver.get_version())),
-        }
+        with _Turn(self, "the GPU could not be described"):
+            memory = self._cuda.current_context().get_memory_info()
+            return {
+                "GPU": self.name,
+                "compute capability": ".".join(map(str, self._capability[:2])),
+                "multiprocessors": str(self.n_multiprocessors),
+                "memory": f"{memory.total / 2**30:.1f} GiB, {memory.free / 2**30:.1f} free",
+                "CUDA driver": ".".join(map(str, driver.get_version())),
+            }
 
-    def _enter(self) -> None:
-        """Make the GPU this thread's, which a call of the driver needs."""
-        if not hasattr(self._here, "entered"):
-            self._core.set_current()
-            self._here.entered = True
+    # --- turns
 
-    @property
-    def _queue(self) -> int:
-        """The stream of launches, for a call of the driver."""
-        self._enter()
-        return self._handle
+    def enter(self) -> Any:
+        """Make the GPU this thread's current one; returns what was, if it was another one.
+
+        Raises
+        ------
+        RuntimeError
+            If it has failed before.
+        ValueError
+            If this process was forked off since the device was opened.
+        """
+        if self._failure:
+            raise RuntimeError(self._failure) from None
+        if self._process != os.getpid():
+            raise ValueError(
+                "device='cuda' cannot be used in a process that was forked off after its parent "
+                "had used it; start processes with the method 'spawn' or 'forkserver'."
+            )
+        before = self._driver.cuCtxGetCurrent()[1]
+        if int(before) == int(self._context):
+            return None
+        self._driver.cuCtxSetCurrent(self._context)
+        return before if int(before) else None
+
+    def leave(self, before: Any) -> None:
+        """Make what `enter` has found the thread's current GPU again."""
+        if before is not None:
+            self._driver.cuCtxSetCurrent(before)
+
+    def tell(self, error: BaseException, what: str) -> MemoryError | RuntimeError:
+        """What to raise for an error of the driver; finds out whether the GPU still works."""
+        if "OUT_OF_MEMORY" in str(error):
+            return MemoryError(
+                f"device='cuda': {what} (out of memory); use a smaller batch_size, a smaller "
+                "network, fewer samples at once, float32 or device='cpu'."
+            )
+        told = f"device='cuda': {what}: {error}"
+        if not self._driver.cuStreamSynchronize(self._handle)[0]:
+            return RuntimeError(f"{told}; try again, or use device='cpu'.")
+        self._failure = f"{told}; restart the process, for the GPU does not work in it any more."
+        return RuntimeError(self._failure)
+
+    def _call(self, what: str, function: Callable, *args: Any) -> None:
+        """A call of the driver; ``what`` says that it did not succeed."""
+        with _Turn(self, what):
+            _ask(function, *args)
 
     # --- memory
 
     def free_bytes(self) -> int:
         """Memory that is free."""
-        return int(self._cuda.current_context().get_memory_info().free)
+        with _Turn(self, "the GPU's free memory is not known"):
+            return int(self._cuda.current_context().get_memory_info().free)
 
     def empty(self, n: int, dtype: DTypeLike) -> Buffer:
-        """A new buffer; what it holds is undefined.
-
-        Raises
-        ------
-        MemoryError
-        """
-        try:
+        """A new buffer; what it holds is undefined."""
+        size = n * np.dtype(dtype).itemsize
+        with _Turn(self, f"{size / 2**30:.2f} GiB more do not fit on the GPU"):
             return Buffer(self._cuda.device_array(max(n, 1), dtype, stream=self._stream))
-        except Exception as error:
-            if "OUT_OF_MEMORY" not in str(error):
-                raise
-            raise MemoryError(
-                f"device='cuda': {n * np.dtype(dtype).itemsize / 2**30:.2f} GiB more do not fit on "
-                "the GPU; use a smaller batch_size, a smaller network, float32 or device='cpu'."
-            ) from error
 
     def zeros(self, n: int, dtype: DTypeLike) -> Buffer:
         """A new buffer of zeros."""
         buffer = self.empty(n, dtype)
         size = buffer.size * buffer.dtype.itemsize
-        self._check(
-            self._driver.cuMemsetD8Async(buffer.pointer, 0, size, self._queue),
+        self._call(
             f"{size} bytes could not be set to zero",
-        )
+            self._driver.cuMemsetD8Async, buffer.pointer, 0, size, self._handle,
+        )  # fmt: skip
         return buffer
 
     def upload(self, array: np.ndarray) -> Buffer:
@@ -181,8 +247,8 @@ class Device:
         """
         from cuda.core.utils import StridedMemoryView
 
-        stream = int(self._streams[0].handle)
-        view = StridedMemoryView.from_any_interface(array, stream_ptr=stream)
+        with _Turn(self, "an array on the GPU could not be read"):
+            view = StridedMemoryView.from_any_interface(array, stream_ptr=self._handle)
         if view.device_id != self._core.device_id:
             raise ValueError(
                 f"X is on GPU {view.device_id}, but device='cuda' uses GPU "
@@ -197,47 +263,47 @@ class Device:
             "version": 3,
         }  # fmt: skip
         flat = SimpleNamespace(__cuda_array_interface__=interface, keep=(array, view))
-        return Buffer(self._cuda.as_cuda_array(flat, sync=False)), shape
+        with _Turn(self, "an array on the GPU could not be read"):
+            return Buffer(self._cuda.as_cuda_array(flat, sync=False)), shape
 
     def write(self, buffer: Any, array: np.ndarray) -> None:
         """Replace what a buffer holds."""
         flat = np.ascontiguousarray(array, buffer.dtype)
         assert flat.size == buffer.size
-        self._check(
-            self._driver.cuMemcpyHtoDAsync(
-                buffer.pointer, flat.ctypes.data, flat.nbytes, self._queue
-            ),
+        self._call(
             f"{flat.nbytes} bytes could not be sent to the GPU",
-        )
+            self._driver.cuMemcpyHtoDAsync, buffer.pointer, flat.ctypes.data, flat.nbytes,
+            self._handle,
+        )  # fmt: skip
 
     def read(self, buffer: Buffer, n: int | None = None) -> np.ndarray:
         """A copy of the first ``n`` elements, or all; waits for all launches before it."""
         found = np.empty(buffer.size if n is None else n, buffer.dtype)
-        what = f"{found.nbytes} bytes could not be read from the GPU"
-        self._check(
-            self._driver.cuMemcpyDtoHAsync(
-                found.ctypes.data, buffer.pointer, found.nbytes, self._queue
-            ),
-            what,
-        )
+        self._call(
+            f"{found.nbytes} bytes could not be read from the GPU",
+            self._driver.cuMemcpyDtoHAsync, found.ctypes.data, buffer.pointer, found.nbytes,
+            self._handle,
+        )  # fmt: skip
         self.synchronize()
         return found
 
     def synchronize(self) -> None:
         """Wait for all launches."""
-        self._check(self._driver.cuStreamSynchronize(self._queue), "a kernel failed")
+        self._call("a kernel failed", self._driver.cuStreamSynchronize, self._handle)
 
     # --- copies beside kernels
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """Host memory that `send` can read while the host does something else."""
-        return self._cuda.pinned_array(shape, dtype)
+        with _Turn(self, "there is not so much memory that the GPU can read by itself"):
+            return self._cuda.pinned_array(shape, dtype)
 
     def mark(self) -> Any:
         """The present end of the queue of launches, for `send`."""
-        event = self._cuda.event(timing=False)
-        event.record(self._stream)
-        return event
+        with _Turn(self, "an event could not be queued"):
+            event = self._cuda.event(timing=False)
+            event.record(self._stream)
+            return event
 
     def send(self, buffer: Any, array: np.ndarray, after: Any) -> Any:
         """Copy pinned memory to the start of a buffer, beside launches later than ``after``.
@@ -245,17 +311,19 @@ class Device:
         Launches from now on wait for it.  ``array`` must stay as it is until the result, an event,
         was waited for with `wait`.
         """
-        if after is not None:
-            after.wait(self._copies)
-        buffer.array[: array.size].copy_to_device(array.reshape(-1), stream=self._copies)
-        event = self._cuda.event(timing=False)
-        event.record(self._copies)
-        event.wait(self._stream)
-        return event
+        with _Turn(self, f"{array.nbytes} bytes could not be sent to the GPU"):
+            if after is not None:
+                after.wait(self._copies)
+            buffer.array[: array.size].copy_to_device(array.reshape(-1), stream=self._copies)
+            event = self._cuda.event(timing=False)
+            event.record(self._copies)
+            event.wait(self._stream)
+            return event
 
     def wait(self, event: Any) -> None:
         """Wait until a copy of `send` is done."""
-        event.synchronize()
+        with _Turn(self, "samples could not be sent to the GPU"):
+            event.synchronize()
 
     # --- kernels
 
@@ -268,8 +336,8 @@ class Device:
 
     def launch(self, launch: Launch) -> None:
         """Queue one launch."""
-        self._enter()
-        self._launch_on(self._streams[0], launch)
+        with _Turn(self, "a kernel could not be launched"):
+            self._launch_on(self._streams[0], launch)
 
     def sequence(self, launches: list[Launch]) -> "Sequence":
         """Launches that are queued together, again and again."""
@@ -277,16 +345,16 @@ class Device:
 
     def capture(self, launches: list[Launch]) -> Any:
         """A CUDA graph of launches that have all run before."""
-        self._enter()
-        builder = self._core.create_graph_builder().begin_building()
-        for launch in launches:
-            self._launch_on(builder, launch)
-        return builder.end_building().complete()
+        with _Turn(self, "a CUDA graph could not be made"):
+            builder = self._core.create_graph_builder().begin_building()
+            for launch in launches:
+                self._launch_on(builder, launch)
+            return builder.end_building().complete()
 
     def replay(self, graph: Any) -> None:
         """Queue a graph."""
-        self._enter()
-        graph.launch(self._streams[0])
+        with _Turn(self, "a CUDA graph could not be launched"):
+            graph.launch(self._streams[0])
 
     def _launch_on(self, stream: Any, launch: Launch) -> None:
         kinds = tuple([each.kind if type(each) is Buffer else type(each) for each in launch.args])
@@ -308,68 +376,68 @@ class Device:
             self._allow_shared(compiled, self.shared_bytes - compiled.attributes.shared_size_bytes)
         return compiled
 
-    def _configuration(
+    def _make_configuration(
         self, blocks: tuple[int, int, int], threads: int, cooperative: bool, shared_bytes: int
     ) -> Any:
         """What cuda.core wants to know of a launch."""
-        key = blocks, threads, cooperative, shared_bytes
-        if key not in self._configurations:
-            self._configurations[key] = self._api.LaunchConfig(
-                grid=blocks, block=threads, shmem_size=shared_bytes, is_cooperative=cooperative
-            )
-        return self._configurations[key]
+        return self._api.LaunchConfig(
+            grid=blocks, block=threads, shmem_size=shared_bytes, is_cooperative=cooperative
+        )
 
     def _allow_shared(self, kernel: Any, n_bytes: int) -> None:
         """Let a kernel be launched with so much shared memory, which may be more than 48 KB."""
         driver = self._driver
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        self._check(
-            driver.cuKernelSetAttribute(
-                attribute, n_bytes, driver.CUkernel(int(kernel.handle)), self._core.device_id
-            ),
-            f"a block of threads could not have {n_bytes} bytes of shared memory",
-        )
-
-    def _check(self, result: tuple, what: str) -> None:
-        """Of a call of the driver."""
-        if result[0]:
-            raise RuntimeError(
-                f"device='cuda': {what}: {result[0]!r}; restart the process, for after most errors "
-                "of a GPU nothing works there any more."
-            )
+        handle = driver.CUkernel(int(kernel.handle))
+        _ask(driver.cuKernelSetAttribute, attribute, n_bytes, handle, self._core.device_id)
 
 
 class Sequence:
     """Launches that are queued together: one by one the first time, which compiles and loads the
-    kernels, as a CUDA graph from then on.
+    kernels, as a CUDA graph from then on; one by one for good if there can be no graph.
 
     No more is queued than takes a part of a second, so that Ctrl-C does not wait for long.
     """
 
     def __init__(self, device: Device, launches: list[Launch]):
         self._device, self._launches = device, launches
-        self._graph: Any = None
+        self._queue_once: Callable[[], None] | None = None
         self._is_fresh, self._n_at_once = True, 16
 
     def run(self, n_times: int, go_on: Callable[[], None]) -> None:
         """Queue it ``n_times``; ``go_on`` is called from time to time, and may raise an error."""
         if self._is_fresh and n_times:
-            for launch in self._launches:
-                self._device.launch(launch)
+            _launch_all(self._device, self._launches)
             self._is_fresh = False
             n_times -= 1
-        if self._graph is None and n_times:
-            self._graph = self._device.capture(self._launches)
+        if self._queue_once is None and n_times:
+            self._queue_once = self._capture()
         while n_times:
+            assert self._queue_once is not None
             n, start = min(n_times, self._n_at_once), time.perf_counter()
             for _ in range(n):
-                self._device.replay(self._graph)
+                self._queue_once()
             n_times -= n
             if n_times:
                 self._device.synchronize()
                 go_on()
                 faster = SECONDS_AT_ONCE / (time.perf_counter() - start)
                 self._n_at_once = max(1, int(n * min(4.0, faster)))
+
+    def _capture(self) -> Callable[[], None]:
+        """What queues all launches once."""
+        try:
+            graph = self._device.capture(self._launches)
+        except (MemoryError, RuntimeError) as error:
+            self._device.synchronize()  # an error if it does not work any more
+            warnings.warn(f"Steps on the GPU are slower than they could be: {error}")
+            return partial(_launch_all, self._device, self._launches)
+        return partial(self._device.replay, graph)
+
+
+def _launch_all(device: Device, launches: list[Launch]) -> None:
+    for launch in launches:
+        device.launch(launch)
 
 
 def _import_numba_cuda() -> Any:
@@ -405,29 +473,28 @@ def _import_numba_cuda() -> Any:
 def open_device() -> Device:
     """The process's one `Device`: what it has compiled serves every engine.
 
+    It stays the GPU that was current in the thread that came first: engines and samples of all
+    threads, each of which has a current GPU of its own, must be on the same one.
+
     Raises
     ------
-    ValueError
-        If there is none, or it was opened before this process was forked off.
+    RuntimeError, ValueError
+        If there is none, or `Device.enter` refuses it.
     """
-    device, process = _open()
-    if process != os.getpid():
-        raise ValueError(
-            "device='cuda' cannot be used in a process that was forked off after its parent had "
-            "used it; start processes with the method 'spawn' or 'forkserver'."
-        )
+    with _opening:
+        device = _open()
+    device.leave(device.enter())
     return device
 
 
 @cache
-def _open() -> tuple[Device, int]:
-    """The device, and the process that opened it."""
-    return Device(), os.getpid()
+def _open() -> Device:
+    return Device()
 
 
 def describe() -> dict[str, str]:
     """The GPU, or why there is none."""
     try:
         return open_device().describe()
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:
         return {"GPU": str(error)}

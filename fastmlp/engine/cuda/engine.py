@@ -20,7 +20,15 @@ from fastmlp.engine.cuda import kernels, tiles
 from fastmlp.engine.cuda.device import Device
 from fastmlp.engine.cuda.launcher import Launcher
 from fastmlp.engine.cuda.paths import ResidentPath, TiledPath
-from fastmlp.engine.cuda.samples import Chunk, InMemory, Stream, Streamed, Whole, place
+from fastmlp.engine.cuda.samples import (
+    Chunk,
+    InMemory,
+    Recent,
+    Stream,
+    Streamed,
+    Whole,
+    place,
+)
 from fastmlp.engine.cuda.tiles import Sizes
 from fastmlp.engine.cuda.workspace import Buffers, Pass, Workspace
 from fastmlp.network import Network
@@ -75,7 +83,7 @@ class CudaEngine:
         self._tiled, self._resident = TiledPath(*known), ResidentPath(*known)
         self._samples: InMemory | Streamed | None = None
         self._feeds: WeakKeyDictionary[Any, Whole | Stream] = WeakKeyDictionary()
-        self._workspaces: dict[int, Workspace] = {}
+        self._workspaces = Recent()
 
     # --- parameters and state
 
@@ -232,9 +240,7 @@ class CudaEngine:
     ) -> Pass:
         """Place what a pass over ``order`` needs; steps are counted from 0."""
         key = order.size, batch_size
-        if key not in feed.passes:
-            feed.passes[key] = self._make_pass(*key)
-        call = feed.passes[key]
+        call: Pass = feed.passes.get(key, lambda: self._make_pass(*key))
         positions = feed.positions(order, batch_size, call.workspace.most)
         call.start(positions, numbers, feed.batch_weights(order))
         self._rewind(*key)
@@ -243,12 +249,16 @@ class CudaEngine:
     def _begin_whole(self, feed: Whole | Stream) -> Pass:
         """What a pass over all samples needs as they come, in one batch; it is placed once."""
         n, order = feed.n_samples, feed.natural_order
-        if _WHOLE not in feed.passes:
-            call = feed.passes[_WHOLE] = self._make_pass(n, n)
+
+        def make() -> Pass:
+            call = self._make_pass(n, n)
             positions = feed.positions(order, n, call.workspace.most)
             call.start(positions, np.zeros((1, N_NUMBERS)), feed.batch_weights(order))
+            return call
+
+        call: Pass = feed.passes.get(_WHOLE, make)
         self._rewind(n, n)
-        return feed.passes[_WHOLE]
+        return call
 
     @staticmethod
     def _whole(feed: Whole | Stream, call: Pass) -> Iterator[Chunk]:
@@ -257,9 +267,8 @@ class CudaEngine:
 
     def _make_pass(self, n: int, batch_size: int) -> Pass:
         most = self._micro_batch(batch_size)
-        if most not in self._workspaces:
-            self._workspaces[most] = self._make_workspace(most)
-        return Pass(self._device, self._dtype, n, batch_size, self._workspaces[most])
+        work = self._workspaces.get(most, lambda: self._make_workspace(most))
+        return Pass(self._device, self._dtype, n, batch_size, work)
 
     def _rewind(self, n: int, batch_size: int) -> None:
         rewind = self._launcher.kernel(kernels.rewind)

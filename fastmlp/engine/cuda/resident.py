@@ -335,6 +335,63 @@ def probability_head(memory, z, delta, i, n_outputs, targets, sample, scale, div
 # --- the kernel -------------------------------------------------------------------------------
 
 
+def lay_out(memory, activations, sizes, ends, widths, layers, n_layers):
+    """Shared memory before the first step; returns how far deltas lie behind activations.
+
+    Zeros but for the ones behind each layer; the network's widths and its layers' ends.
+    """
+    thread = cuda.threadIdx.x
+    if thread <= n_layers:
+        sizes[thread] = widths[thread]
+    if thread < 2 * n_layers:
+        ends[thread] = layers[thread]
+    n_columns = int32(n_layers + 1)
+    for layer in range(n_layers + 1):
+        n_columns = int32(n_columns + widths[layer])
+    deltas = int32(n_columns * P)  # in the same order
+    for e in range(thread, activations + 2 * deltas + 4 * P, THREADS):
+        memory[e] = REAL(0)
+    cuda.syncthreads()
+    n_columns = int32(0)
+    for layer in range(n_layers + 1):
+        n_columns = int32(n_columns + sizes[layer] + 1)
+        if thread < R:
+            memory[activations + (n_columns - 1) * P + thread] = REAL(1)
+    return deltas
+
+
+def forward_all(memory, a, deltas, sizes, n_layers):
+    """All layers' activations from those at ``a``; returns where the last ones lie, and where the
+    weights end.
+    """
+    w = int32(0)
+    for layer in range(n_layers):
+        fan_in, fan_out = sizes[layer], sizes[layer + 1]
+        out = int32(a + (fan_in + 1) * P)
+        forward(memory, a, w, out, int32(deltas + out), fan_in, fan_out,
+                layer < n_layers - 1)  # fmt: skip
+        cuda.syncthreads()
+        a, w = out, int32(w + (fan_in + 1) * pitch_of(fan_out))
+    return a, w
+
+
+def backward_all(memory, a, deltas, w, partial, n, sizes, n_layers, fresh):
+    """All layers' gradients, to the block's part of ``partial``, from what `forward_all` has
+    returned; ``fresh`` ones replace what is there.
+    """
+    block, at = cuda.blockIdx.x, int32(n)
+    for layer in range(n_layers - 1, -1, -1):
+        fan_in, fan_out = sizes[layer], sizes[layer + 1]
+        delta = int32(deltas + a)
+        a = int32(a - (fan_in + 1) * P)
+        at = int32(at - (fan_in + 1) * fan_out)
+        w = int32(w - (fan_in + 1) * pitch_of(fan_out))
+        gradient(memory, a, delta, partial, int64(block) * n + at, fan_in, fan_out, fresh)
+        if layer > 0:
+            input_gradient(memory, a, delta, int32(deltas + a), w, fan_in, fan_out)
+        cuda.syncthreads()
+
+
 def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weights, scales,
                    numbers, shares, parameters, partial, n_working, slots, n, layers, widths,
                    n_layers, n_weights_shared, alpha, divisor, tiny, constants, smoothing, average,
@@ -353,22 +410,8 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
     step_numbers = cuda.shared.array(N_NUMBERS, REAL)
     thread, block, n_blocks = cuda.threadIdx.x, cuda.blockIdx.x, cuda.gridDim.x
     n, n_layers, n_working = int32(n), int32(n_layers), int32(n_working)
-    if thread <= n_layers:
-        sizes[thread] = widths[thread]
-    if thread < 2 * n_layers:
-        ends[thread] = layers[thread]
-    activations, n_columns = int32(n_weights_shared), int32(n_layers + 1)
-    for layer in range(n_layers + 1):
-        n_columns = int32(n_columns + widths[layer])
-    deltas = int32(n_columns * P)  # behind the activations, in the same order
-    for e in range(thread, activations + 2 * deltas + 4 * P, THREADS):
-        memory[e] = REAL(0)
-    cuda.syncthreads()
-    n_columns = int32(0)
-    for layer in range(n_layers + 1):
-        n_columns = int32(n_columns + sizes[layer] + 1)
-        if thread < R:
-            memory[activations + (n_columns - 1) * P + thread] = REAL(1)
+    activations = int32(n_weights_shared)
+    deltas = lay_out(memory, activations, sizes, ends, widths, layers, n_layers)
     n_outputs, n_features = sizes[n_layers], sizes[0]
     # which of the slice of parameters this thread looks after, and at whose part of them
     n_slice = int32((n + n_blocks - 1) // n_blocks)
@@ -399,14 +442,7 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
             rows = int32(min(R, end - first))
             wait_for_all_copies()
             cuda.syncthreads()
-            a, w = activations, int32(0)
-            for layer in range(n_layers):
-                fan_in, fan_out = sizes[layer], sizes[layer + 1]
-                out = int32(a + (fan_in + 1) * P)
-                forward(memory, a, w, out, int32(deltas + out), fan_in, fan_out,
-                        layer < n_layers - 1)  # fmt: skip
-                cuda.syncthreads()
-                a, w = out, int32(w + (fan_in + 1) * pitch_of(fan_out))
+            a, w = forward_all(memory, activations, deltas, sizes, n_layers)
             for e in range(thread, R * n_outputs, THREADS):
                 if e % R >= rows:
                     memory[deltas + a + e // R * P + e % R] = REAL(0)
@@ -418,18 +454,7 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
                 if thread % 32 == 0:
                     loss += share * (weight * value)
             cuda.syncthreads()
-            at = int32(n)
-            for layer in range(n_layers - 1, -1, -1):
-                fan_in, fan_out = sizes[layer], sizes[layer + 1]
-                delta = int32(deltas + a)
-                a = int32(a - (fan_in + 1) * P)
-                at = int32(at - (fan_in + 1) * fan_out)
-                w = int32(w - (fan_in + 1) * pitch_of(fan_out))
-                gradient(memory, a, delta, partial, int64(block) * n + at, fan_in, fan_out,
-                         first == begin)  # fmt: skip
-                if layer > 0:
-                    input_gradient(memory, a, delta, int32(deltas + a), w, fan_in, fan_out)
-                cuda.syncthreads()
+            backward_all(memory, a, deltas, w, partial, n, sizes, n_layers, first == begin)
             if first + R < end:
                 fetch_rows(memory, activations, picked, order, start + first + R,
                            min(R, end - first - R), X, n_features)  # fmt: skip

@@ -5,7 +5,7 @@ same few questions of the engine, which never asks which one it has: the data of
 turn, and where in its chunk each sample is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -22,6 +22,26 @@ from fastmlp.objective import Objective
 
 _FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
 _CHUNK_BYTES = 2**27
+_MOST_KEPT = 2  # passes or workspaces of other sizes
+
+
+class Recent:
+    """The last few things that were made, each by its key; the others' memory is free again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Any] = {}
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``key`` stands for, made if it is not there."""
+        if key not in self._kept:
+            while len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = make()
+        self._kept[key] = found = self._kept.pop(key)
+        return found
+
+    def values(self) -> list[Any]:
+        return list(self._kept.values())
 
 
 class Data(NamedTuple):
@@ -124,7 +144,7 @@ class Feed:
 
     def __init__(self, n_samples: int, weights: np.ndarray | None):
         self.n_samples, self._weights = n_samples, weights
-        self.passes: dict[Any, Any] = {}
+        self.passes = Recent()
 
     @cached_property
     def natural_order(self) -> np.ndarray:
