@@ -21,7 +21,7 @@ from fastmlp.dask.team import Team
 from fastmlp.dask.training import ClusterEngine, ClusterValidation
 from fastmlp.dask.workers import Job, Survey
 from fastmlp.estimators import Labels, MLPClassifier, MLPRegressor, Values
-from fastmlp.estimators.base import BaseMLP
+from fastmlp.estimators.base import BaseMLP, all_or_nothing
 from fastmlp.estimators.parameters import (
     ATTRIBUTES,
     CLASSIFIER,
@@ -188,7 +188,7 @@ class _DaskMLP(BaseMLP):
         team = Team(client, self.timeout, self.retries)
         try:
             # to which actors belong
-            with client.as_current(), self._all_or_nothing():
+            with client.as_current(), all_or_nothing(self):
                 self._train(plan, team, X, y, weight, held_out)
         finally:
             team.close()

@@ -293,7 +293,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         # before the attributes are noted down: scikit-learn looks for what this adds to them
         context = open_callbacks(self, **self._task_sizes())
         held_out = HeldOut(X_val, y_val, sample_weight_val)
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             return self._fit(X, y, sample_weight, held_out=held_out, context=context, resume=resume)
 
     def _task_sizes(self) -> dict[str, Any]:
@@ -301,17 +301,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if self.n_restarts > 1:
             return {"max_subtasks": self.n_restarts, "sequential_subtasks": False}
         return {"max_subtasks": most_epochs(self.max_iter, self.solver)}
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Put the attributes back if the block raises."""
-        before = self.__dict__.copy()
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False,
@@ -658,6 +647,18 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
 
 # --- what the rest of the package asks of an estimator
+
+
+@contextmanager
+def all_or_nothing(estimator: Any) -> Iterator[None]:
+    """Put an estimator's attributes back if the block raises."""
+    before = estimator.__dict__.copy()
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
 
 
 def fitted_model(estimator: Any) -> FittedModel:

@@ -14,7 +14,7 @@ from fastmlp._sklearn import (
     type_of_target,
     unique_labels,
 )
-from fastmlp.estimators.base import BaseMLP
+from fastmlp.estimators.base import BaseMLP, all_or_nothing
 from fastmlp.estimators.data import checked, on_host, where_it_belongs
 from fastmlp.estimators.parameters import (
     ATTRIBUTES,
@@ -211,7 +211,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> model.t_
         4
         """
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             self._announce(y, classes)
             return self._fit(X, y, sample_weight, incremental=True)
 

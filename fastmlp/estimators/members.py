@@ -11,7 +11,7 @@ from warnings import warn
 
 import numpy as np
 
-from fastmlp.estimators.base import Begun, check_parameters, fitted_model
+from fastmlp.estimators.base import Begun, all_or_nothing, check_parameters, fitted_model
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.data import checked, has_expected_shape
 from fastmlp.estimators.plan import HeldOut, make_plan
@@ -96,7 +96,7 @@ def partial_fit_members(
     _require_equal_parameters(members)
     with ExitStack() as stack:
         for member in members:
-            stack.enter_context(member._all_or_nothing())
+            stack.enter_context(all_or_nothing(member))
         if isinstance(members[0], MLPClassifier):
             members[0]._announce(y, classes)
         plan = make_plan(members[0], incremental=True)

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastmlp._sklearn import RegressorMixin, column_or_1d, partial_fit_context
-from fastmlp.estimators.base import BaseMLP
+from fastmlp.estimators.base import BaseMLP, all_or_nothing
 from fastmlp.estimators.data import checked, where_it_belongs
 from fastmlp.estimators.parameters import ATTRIBUTES, REGRESSOR, constraints, documentation
 from fastmlp.estimators.targets import Values, check_numbers
@@ -175,7 +175,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         >>> model.t_
         4
         """
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Any:

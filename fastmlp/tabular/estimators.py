@@ -29,7 +29,7 @@ from fastmlp._sklearn import (
     train_test_split,
 )
 from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
-from fastmlp.estimators import MLPClassifier, MLPRegressor, fitted_model
+from fastmlp.estimators import MLPClassifier, MLPRegressor, all_or_nothing, fitted_model
 from fastmlp.tabular.encoder import TabularEncoder
 from fastmlp.tabular.presets import PRESETS, completed, recipe_for, share_held_out
 
@@ -336,10 +336,9 @@ class TabularMLPClassifier(ClassifierMixin, _TabularMLP):
         held_out = X_val, y_val, sample_weight_val
         if self.calibrate and X_val is None:
             X, y, sample_weight, held_out = self._set_aside(X, y, sample_weight)
-        self._fit(X, y, sample_weight, *held_out, n_classes=len(np.unique(y)))
-        self.temperature_ = 1.0
-        if self.calibrate:
-            self.temperature_ = self._temperature(*held_out)
+        with all_or_nothing(self):
+            self._fit(X, y, sample_weight, *held_out, n_classes=len(np.unique(y)))
+            self.temperature_ = self._temperature(*held_out) if self.calibrate else 1.0
         return self
 
     def _set_aside(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple:
@@ -577,13 +576,15 @@ class TabularMLPRegressor(RegressorMixin, _TabularMLP):
             If a column cannot be used as it is, or a parameter is invalid.
         """
         y = values_of(y, "y")
-        self.target_transformer_ = self.target_scaler_ = None
-        if self.target_transformer is not None:
-            self.target_transformer_ = clone(self.target_transformer).fit(y)
-        if self._checked_network().loss not in ("poisson", "gamma"):
-            self.target_scaler_ = StandardScaler().fit(self._transformed(y))
-        encoded = None if y_val is None else self._encoded(values_of(y_val, "y_val"))
-        return self._fit(X, self._encoded(y), sample_weight, X_val, encoded, sample_weight_val)
+        y_val = None if y_val is None else values_of(y_val, "y_val")
+        with all_or_nothing(self):
+            self.target_transformer_ = self.target_scaler_ = None
+            if self.target_transformer is not None:
+                self.target_transformer_ = clone(self.target_transformer).fit(y)
+            if self._checked_network().loss not in ("poisson", "gamma"):
+                self.target_scaler_ = StandardScaler().fit(self._transformed(y))
+            held_out = X_val, None if y_val is None else self._encoded(y_val), sample_weight_val
+            return self._fit(X, self._encoded(y), sample_weight, *held_out)
 
     def _transformed(self, y: np.ndarray) -> np.ndarray:
         one = self.target_transformer_
@@ -654,7 +655,13 @@ def values_of(y: Any, name: str) -> np.ndarray:
     """Targets as float64, (n_samples, 1), for transformers."""
     if y is None:
         raise ValueError(f"fit requires {name} to be passed, but the target {name} is None.")
-    values = column_or_1d(y, warn=True, dtype=np.float64)
+    try:
+        values = column_or_1d(y, warn=True, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must hold a number for each row, for a regression: {error}; for classes, use "
+            "TabularMLPClassifier."
+        ) from error
     if not np.isfinite(values).all():
         raise ValueError(f"Input {name} contains NaN or infinity; leave these rows out.")
     return values[:, None]

@@ -251,3 +251,22 @@ def test_dates_are_refused_with_advice():
     table = TABLE.assign(when=pd.date_range("2020", periods=N))
     with pytest.raises(ValueError, match=r"Column 'when' of X holds dates or times .* weekday"):
         TabularMLPClassifier().fit(table, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("model", "y"),
+    [(TabularMLPClassifier(**SMALL), LABELS), (TabularMLPRegressor(**SMALL_R), VALUES)],
+)
+def test_a_fit_that_fails_leaves_the_model_as_it_was(model, y):
+    model.fit(TABLE, y)
+    attributes, expected = dict(vars(model)), model.predict(TABLE)
+    other = y[::-1] if y is LABELS else 1e3 * y + 7
+    with pytest.raises(ValueError, match="feature names"):
+        model.fit(TABLE, other, X_val=TABLE[["colour"]], y_val=other)
+    assert vars(model) == attributes
+    np.testing.assert_array_equal(model.predict(TABLE), expected)
+
+
+def test_words_are_no_values():
+    with pytest.raises(ValueError, match="y must hold a number for each row, for a regression"):
+        TabularMLPRegressor(**SMALL_R).fit(TABLE, LABELS)
