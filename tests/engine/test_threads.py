@@ -11,7 +11,8 @@ import weakref
 
 import numpy as np
 import pytest
-from engines import FixedCount, each_once
+import reference
+from engines import FixedCount, assert_close, each_once
 from problems import CONSTANTS, make_network, make_problem, place_for
 from processes import run_python
 from scipy import sparse
@@ -19,6 +20,7 @@ from scipy import sparse
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.dropout import Dropout
 from fastmlp.engine.cpu import CpuEngine, threads
+from fastmlp.engine.cpu.layout import Layout
 from fastmlp.engine.cpu.tuner import Tuner
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer
@@ -213,6 +215,35 @@ def test_micro_batches_and_threads_together(no_thresholds, monkeypatch):
         got = train(network, objective, X, y, "float64", n_threads, 300, "adam")
         for mine, other in zip(got, expected, strict=True):
             np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("widths", "batch_size", "n_parts"),
+    [((9, 20, 3), 63, 1), ((9, 20, 3), 64, 2), ((90, 300, 3), 64, 1), ((9, 20, 3), 512, 4),
+     ((5, 520, 2), 600, 4), ((9, 1), 130, 2)],
+    ids=str,
+)  # fmt: skip
+def test_gradient_in_parts(no_thresholds, monkeypatch, widths, batch_size, n_parts, dtype):
+    """However many parts, and batches and micro-batches that fill some of them only."""
+    n_outputs = widths[-1]
+    loss = "log_loss" if n_outputs > 1 else "squared_error"
+    network, objective = make_network(widths, "tanh", loss)
+    assert Layout(network, dtype).n_parts(batch_size) == n_parts
+    n_samples = 2 * batch_size + 5
+    X, y = make_problem(loss, n_samples, widths[0], n_outputs)
+    X, y = X.astype(dtype), y if n_outputs > 1 else y.astype(dtype)
+    for micro_batch in (1024, batch_size // 2 + 3):
+        monkeypatch.setattr(no_thresholds, "_MICRO_BATCH_ROWS", micro_batch)
+        expected = train(network, objective, X, y, dtype, 1, batch_size, "adam")
+        _, gradient = reference.objective(
+            expected[1], widths, "tanh", loss, X, y, 0.1, None, np.finfo(dtype).eps
+        )
+        assert_close(expected[2], gradient, dtype)
+        for n_threads in (2, 3, 4, 8):
+            got = train(network, objective, X, y, dtype, n_threads, batch_size, "adam")
+            for mine, other in zip(got, expected, strict=True):
+                np.testing.assert_array_equal(mine, other)
 
 
 def test_estimators_give_the_same_bits():

@@ -70,9 +70,9 @@ class Task(Block):
 
     - The call: ``n_threads`` that run it at once, ``n_samples``, ``batch_size``, ``micro_batch``
       (rows that the workspace holds), ``row_block`` (rows that training takes through all layers at
-      once), the epoch's steps from ``first_step`` to ``stop_step``, and the
-      loss of those before; ``numbers`` of all its steps (see
-      `fastmlp.optimizers.Optimizer.step_numbers`), ``gradient_blocks`` and ``bounds`` (see
+      once), the epoch's steps from ``first_step`` to ``stop_step``, and the loss of those before;
+      ``numbers`` of all its steps (see `fastmlp.optimizers.Optimizer.step_numbers`),
+      ``gradient_blocks``, ``bounds``, ``n_parts`` and, of the parts' blocks, ``part_bounds`` (see
       `Layout`), ``prefetch`` (whether parameters are worth asking for early), ``standby`` (the
       threads' flags, or 0), ``alpha``.
     - The samples: ``values`` are dense rows ``row_stride`` bytes apart or, if ``sparse``, the
@@ -82,12 +82,12 @@ class Task(Block):
       ``dropout_seed``, whether outputs go through ``softmax``, ``loss_divisor`` (averages a loss
       over outputs).
     - Memory: packed ``parameters`` and their ``transposed`` copy, slots of state, ``average``,
-      ``gradient``; workspace ``work``; ``zeros``; ``control`` words, which threads share (see
-      `fastmlp.engine.cpu.layout`), and a ``barrier``.  Softmax needs ``sums`` and ``peaks``, one
-      number per row; losses other than `log_loss` need ``scores``, ``true`` targets, ``constants``
-      and ``per_output`` losses, one per row and output; each row has one of ``scales`` and
-      ``losses``, each thread a ``scratch`` and ``micro_panels``, each gradient block one of
-      ``squares`` and ``norms``.
+      ``gradient``, and those of ``parts``, of ``n_packed`` elements each; workspace ``work``;
+      ``zeros``; ``control`` words, which threads share (see `fastmlp.engine.cpu.layout`), and a
+      ``barrier``. Softmax needs ``sums`` and ``peaks``, one number per row; losses other than
+      `log_loss` need ``scores``, ``true`` targets, ``constants`` and ``per_output`` losses, one per
+      row and output; each row has one of ``scales`` and ``losses``, each thread a ``scratch`` and
+      ``micro_panels``, each gradient block one of ``squares`` and ``norms``.
     - Where results of `outputs` go: ``out``, or if that is 0, sums of losses to
       ``row_block_losses``.
     - The update: address of its ``loop``, which is that of the optimizer if ``training``, else the
@@ -100,7 +100,8 @@ class Task(Block):
     _fields_ = [
         *_integers("n_threads n_samples batch_size micro_batch row_block first_step stop_step"),
         *_integers("numbers"),
-        *_integers("gradient_blocks n_gradient_blocks bounds prefetch standby"),
+        *_integers("gradient_blocks n_gradient_blocks bounds n_parts part_bounds n_packed parts"),
+        *_integers("prefetch standby"),
         *_floats("alpha loss_before"),
         *_integers("sparse values row_stride columns row_starts targets classes weights order"),
         *_integers("n_layers layers dropout_seed softmax loss_divisor"),

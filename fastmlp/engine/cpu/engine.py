@@ -314,17 +314,21 @@ class CpuEngine:
         standby = None
         if n_threads > 1 and not self._needs_supervision(operations):
             standby = Standby(n_threads)
+        rows = min(batch_size, space.micro_batch)
+        n_parts = 1 if samples.sparse else self._layout.n_parts(rows)
         bounds = self._layout.bounds(samples.sparse, n_threads)
+        part_bounds = self._layout.bounds(samples.sparse, n_threads, n_parts)
         task = Task.from_buffer_copy(space.task)  # helpers may still look at the last call's
         task.update(samples.fields)
         task.update({
             "n_threads": n_threads, "n_samples": order.size, "batch_size": batch_size,
             "micro_batch": space.micro_batch, "numbers": address(numbers),
-            "bounds": address(bounds), "order": address(order),
+            "bounds": address(bounds), "n_parts": n_parts, "part_bounds": address(part_bounds),
+            "order": address(order),
             "prefetch": n_threads > 1 and 3 * self._memory.parameters.nbytes > _PREFETCH_BYTES,
             "standby": standby.address if standby else 0,
         })  # fmt: skip
-        task.keep = space, bounds, standby, order, numbers, samples
+        task.keep = space, bounds, part_bounds, standby, order, numbers, samples
         return _Call(task, standby, given, most, optimizer, operations, len(numbers))
 
     def _make_workspace(

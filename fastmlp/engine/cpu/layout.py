@@ -37,6 +37,9 @@ MAX_GRADIENT_ROWS = 128  # at least _GRADIENT_ROWS + _SMALLEST_GRADIENT_ROWS, an
 # Rows that a thread takes through all layers at once: few, so that they stay in L1 and L2, but in
 # training more if each row block has to fetch the parameters from L3.
 ROW_BLOCK, LARGE_ROW_BLOCK = 8 * MAX_ROWS[-1], 264
+# Batches from which on gradients are summed in two and four parts (`Layout.n_parts`), and the rows
+# that the last, shorter batch has for each part at least.
+_TWO_PARTS, _FOUR_PARTS, PART_ROWS = 64, 512, 16
 # Packing activations into micro-panels pays if they serve many panels and would not fit in L1.
 PACK_PANELS, PACK_ROWS = 16, 256
 MICRO_PANEL_COLUMNS = MAX_GRADIENT_ROWS + MAX_ROWS[-1]  # no gradient block's have more
@@ -99,7 +102,7 @@ class Layout:
         self.weights = np.cumsum([0, *sizes])
         self.transposed = np.cumsum([0, *sizes_transposed])
         self._gradient_blocks: dict[bool, np.ndarray] = {}
-        self._bounds: dict[tuple[bool, int], np.ndarray] = {}
+        self._bounds: dict[tuple[bool, int, int], np.ndarray] = {}
 
     def pad(self, n: int) -> int:
         """``n`` rounded up to whole vectors."""
@@ -147,11 +150,28 @@ class Layout:
             ]
         return np.array(blocks, np.int64)
 
-    def bounds(self, sparse: bool, n_threads: int) -> np.ndarray:
-        """Which gradient blocks each thread takes, by arithmetic: shape (n_threads + 1,)."""
-        key = sparse, n_threads
+    def n_parts(self, batch_size: int) -> int:
+        """In how many parts, each of some of its rows, a batch's weight gradient is summed.
+
+        A thread that has parts for itself needs nobody else's activations and deltas; only sums go
+        from core to core.  That pays where there are more of those than parameters.  The number
+        depends on shapes alone, so that results are the same for any number of threads.
+        """
+        others = batch_size * int(self.strides.sum() + self.strides[1:-1].sum())
+        n_packed = int(self.weights[-1])
+        if batch_size < _TWO_PARTS or others < 2 * n_packed:
+            return 1
+        return 2 if batch_size < _FOUR_PARTS or others < 4 * n_packed else 4
+
+    def bounds(self, sparse: bool, n_threads: int, n_parts: int = 1) -> np.ndarray:
+        """Which gradient blocks each thread takes, by arithmetic: shape (n_threads + 1,).
+
+        With more than one of ``n_parts``, which blocks of the parts, one part after the other.
+        """
+        key = sparse, n_threads, n_parts
         if key not in self._bounds:
-            self._bounds[key] = self._share_out(self.gradient_blocks(sparse), n_threads)
+            blocks = np.tile(self.gradient_blocks(sparse), (n_parts, 1))
+            self._bounds[key] = self._share_out(blocks, n_threads)
         return self._bounds[key]
 
     def _share_out(self, blocks: np.ndarray, n_threads: int) -> np.ndarray:

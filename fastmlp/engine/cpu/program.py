@@ -256,7 +256,7 @@ class Program:
         )  # fmt: skip
 
     def _workspace(
-        self, size: int, rows: int, n_threads: int, *, train: bool, loss: bool
+        self, size: int, rows: int, n_threads: int, *, sparse: bool, train: bool, loss: bool
     ) -> tuple[np.ndarray, dict[str, int]]:
         """A task's workspace, and where in it its fields are."""
         layout, network = self._layout, self._network
@@ -267,13 +267,15 @@ class Program:
         is_wide = layout.widths[1:].max() >= PACK_PANELS * layout.panel
         packs = train and rows >= PACK_ROWS and is_wide
         n_blocks = len(layout.gradient_blocks(False))
+        n_parts = layout.n_parts(rows) if train and n_threads > 1 and not sparse else 1
         sizes = {
             "work": size + layout.vector,
             "zeros": layout.panel,
             **dict.fromkeys(("sums", "peaks"), rows * softmax),
             **dict.fromkeys(("scores", "true", "constants", "per_output"), n_elementwise),
             **dict.fromkeys(("scales", "losses"), rows),
-            "scratch": MAX_GRADIENT_ROWS * layout.panel * n_threads,
+            "scratch": 2 * MAX_GRADIENT_ROWS * layout.panel * n_threads,
+            "parts": n_parts * int(layout.weights[-1]) * (n_parts > 1),
             "micro_panels": MICRO_PANEL_COLUMNS * rows * n_threads * packs,
             **dict.fromkeys(("squares", "norms"), n_blocks),
         }
@@ -297,13 +299,16 @@ class Program:
         self._require(["outputs" if not train else "epoch", *names.values()])
         layout, network = self._layout, self._network
         size, places = self._places(rows, sparse=sparse, train=train)
-        workspace, fields = self._workspace(size, rows, n_threads, train=train, loss=loss)
+        workspace, fields = self._workspace(
+            size, rows, n_threads, sparse=sparse, train=train, loss=loss
+        )
         objective = self._objective if loss else None
         shows_average = memory.averages and not train
         layers = self._layers(places, sparse=sparse, train=train)
         blocks = layout.gradient_blocks(sparse)
         task = Task(
             gradient_blocks=address(blocks), n_gradient_blocks=len(blocks),
+            n_packed=int(layout.weights[-1]),
             n_layers=len(layout.widths) - 1, layers=address(layers),
             dropout_seed=self._dropout.seed, softmax=network.out_activation == "softmax",
             loss_divisor=1 if objective is None else objective.divisor,

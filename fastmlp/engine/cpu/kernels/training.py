@@ -7,8 +7,14 @@ stay in its cache.  Then the weight gradient is shared out by blocks of its *out
 at once, so that gradients never reach memory.  Batches of more than one micro-batch (rows that the
 workspace holds), and the first layer of sparse input, sum their gradient in memory first.
 
+Where a batch has more activations than the network has parameters, its gradient is the sum of some
+parts', each over some of the rows (`Layout.n_parts`).  A thread alone sums each block's parts in
+L1.  Several threads take a part each, of rows that are in their own caches, and leave its whole
+gradient in memory; after a barrier, each sums the parts of its blocks and updates them.
+
 Results have the same bits for every T: which rows share a tile never changes the order of a sum,
-losses are kept per row and penalties per gradient block, and thread 0 adds both up in one order.
+how many parts there are depends on shapes only, losses are kept per row and penalties per gradient
+block, and thread 0 adds both up in one order.
 
 Sizes and offsets are run-time integers, and formulas (`loops`) and what only some networks need are
 pieces of their own, called by address: one compilation per element type serves every network, and a
@@ -23,7 +29,10 @@ Xeon with AVX-512 and two FMAs per cycle, float32: padding of columns to whole v
 letters and bank, a third of logit), the optimizer where batches are small (20 % of bank and tiny,
 bound by the processor's divider), samples that come from outside of the caches (12 % of logit), an
 activation's exponentials (18 % of tanh), and tiles that are short of terms.  A second thread has to
-fetch what the first has just written: all parameters, and half of the activations and deltas.
+fetch what the first has just written, 15 GB/s where a step's data are 30 KB: half of the parameters
+and of a part's gradient, or of activations and deltas.  Parts took two threads from 1.06 to 1.42
+times as fast as one on digits, from 1.1 to 1.42 on california, 1.06 to 1.36 on letters, 1.23 to
+1.75 where batches have 1024 rows, and cost one thread 0 to 2 %.
 
 Subnormal numbers count as zero while an epoch runs: means of gradients decay to some and stay
 there, and each operation on one takes Intel's processors 150 cycles (a deep network that had
@@ -31,8 +40,9 @@ converged: 19 % of an epoch).
 
 Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
 work, and no fusion); an optimizer pass of its own after the gradient (twice the memory traffic); a
-gradient per row block, summed over them, which saves a barrier (digits 0.65 to
-0.63 ms on two threads, but 7 % slower on one, and the same on california); huge pages (nothing);
+gradient per row block, summed over them (7 % slower on one thread); more parts than two for batches
+of less than 512 rows (6 % slower on two threads); asking for all parameters early in a step, where
+another thread wrote them (nothing); huge pages (nothing);
 blocks of 128 and 192 terms (nothing); micro-panels where they serve few panels (mnist-like 3 to 5 %
 slower); square roots and quotients from the processor's estimates and Newton's method (float32
 nothing, float64 5 to 11 % on Intel, and more operations than the divider takes on Zen 4); asking
@@ -76,6 +86,7 @@ from fastmlp.engine.cpu.layout import (
     N_VECTORS,
     PACK_PANELS,
     PACK_ROWS,
+    PART_ROWS,
     ROW_BLOCK,
     STEPS,
     STOP,
@@ -549,55 +560,86 @@ def _update_rows(task, loop, at, g, n, n_bias, step, penalty):
     return squares
 
 
-def gradient_block(task, layer, column, first, end, start, rows, is_first, is_last, scratch,
-                   micro_panels, is_new, step, penalty):  # fmt: skip
+@jit
+def _add(total, first, second, n, like):
+    """``total = first + second``, of ``n`` numbers each."""
+    for i in range(n):
+        store(total, i, load(first, i, like) + load(second, i, like))
+
+
+@jit
+def _product_of_rows(task, layer, column, width, first, end, start, place, rows, fresh, G, scratch,
+                     micro_panels, micro_panel, like):  # fmt: skip
+    """One block's gradient of ``rows`` rows, into ``G`` or, unless ``fresh``, added to it.
+
+    Their place in the workspace is ``place``, and in the order of samples ``start + place``.  With
+    ``micro_panel``, the size of one, their activations are at ``micro_panels``.
+    """
+    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
+    if layer == 0 and t.sparse:
+        call(t.gradient_sparse, (task, start + place, rows, column, width, G, fresh))
+        return
+    deltas = above.activations if layer == t.n_layers - 1 else above.deltas
+    D = t.work + size * (deltas + place * above.stride + column)
+    A, A_stride = t.work + size * (here.activations + place * here.stride + first), here.stride
+    if _is_narrow(task, layer, like):
+        call(t.gradient_narrow, (task, layer, end - first, rows, D, A, G, fresh,
+                             scratch + size * MAX_GRADIENT_ROWS * lanes))  # fmt: skip
+        return
+    if micro_panel:
+        A, A_stride = micro_panels, MAX_ROWS[1]
+    init, init_stride = (t.zeros, 0) if fresh else (G, width)
+    _product(t.tiles, end - first, width // lanes, 1, A, micro_panel, A_stride, D, above.stride,
+             init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
+
+
+def gradient_block(task, layer, column, first, end, start, place, rows, n_parts, is_first, is_last,
+                   G, scratch, micro_panels, is_new, step, penalty):  # fmt: skip
     """One block of the weight gradient for one micro-batch and, after the last, its update.
 
-    ``is_new`` says whether it has other rows than the block before.
+    ``rows`` rows, whose place in the workspace is ``place``, are taken in ``n_parts`` parts, whose
+    gradients are summed in ``G``; none if ``G`` is complete.  ``is_new`` says whether the block has
+    other rows than the one before.
 
     Returns the sum of squares of the block's weights before the update.
     """
     like = REAL(0)
     t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
-    fan_in, stride = here.width, here.stride
     width = _panel_width(column, _padded(above.width, like), like)
-    panel = here.weights + column * here.rows
-    if layer == 0 and t.sparse:
-        G = t.gradient + size * panel
-        call(t.gradient_sparse, (task, start, rows, column, width, G, is_first))
-        if not is_last:
-            return REAL(0)
-        return _update_rows(task, t.loop, panel, G, fan_in * width, width, step, penalty)
-    deltas = above.activations if layer == t.n_layers - 1 else above.deltas
-    D = t.work + size * (deltas + column)
-    A = t.work + size * (here.activations + first)
-    micro_panel, A_stride = 0, stride
-    n_panels = above.width // (N_VECTORS * lanes)
-    if t.micro_panels and n_panels >= PACK_PANELS and rows >= PACK_ROWS:
-        if is_new:
-            _pack_micro_panels(A, stride, rows, end - first, micro_panels, like)
-        if width == N_VECTORS * lanes:
-            A, micro_panel, A_stride = micro_panels, rows * MAX_ROWS[1], MAX_ROWS[1]
-    at = panel + first * width
-    G = scratch if is_first and is_last and t.training else t.gradient + size * at
-    if t.prefetch:
-        n_bytes = size * (end - first) * width
+    at = here.weights + column * here.rows + first * width
+    n = (end - first) * width
+    if t.prefetch and is_last:
+        n_bytes = size * n
         prefetch_for_writing(t.parameters + size * at, n_bytes)
         prefetch_for_writing(t.first_slot + size * at, n_bytes)
         prefetch_for_writing(t.second_slot + size * at, n_bytes)
-    if _is_narrow(task, layer, like):
-        call(t.gradient_narrow, (task, layer, end - first, rows, D, A, G, is_first,
-                             scratch + size * MAX_GRADIENT_ROWS * lanes))  # fmt: skip
-    else:
-        init, init_stride = (t.zeros, 0) if is_first else (G, width)
-        _product(t.tiles, end - first, width // lanes, 1, A, micro_panel, A_stride, D,
-                 above.stride, init, init_stride, G, width, rows, PLAIN, G, size)  # fmt: skip
+    micro_panel = 0
+    n_panels = above.width // (N_VECTORS * lanes)
+    if t.micro_panels and n_panels >= PACK_PANELS and rows >= PACK_ROWS and n_parts:
+        if is_new:
+            A = t.work + size * (here.activations + place * here.stride + first)
+            _pack_micro_panels(A, here.stride, rows, end - first, micro_panels, like)
+        if width == N_VECTORS * lanes:
+            micro_panel = rows * MAX_ROWS[1]
+    spare = scratch + size * MAX_GRADIENT_ROWS * N_VECTORS * lanes
+    for part in range(n_parts):
+        begin = part * rows // n_parts
+        n_rows = (part + 1) * rows // n_parts - begin
+        target, fresh = G, is_first
+        if part > 0 or (n_parts > 1 and not is_first):
+            target, fresh = spare, np.int64(1)
+        _product_of_rows(
+            task, layer, column, width, first, end, start, place + begin, n_rows, fresh, target,
+            scratch, micro_panels + size * begin * MAX_ROWS[1], micro_panel, like,
+        )  # fmt: skip
+        if target == spare:
+            _add(G, G, spare, n, like)
     if not is_last:
         return REAL(0)
-    n_weights = (min(end, fan_in) - first) * width
-    n_bias = (end - first) * width - n_weights
-    squares = _update_rows(task, t.loop, at, G, n_weights, n_bias, step, penalty)
+    n_weights = (min(end, here.width) - first) * width
+    squares = _update_rows(task, t.loop, at, G, n_weights, n - n_weights, step, penalty)
     if layer > 0 and t.training:
         call(t.transpose, (task, layer, column, width, first, end))
     return squares
@@ -690,24 +732,76 @@ def _forward_backward(thread, task, step, begin, start, n, scale, like):
 
 
 @jit
-def _weight_gradient(thread, task, step, start, n, is_first, is_last, penalty):
-    """This thread's blocks of the weight gradient, for ``n`` rows from ``start`` on."""
-    t, size = _task(task, 0), size_of(penalty)
-    scratch = t.scratch + thread * size * MAX_GRADIENT_ROWS * N_VECTORS * _lanes(penalty)
-    micro_panels = t.micro_panels + thread * size * MICRO_PANEL_COLUMNS * t.micro_batch
+def _n_parts(task, n):
+    """In how many parts the gradient of ``n`` rows is summed; see `Layout.n_parts`."""
+    t = _task(task, 0)
+    return t.n_parts if n >= t.n_parts * PART_ROWS else np.int64(1)
+
+
+@jit
+def _own_scratch(thread, task, like):
+    """A thread's room for two blocks of the gradient, and for micro-panels."""
+    t, size = _task(task, 0), size_of(like)
+    return (
+        t.scratch + thread * size * 2 * MAX_GRADIENT_ROWS * N_VECTORS * _lanes(like),
+        t.micro_panels + thread * size * MICRO_PANEL_COLUMNS * t.micro_batch,
+    )
+
+
+@jit
+def _gradients_of_parts(thread, task, start, n, n_parts, like):
+    """This thread's share of the blocks of each part's gradient, which stay in ``parts``."""
+    t, size, none, one = _task(task, 0), size_of(like), np.int64(0), np.int64(1)
+    scratch, micro_panels = _own_scratch(thread, task, like)
+    n_blocks, before = t.n_gradient_blocks, (np.int64(-1), np.int64(-1), np.int64(-1))
+    begin = load(t.part_bounds, thread, none)
+    stop = load(t.part_bounds, thread + 1, none)
+    for item in range(begin, stop):
+        part, b = item // n_blocks, item % n_blocks
+        layer, column, first, end = _gradient_block_at(task, b, like)
+        at, _, _ = _gradient_block_place(task, b, like)
+        place = part * n // n_parts
+        rows = (part + 1) * n // n_parts - place
+        is_new, before = before != (part, layer, first), (part, layer, first)
+        call(t.gradient_block, (
+            task, layer, column, first, end, start, place, rows, one, one, none,
+            t.parts + size * (part * t.n_packed + at), scratch, micro_panels,
+            np.int64(is_new), none, like,
+        ))  # fmt: skip
+
+
+@jit
+def _weight_gradient(thread, task, step, start, n, n_parts, is_shared, is_first, is_last, penalty):
+    """This thread's blocks of the weight gradient, for ``n`` rows from ``start`` on.
+
+    ``is_shared`` says that the gradients of all parts lie in memory, to be summed.
+    """
+    t, size, none = _task(task, 0), size_of(penalty), np.int64(0)
+    scratch, micro_panels = _own_scratch(thread, task, penalty)
     layer, first = np.int64(-1), np.int64(-1)
-    begin, stop = load(t.bounds, thread, np.int64(0)), load(t.bounds, thread + 1, np.int64(0))
+    begin, stop = load(t.bounds, thread, none), load(t.bounds, thread + 1, none)
+    keeps = not (is_first and is_last and t.training)
     for b in range(begin, stop):
         own_layer, column, own_first, end = _gradient_block_at(task, b, penalty)
+        at, n_elements, _ = _gradient_block_place(task, b, penalty)
         is_new = own_layer != layer or own_first != first
         layer, first = own_layer, own_first
+        G = t.gradient + size * at if keeps or (t.sparse and layer == 0) else scratch
+        n_products = n_parts
+        if is_shared:
+            n_products, total, n_summed = none, G, none
+            if is_first:
+                total, n_summed = t.parts + size * at, np.int64(1)
+            for part in range(n_summed, n_parts):
+                more = t.parts + size * (part * t.n_packed + at)
+                _add(G, total, more, n_elements, penalty)
+                total = G
         squares = call(t.gradient_block, (
-            task, layer, column, first, end, start, n, np.int64(is_first), np.int64(is_last),
-            scratch, micro_panels, np.int64(is_new), step, penalty,
+            task, layer, column, first, end, start, none, n, n_products, np.int64(is_first),
+            np.int64(is_last), G, scratch, micro_panels, np.int64(is_new), step, penalty,
         ))  # fmt: skip
         store(t.squares, b, squares)
         if t.clipped and is_last:
-            at, n_elements, _ = _gradient_block_place(task, b, penalty)
             norm = call(t.sum_squares, (t.gradient + size * at, n_elements, penalty))
             store(t.norms, b, norm)
 
@@ -731,6 +825,14 @@ def _epoch(thread, task, like):
                 n = min(t.micro_batch, stop - start)
                 scale = kind(1 / total_weight)
                 _forward_backward(thread, task, first_step + step, begin, start, n, scale, like)
+                n_parts = _n_parts(task, n)
+                is_shared = n_threads > 1 and n_parts > 1
+                if is_shared:
+                    if n_parts % n_threads:  # it needs rows of other threads
+                        count += 1
+                        if not _wait_for_all(barrier, control, n_threads, count):
+                            return accumulated
+                    _gradients_of_parts(thread, task, start, n, n_parts, like)
                 count += 1
                 if not _wait_for_all(barrier, control, n_threads, count):
                     return accumulated
@@ -739,7 +841,8 @@ def _epoch(thread, task, like):
                     store(control, DECISION, load(control, STOP, np.int64(0)))
                 is_last = start + t.micro_batch >= stop
                 penalty = kind(t.alpha / total_weight)
-                _weight_gradient(thread, task, step, start, n, start == begin, is_last, penalty)
+                _weight_gradient(thread, task, step, start, n, n_parts, is_shared, start == begin,
+                                 is_last, penalty)  # fmt: skip
                 count += 1
                 if not _wait_for_all(barrier, control, n_threads, count):
                     return accumulated
@@ -913,7 +1016,7 @@ PIECES = {
     "softmax_rows": Piece(softmax_rows, "iiiiiiii"),
     "backward": Piece(backward, "iiiii"),
     "transpose": Piece(transpose_block, "iiiiiii"),
-    "gradient_block": Piece(gradient_block, "iiiiiiiiiiiiirr"),
+    "gradient_block": Piece(gradient_block, "iiiiiiiiiiiiiiiirr"),
     "gradient_sparse": Piece(gradient_sparse, "iiiiiiii"),
     "gradient_narrow": Piece(gradient_narrow, "iiiiiiiiii"),
     "update_clipped": Piece(update_clipped, "iiiii"),
