@@ -141,6 +141,9 @@ class Engine(Protocol):
         ``X`` is what `place` takes, or samples; ``out`` where to put the outputs.
         """
 
+    def predict_if_finite(self, X: np.ndarray) -> np.ndarray | None:
+        """`predict` for floats that nobody has looked at; None if one of them is not finite."""
+
     def info(self) -> dict[str, Any]:
         """Where and how the engine runs, for people."""
 

@@ -39,7 +39,6 @@ from fastmlp.estimators.fitted import FittedModel, n_parameters_of, require_laye
 from fastmlp.estimators.fitting import Fit, most_epochs, split
 from fastmlp.estimators.parameters import SHARED, ByParameters, check_each
 from fastmlp.estimators.plan import NOTHING_HELD_OUT, HeldOut, execution, make_plan
-from fastmlp.estimators.prediction import FEW_ROWS
 from fastmlp.estimators.targets import Labels, Values, check_sorted
 from fastmlp.estimators.weights import checked_weight, has_weight
 from fastmlp.formulas import activations_of
@@ -591,8 +590,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Outputs of shape (n_samples, n_outputs) for unchecked ``X``."""
-        if has_expected_shape(self, X) and len(X) <= FEW_ROWS and "coefs_" in self.__dict__:
-            outputs = fitted_model(self).predict.of_few_rows(X)
+        if has_expected_shape(self, X) and "coefs_" in self.__dict__:
+            outputs = fitted_model(self).predict.of_unchecked(X)
             if outputs is not None:
                 return outputs
         if "coefs_" not in self.__dict__:

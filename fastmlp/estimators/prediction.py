@@ -40,7 +40,8 @@ class _Packed:
         self._flat = np.empty(0, dtype)
         self._is_same: Callable[[], bool] = bool  # False
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any, *, checked: bool) -> np.ndarray | None:
+        """Outputs; None if ``X``, unless it was checked, is not finite."""
         if not self._is_same():
             self._flat = self._network.flatten(self._coefs, self._intercepts, self._dtype)
             self._engine.set_parameters(self._flat)
@@ -48,7 +49,7 @@ class _Packed:
             self._is_same = get_comparison(
                 [*self._coefs, *self._intercepts], [*copies[0], *copies[1]]
             )
-        return self._engine.predict(X)
+        return self._engine.predict(X) if checked else self._engine.predict_if_finite(X)
 
 
 def of_few_rows(predictors: "Sequence[Predictor]", X: np.ndarray) -> np.ndarray | None:
@@ -105,6 +106,12 @@ class Predictor:
         """
         return self.rows(X) if self._reads(X) else None
 
+    def of_unchecked(self, X: np.ndarray) -> np.ndarray | None:
+        """`of_few_rows` for any number of rows."""
+        if len(X) > FEW_ROWS and X.dtype in (np.float32, np.float64):
+            return self._outputs(X, checked=False)
+        return self.of_few_rows(X)
+
     def _reads(self, X: np.ndarray) -> bool:
         """Whether `rows` can read a plain array as it is."""
         rows = self.rows
@@ -122,13 +129,19 @@ class Predictor:
         -------
         ndarray of shape (n_samples, n_outputs)
         """
+        outputs = self._outputs(X, checked=True)
+        assert outputs is not None
+        return outputs
+
+    def _outputs(self, X: Any, *, checked: bool) -> np.ndarray | None:
+        """See `of_unchecked`."""
         dtype = self.dtype_for(X)
         if self._is_little_work(X):
             rows = self.rows
             if rows is not None and rows.dtype == dtype:
                 return rows(X)
         packed = self._take(dtype)
-        outputs = packed.predict(X)
+        outputs = packed.predict(X, checked=checked)
         self._idle.setdefault(dtype, []).append(packed)
         return outputs
 

@@ -70,6 +70,21 @@ def test_outputs_loss_and_every_gradient_element(device, shape, activation, loss
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("device", list(ENGINES), indirect=True)
+def test_predictions_of_what_may_not_be_finite(device, dtype):
+    network, objective = network_for((9, 7, 2), "relu", "squared_error")
+    X, y = make_problem("squared_error", 230, 9, 2)
+    engine = loaded_engine(device, network, objective, X, y, dtype)
+    X = X.astype(dtype)
+    expected = engine.predict(X)
+    for value in (np.nan, np.inf, -np.inf, np.finfo(dtype).max):
+        wrong = X.copy()
+        wrong[200, 8] = value
+        assert (engine.predict_if_finite(wrong) is None) == (not np.isfinite(value))
+        np.testing.assert_array_equal(engine.predict_if_finite(X), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
 @pytest.mark.parametrize("shape", [(300, 115), (9, 310, 270), (300, 2)], ids=str)
 @pytest.mark.parametrize("device", ["cpu"], indirect=True)

@@ -247,6 +247,30 @@ def test_partial_fit_goes_on_from_whatever_is_there(solver):
 RNG_WEIGHTS = np.random.RandomState(1).uniform(0.5, 2, 300)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_no_row_that_is_not_finite_gets_through(monkeypatch, wrong, dtype, n_threads):
+    """Engines look at rows as they come to them, as one of many and of few."""
+    monkeypatch.setattr("fastmlp.engine.cpu.engine._WORTH_THREADS", 0.0)
+    ours, theirs = pair(dtype)
+    ours.set_params(n_threads=n_threads)
+    before = ours.predict_proba(X.astype(dtype))
+    for n_rows in (3, 20, 300):
+        for row, column in ((0, 0), (n_rows - 1, 11), (n_rows // 2, 5)):
+            data = X[:n_rows].astype(dtype)
+            data[row, column] = wrong
+            (found, _), (expected, _) = (
+                what_happens(model.predict_proba, data) for model in (ours, theirs)
+            )
+            assert found == expected
+            assert "Input X contains" in found
+    huge = X.astype(dtype)
+    huge[:, 3] = np.finfo(dtype).max * np.where(np.arange(300) % 2, 0.9, -0.9)
+    assert np.isfinite(ours.predict_proba(huge)).all()
+    np.testing.assert_array_equal(ours.predict_proba(X.astype(dtype)), before)
+
+
 FRAMES = {
     "float64": lambda frame: frame,
     "float32": lambda frame: frame.astype(np.float32),

@@ -89,7 +89,7 @@ class Task(Block):
       row and output; each row has one of ``scales`` and ``losses``, each thread a ``scratch`` and
       ``micro_panels``, each gradient block one of ``squares`` and ``norms``.
     - Where results of `outputs` go: ``out``, or if that is 0, sums of losses to
-      ``row_block_losses``.
+      ``row_block_losses``; whether it ``checks`` that samples are finite.
     - The update: address of its ``loop``, which is that of the optimizer if ``training``, else the
       one that only completes the gradient; ``clipped``, the optimizer's loop if it has to wait for
       the norm of the whole gradient, with ``sum_squares``, ``scale`` and ``max_norm``; ``averager``
@@ -107,7 +107,7 @@ class Task(Block):
         *_integers("n_layers layers dropout_seed softmax loss_divisor"),
         *_integers("parameters transposed first_slot second_slot average gradient work zeros"),
         *_integers("control barrier sums peaks scores true constants per_output scales losses"),
-        *_integers("scratch micro_panels squares norms out row_block_losses"),
+        *_integers("scratch micro_panels squares norms out row_block_losses checks"),
         *_integers("loop training clipped sum_squares scale averager"),
         *_floats("max_norm average_rate"),
         *_integers("tiles dots transpose softmax_rows forward forward_sparse forward_narrow head"),

@@ -44,9 +44,10 @@ _TWO_PARTS, _FOUR_PARTS, PART_ROWS = 64, 512, 16
 PACK_PANELS, PACK_ROWS = 16, 256
 MICRO_PANEL_COLUMNS = MAX_GRADIENT_ROWS + MAX_ROWS[-1]  # no gradient block's have more
 # A task's control words, which Python and all threads share: asked to stop, steps done, whether to
-# stop after this step (thread 0 decides for all), give up waiting, and steps before the call.
+# stop after this step (thread 0 decides for all), give up waiting, steps before the call, and
+# whether a sample was found that is not finite.
 _PAGE = 4096  # bytes
-STOP, STEPS, DECISION, ABORT, FIRST_STEP = range(5)
+STOP, STEPS, DECISION, ABORT, FIRST_STEP, NOT_FINITE = range(6)
 AHEAD = 256  # indices that a shuffle draws before elements are swapped
 
 

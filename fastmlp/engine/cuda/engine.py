@@ -223,6 +223,9 @@ class CudaEngine:
 
     # --- inside
 
+    def predict_if_finite(self, X: np.ndarray) -> np.ndarray | None:
+        return self.predict(X) if np.isfinite(X).all() else None
+
     def _require_objective(self, samples: InMemory | Streamed) -> None:
         if self._objective is None:
             raise ValueError("This needs an engine that was made with an objective.")

@@ -84,6 +84,7 @@ from fastmlp.engine.cpu.layout import (
     MAX_ROWS,
     MICRO_PANEL_COLUMNS,
     N_VECTORS,
+    NOT_FINITE,
     PACK_PANELS,
     PACK_ROWS,
     PART_ROWS,
@@ -900,11 +901,26 @@ def step(thread, task):
     return 0.0
 
 
+@jit
+def _are_finite(values, n, like):
+    """Whether all numbers are: an exponent of ones only, plus one, has a bit more."""
+    if size_of(like) == 4:
+        found = np.int32(0)
+        for i in range(n):
+            found = np.int32(found | (((load(values, i, np.int32(0)) >> 23) & 0xFF) + 1))
+        return found < 0x100
+    wide = np.int64(0)
+    for i in range(n):
+        wide |= ((load(values, i, np.int64(0)) >> 52) & 0x7FF) + 1
+    return wide < 0x800
+
+
 def outputs(thread, task):
     """Forward pass over all samples in row blocks, dealt out to the threads in turn.
 
     Each thread has a row block's workspace of its own.  Outputs (n_samples, n_outputs) go to
-    ``out``, or if that is 0, each block's weighted sum of losses to ``row_block_losses``.
+    ``out``, or if that is 0, each block's weighted sum of losses to ``row_block_losses``.  If the
+    task ``checks``, the first dense sample found that is not finite ends it.
     """
     like = REAL(0)
     t, size = _task(task, 0), size_of(like)
@@ -919,6 +935,12 @@ def outputs(thread, task):
         start = block * ROW_BLOCK
         rows = min(ROW_BLOCK, t.n_samples - start)
         z = call(t.forward, (task, np.int64(0), start, start, np.int64(0), rows, place))
+        first = _layer(t.layers, 0)
+        A = t.work + size * (first.activations + place * first.stride)
+        if t.checks and not _are_finite(A, rows * first.stride, like):
+            store(t.control, NOT_FINITE, np.int64(1))
+        if load(t.control, NOT_FINITE, np.int64(0)):
+            return 0.0
         for i in range(rows):
             store(scales, i, REAL(1))
         if not t.out:
