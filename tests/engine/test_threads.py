@@ -21,7 +21,7 @@ from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.dropout import Dropout
 from fastmlp.engine.cpu import CpuEngine, threads
 from fastmlp.engine.cpu.layout import Layout
-from fastmlp.engine.cpu.tuner import Tuner
+from fastmlp.engine.cpu.tuner import Tuner, run_trial
 from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer
 
@@ -30,7 +30,7 @@ class SlowOnTrial:
     """In the tuner's place: always another number on trial, in epochs that seemed to be shorter."""
 
     def __init__(self, limit, **_):
-        self.current, self.seconds, self.reports = 1, 0.0, []
+        self.current, self.seconds, self.lost, self.reports = 1, 0.0, 0.0, []
 
     def choose(self):
         return 2 if self.seconds else 1
@@ -304,6 +304,24 @@ def test_tuner_tries_others_as_soon_as_epochs_take_longer():
     assert (tuner.current, tuner.choose()) == (2, 2)
     tuner.report(2, 3.0)
     assert tuner.choose() == 1
+
+
+def test_trials_take_a_small_share_of_the_time():
+    """Beside a neighbour that never pauses, two threads wait as long as ten epochs take."""
+    tuner = Tuner(2, first=1)
+    seconds = {1: 0.0, 2: 0.0}
+
+    def run(n_threads, first, stop, loss):
+        took = 0.1 * (stop - first) if n_threads == 1 else 10.0
+        seconds[n_threads] += took
+        return loss, took
+
+    for _ in range(1000):
+        if tuner.choose() == 2:
+            run_trial(tuner, 2, 2, 10, run)
+        else:
+            tuner.report(1, run(1, 0, 10, 0.0)[1])
+    assert 0 < seconds[2] < 0.15 * seconds[1]
 
 
 @pytest.mark.parametrize("grace", [0.0, 1e9])

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 _LONGEST_PAUSE = 64  # epochs between two looks at the other thread counts
-_SUDDEN = 2.0  # times the usual time, at which the others are tried at once
+_SUDDEN = 1.5  # times the usual time, at which the others are tried at once
+_LEAST_GAP = 10  # times what the last trials lost, before the next
 _GAIN = 0.97  # a change must take this much off the time
 _FIRST_STEPS = 2  # that a number of threads on trial takes before it is judged
 _WORSE, _GRACE = 1.5, 1e-3  # how much slower it may be, and seconds in which threads wake up
@@ -39,6 +40,8 @@ class Tuner:
         The number in use between trials.
     seconds : float
         What an epoch takes with it, lately; 0 before the first.
+    lost : float
+        Seconds that the trials since took longer than the usual number of threads.
     """
 
     def __init__(self, limit: int, first: int, pause: int = 1):
@@ -46,6 +49,7 @@ class Tuner:
         self._counts = sorted({first, limit, *powers})
         self.current = first
         self.seconds = 0.0
+        self.lost = 0.0
         self._trials: list[int] = []
         self._better: tuple[float, int] = (np.inf, first)
         self._pause = self._until_check = pause
@@ -75,7 +79,8 @@ class Tuner:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         else:
             self.current, self.seconds, self._pause = best, seconds, 2
-        self._until_check = self._pause
+        self._until_check = max(self._pause, int(_LEAST_GAP * self.lost / self.seconds))
+        self.lost = 0.0
 
 
 def run_trial(
@@ -110,6 +115,7 @@ def run_trial(
         stop = min(done + n_next, n_steps)
         loss, more = run(n_threads, done, stop, loss)
         seconds, done, n_next = seconds + more, stop, 2 * n_next
+    tuner.lost += max(0.0, seconds - per_step * done)
     if n_threads == tuner.choose():  # else fewer were to be had
         tuner.report(n_threads, seconds * n_steps / done)
     if done < n_steps:
