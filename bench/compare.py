@@ -20,14 +20,15 @@ Writes bench/results/cpu-<dtype>.json, .csv and .png; ``--readme`` puts the tabl
 import argparse
 import csv
 import json
+import os
 import time
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from machine import describe, fma_rate
 from readme import put_into_readme
 
 HERE = Path(__file__).parent
@@ -326,21 +327,16 @@ class Skorch:
 
 def contestants(workload, dtype, skip):
     """{name: function that sets the library up}; PyTorch with one and with all threads."""
-    import joblib
-    import sklearn.neural_network
-
-    import fastmlp
-
-    cores = joblib.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     makers = {
-        "fastmlp": lambda: Sklearn(workload, dtype, fastmlp),
+        "fastmlp": lambda: Sklearn(workload, dtype, import_module("fastmlp")),
         "JAX": lambda: Jax(workload, dtype),
         "PyTorch": lambda: Torch(workload, dtype, cores, False),
         "PyTorch (1 thread)": lambda: Torch(workload, dtype, 1, False),
         "PyTorch compiled": lambda: Torch(workload, dtype, cores, True),
         "PyTorch compiled (1 thread)": lambda: Torch(workload, dtype, 1, True),
         "skorch": lambda: Skorch(workload, dtype, 1),
-        "scikit-learn": lambda: Sklearn(workload, dtype, sklearn.neural_network),
+        "scikit-learn": lambda: Sklearn(workload, dtype, import_module("sklearn.neural_network")),
     }
     return {name: make for name, make in makers.items() if name not in skip}
 
@@ -469,6 +465,8 @@ def main():
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    from machine import describe, fma_rate  # brings Numba, which nobody's start should wait for
+
     machine = describe()
     rate = fma_rate(arguments.dtype, machine["cores"])
     machine["fma_gflops"] = rate / 1e9
