@@ -180,8 +180,9 @@ def emit(compiled, level: str, symbol: str) -> bytes:
             value.linkage = "internal"
     module.get_function(compiled.native_name).name = symbol
     machine = binding.Target.from_triple(module.triple).create_target_machine(
-        cpu=LEVELS[level].cpu, opt=3, reloc="pic", codemodel="default"
-    )
+        cpu=LEVELS[level].cpu, features=LEVELS[level].extra, opt=3, reloc="pic",
+        codemodel="default",
+    )  # fmt: skip
     options = binding.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.slp_vectorization = True
     missing: set[str] = set()

@@ -28,11 +28,12 @@ Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FM
 Xeon with AVX-512 and two FMAs per cycle, float32: padding of columns to whole vectors (a fifth of
 letters and bank, a third of logit), the optimizer where batches are small (20 % of bank and tiny,
 bound by the processor's divider), samples that come from outside of the caches (12 % of logit), an
-activation's exponentials (18 % of tanh), and tiles that are short of terms.  A second thread has to
+activation's exponentials (18 % of tanh), and tiles that are short of terms. A second thread has to
 fetch what the first has just written, 15 GB/s where a step's data are 30 KB: half of the parameters
-and of a part's gradient, or of activations and deltas.  Parts took two threads from 1.06 to 1.42
+and of a part's gradient, or of activations and deltas. Parts took two threads from 1.06 to 1.42
 times as fast as one on digits, from 1.1 to 1.42 on california, 1.06 to 1.36 on letters, 1.23 to
-1.75 where batches have 1024 rows, and cost one thread 0 to 2 %.
+1.75 where batches have 1024 rows, and cost one thread 0 to 2 %. Asking early, while parts'
+gradients are made, for what will be written and the other thread has read took off 1 to 14 %.
 
 Subnormal numbers count as zero while an epoch runs: means of gradients decay to some and stay
 there, and each operation on one takes Intel's processors 150 cycles (a deep network that had
@@ -41,8 +42,9 @@ converged: 19 % of an epoch).
 Tried and lost: BLAS (SciPy's, from inside the kernel: calls of microseconds around microseconds of
 work, and no fusion); an optimizer pass of its own after the gradient (twice the memory traffic); a
 gradient per row block, summed over them (7 % slower on one thread); more parts than two for batches
-of less than 512 rows (6 % slower on two threads); asking for all parameters early in a step, where
-another thread wrote them (nothing); huge pages (nothing);
+of less than 512 rows (6 % slower on two threads); asking early in a step for parameters to be read
+(nothing); weighing updates with transposition more when they are shared out (nothing); huge pages
+(nothing);
 blocks of 128 and 192 terms (nothing); micro-panels where they serve few panels (mnist-like 3 to 5 %
 slower); square roots and quotients from the processor's estimates and Newton's method (float32
 nothing, float64 5 to 11 % on Intel, and more operations than the divider takes on Zen 4); asking
@@ -665,6 +667,26 @@ def _gradient_block_place(task, b, like):
     return at, (end - first) * width, width
 
 
+@jit
+def _claim_block(task, b, like):
+    """Ask early for what `gradient_block` will write of a block and other threads have read."""
+    layer, column, first, end = _gradient_block_at(task, b, like)
+    at, n, width = _gradient_block_place(task, b, like)
+    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    prefetch_for_writing(t.parameters + size * at, size * n)
+    if layer == 0:
+        return
+    here = _layer(t.layers, layer)
+    padded = _padded(here.width, like)
+    for row in range(first, min(end, padded), lanes):
+        panel = row // (N_VECTORS * lanes) * (N_VECTORS * lanes)
+        panel_width = _panel_width(panel, padded, like)
+        begin = panel * here.rows_transposed + column * panel_width + row - panel
+        target = t.transposed + size * (here.transposed + begin)
+        for k in range(width):
+            prefetch_for_writing(target + size * k * panel_width, np.int64(1))
+
+
 def update_clipped(task, begin, stop, step):
     """Update blocks ``begin`` to ``stop`` with the gradient in memory, clipped by its norm.
 
@@ -755,6 +777,8 @@ def _gradients_of_parts(thread, task, start, n, n_parts, like):
     t, size, none, one = _task(task, 0), size_of(like), np.int64(0), np.int64(1)
     scratch, micro_panels = _own_scratch(thread, task, like)
     n_blocks, before = t.n_gradient_blocks, (np.int64(-1), np.int64(-1), np.int64(-1))
+    for b in range(load(t.bounds, thread, none), load(t.bounds, thread + 1, none)):
+        _claim_block(task, b, like)
     begin = load(t.part_bounds, thread, none)
     stop = load(t.part_bounds, thread + 1, none)
     for item in range(begin, stop):
