@@ -204,7 +204,7 @@ def test_the_barrier_of_the_grid_orders_memory():
 
 
 def test_a_barrier_that_does_not_order_memory_is_found(monkeypatch):
-    """A relaxed reduction, which the emulator takes for the same."""
+    """A relaxed reduction in the instruction, whose twin in the emulator still releases."""
     written = ptx._asm
 
     def relaxed(builder, result, text, *args, **options):

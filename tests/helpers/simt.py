@@ -70,6 +70,10 @@ class Memory(list):
             self.check(i)
         list.__setitem__(self, i, value)
 
+    def copied(self, i, n):
+        """What an asynchronous copy of ``n`` elements reads."""
+        return [self[i + k] for k in range(n)]
+
 
 class Grid(dict):
     """A local array of several dimensions."""
@@ -104,6 +108,15 @@ def _local_array(shape, kind):
     if isinstance(shape, tuple):
         return Grid(shape, kind)
     return Memory([_poison(kind)] * shape, _dtype(kind), "local")
+
+
+class Block:
+    """A block of threads, and what they share."""
+
+    def __init__(self, index, grid, shared_bytes: int):
+        self.index, self.grid, self.shared_bytes = index, grid, shared_bytes
+        self.shared: list[Memory] = []
+        self.boards: dict = defaultdict(dict)
 
 
 class Thread(greenlet):
@@ -186,7 +199,8 @@ def _copied(target, i, source, j, valid, n):
     if i % n or (valid and j % n):
         raise Fault(f"asynchronous copy of {n} elements from {j} to {i}")
     target.check(i + n - 1)
-    return [(i + k, source[j + k] if valid else 0.0) for k in range(n)]
+    values = source.copied(j, n) if valid else [0.0] * n
+    return [(i + k, value) for k, value in enumerate(values)]
 
 
 def _copy_late(*args):
@@ -330,16 +344,18 @@ def mma_bf16(*registers):
 
 
 def add_release(array, i, value):
-    array[i] += value
+    array.check(i)
+    list.__setitem__(array, i, list.__getitem__(array, i) + value)
 
 
 def load_acquire(array, i):
     """Gives way only when it sees what it saw before: not to wait is a bug that must show."""
+    array.check(i)
     thread = getcurrent()
-    if thread.seen == array[i]:
+    if thread.seen == list.__getitem__(array, i):
         _wait("spin")
-    thread.seen = array[i]
-    return array[i]
+    thread.seen = list.__getitem__(array, i)
+    return thread.seen
 
 
 TWINS = {
@@ -350,6 +366,8 @@ TWINS = {
         mma_tf32, mma_bf16, add_release, load_acquire,
     )
 }  # fmt: skip
+# What planted bugs use: here, where all see the same memory, nothing depends on its order.
+TWINS |= {"add_relaxed": add_release, "load_relaxed": load_acquire}
 
 
 def _name_of(value):
@@ -381,6 +399,7 @@ class EmulatedDevice:
     name = "emulated"
     n_multiprocessors = 2
     shared_bytes = 48 * 1024
+    global_memory = Memory
 
     def __init__(self, schedule="forward", late_copies=True, free_bytes=2**40):
         self._schedule, self._late = schedule, late_copies
@@ -401,14 +420,15 @@ class EmulatedDevice:
         return self._free_bytes
 
     def empty(self, n, dtype):
-        return Memory([_poison(np.dtype(dtype))] * max(n, 1), np.dtype(dtype), "global")
+        values = [_poison(np.dtype(dtype))] * max(n, 1)
+        return self.global_memory(values, np.dtype(dtype), "global")
 
     def zeros(self, n, dtype):
         return self.upload(np.zeros(n, dtype))
 
     def upload(self, array):
         values = np.ascontiguousarray(array).reshape(-1).tolist()
-        return Memory(values or [0], array.dtype, "global")
+        return self.global_memory(values or [0], array.dtype, "global")
 
     def adopt(self, array):
         return array.memory, array.shape
@@ -486,8 +506,7 @@ class EmulatedDevice:
         grid = SimpleNamespace(**dict(zip("xyz", launch.blocks, strict=True)))
         live = []
         for z, y, x in itertools.product(*map(range, reversed(launch.blocks))):
-            block = SimpleNamespace(index=SimpleNamespace(x=x, y=y, z=z), grid=grid, shared=[])
-            block.boards, block.shared_bytes = defaultdict(dict), launch.shared_bytes
+            block = Block(SimpleNamespace(x=x, y=y, z=z), grid, launch.shared_bytes)
             live += [
                 Thread(lambda: launch.kernel(*launch.args), block, i) for i in range(launch.threads)
             ]
