@@ -2,11 +2,23 @@
 
 import numpy as np
 import pytest
-from checked import CachedDevice
-from simt import Fault
-from test_cuda import SCHEDULES, emulated, largest, path, plant, train  # noqa: F401
+from checked import CachedDevice, CountingDevice
+from problems import make_network, make_problem, place_for
+from simt import EMULATED_SIZES, Fault
+from test_cuda import (
+    ORIENTATIONS,
+    SCHEDULES,
+    emulated,
+    largest,
+    multiply,
+    operands,
+    path,  # noqa: F401
+    plant,
+    train,
+)
 
-from fastmlp.engine.cuda import paths, resident
+from fastmlp.engine.cuda import CudaEngine, kernels, paths, resident, tiles
+from fastmlp.optimizers import Optimizer
 
 # --- what blocks see of each other's writes ----------------------------------------------------
 
@@ -38,3 +50,138 @@ def test_a_barrier_that_does_not_order_memory_is_found(bug, monkeypatch):
         except Fault:
             continue
         assert largest(got - expected) > 1e-6
+
+
+# --- what memory has to do for whole warps -------------------------------------------------------
+
+SIZES = tiles.SIZES["float32"]
+
+
+class LargeDevice(CountingDevice):
+    """With the shared memory of an H100."""
+
+    shared_bytes = 227 * 1024
+
+
+def counts_of_product(precision, tile, by_rows, product=kernels.product):
+    """Of a whole tile by a block as on a GPU."""
+    device, (A, B) = LargeDevice(), operands(tile.BM, tile.BN, tile.BK, "float32")
+    multiply(device, tile, precision, A, B, by_rows, aligned=True, product=product)
+    return device.counts()
+
+
+def of_multiply(counts):
+    """What the loop loads from shared memory."""
+    loads = [each for (space, function, _), each in counts.items()
+             if space == "shared" and function.startswith("multiply")]  # fmt: skip
+    return tuple(map(sum, zip(*loads, strict=True)))
+
+
+@pytest.mark.parametrize("size", [0, 1, 2], ids=["large", "medium", "small"])
+@pytest.mark.parametrize("by_rows", ORIENTATIONS, ids=str)
+def test_memory_serves_products_at_once(by_rows, size):
+    """Loads of the loop without conflicts; global memory in whole sectors."""
+    for precision, tile in (
+        ("highest", SIZES.plain[size]), ("high", SIZES.mma[size]), ("medium", SIZES.mma[size])
+    ):  # fmt: skip
+        counts = counts_of_product(precision, tile, by_rows)
+        instructions, turns, least = of_multiply(counts)
+        assert turns == least
+        if precision == "highest":  # vectors of four terms, or rows or columns
+            n_groups = tile.BK // tile.slices // 4
+            assert instructions == tile.threads // 32 * n_groups * (tile.TM + tile.TN)
+        for key in (("global", "fetch", 16), ("global", "put", 4)):
+            assert counts[key].turns == counts[key].least, key
+        into = counts["shared", "fetch", 16]
+        assert into.turns <= 2 * into.least
+        # sums on their way to whoever writes them, once per tile
+        passed = counts["shared", "product", 4]
+        assert passed.turns <= (2.5 if precision == "highest" else 4.5) * passed.least
+
+
+@pytest.mark.parametrize(("precision", "by_rows"), [("highest", (True, True)),
+                         ("high", (True, False)), ("medium", (False, False))])  # fmt: skip
+def test_rows_that_begin_in_the_same_bank_are_found(precision, by_rows, monkeypatch):
+    written = tiles._operand
+
+    def without_pad(name, by_rows, outer, tile, pad, *others):
+        return written(name, by_rows, outer, tile, 0, *others)
+
+    monkeypatch.setattr(tiles, "_operand", without_pad)
+    tile = (SIZES.plain if precision == "highest" else SIZES.mma)[0]
+    _, turns, least = of_multiply(counts_of_product(precision, tile, by_rows))
+    assert turns >= 2 * least
+
+
+def test_stores_across_rows_are_found():
+    mutant = plant(
+        kernels, "ROW(i, e // BN), e % BN", "ROW(i, e % (PASS // BN)), e // (PASS // BN)"
+    )
+    counts = counts_of_product("highest", SIZES.plain[1], (True, False), mutant.product)
+    put = counts["global", "put", 4]
+    assert put.turns >= 2 * put.least
+
+
+MISALIGNED = {
+    "an odd element": ("memory, at + term * pitch", "memory, 1 + at + term * pitch"),
+    "an array": ("REAL, alignment=16", "REAL"),
+}
+
+
+@pytest.mark.parametrize("bug", MISALIGNED)
+def test_misaligned_vectors_are_found(bug):
+    mutant = plant(kernels, *MISALIGNED[bug])
+    with pytest.raises(Fault, match=r"aligned|asynchronous copy of 4 elements"):
+        counts_of_product("highest", SIZES.plain[1], (False, False), mutant.product)
+
+
+def counts_of_resident_step(batch):
+    """Of one step, rows shared by two blocks."""
+    device = LargeDevice()
+    network, objective = make_network((32, 64, 64, 8), "relu", "log_loss")
+    X, y = make_problem("log_loss", batch, 32, 8)
+    engine = CudaEngine(
+        network, dtype="float32", objective=objective, batch_size=batch, device=device,
+        sizes=EMULATED_SIZES._replace(resident_threads=SIZES.resident_threads),
+        optimizer=Optimizer("sgd", (0.9, 0.0, 0.0)),
+    )  # fmt: skip
+    engine.load(place_for(engine, X.astype("float32"), y))
+    assert engine.path == "resident"
+    device.accesses.clear()
+    engine.run_epoch(np.arange(batch), np.full(1, 0.1))
+    return device.counts()
+
+
+HOT = {  # what a step loads and stores most, and the most turns for each that is needed
+    ("shared", "forward_all/forward/load_four", 16): (1, 1),
+    ("shared", "backward_all/gradient/load_four", 16): (1, 1),
+    ("shared", "backward_all/input_gradient/load_four", 16): (1.92, 1),
+    ("global", "backward_all/gradient", 4): (1, 1),
+    ("global", "fetch_weights", 16): (1, 1),
+    ("shared", "fetch_weights", 16): (1, 1),
+    ("global", "fetch_rows", 4): (1, 1),
+    ("global", "sum_partial", 4): (1.15, 1.15),
+}
+
+
+def too_many_turns(counts, which):
+    return {key: counts[key] for key, most in HOT.items()
+            if counts[key].turns > most[which] * counts[key].least}  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "which"), [(8, 0), (32, 1)], ids=["few rows", "many rows"])
+def test_memory_serves_the_resident_path_at_once(batch, which):
+    assert not too_many_turns(counts_of_resident_step(batch), which)
+
+
+def test_columns_that_begin_in_the_same_bank_are_found(monkeypatch):
+    monkeypatch.setattr(paths.ResidentPath, "_column", lambda self, rows: rows)
+    found = too_many_turns(counts_of_resident_step(32), 1)
+    assert ("shared", "backward_all/gradient/load_four", 16) in found
+
+
+def test_rows_of_weights_that_begin_in_the_same_bank_are_found(monkeypatch):
+    mutant = plant(resident, "4 * ((fan_out + 3) // 4 | 1)", "4 * ((fan_out + 3) // 4)")
+    monkeypatch.setattr(paths, "resident", mutant)
+    found = too_many_turns(counts_of_resident_step(32), 1)
+    assert ("shared", "backward_all/input_gradient/load_four", 16) in found

@@ -1,10 +1,15 @@
 """Emulated GPUs that look closer than `EmulatedDevice`, each at one thing, and are slower.
 
-`CachedDevice` has each block see global memory through a cache of its own.
+`CachedDevice` has each block see global memory through a cache of its own.  `CountingDevice` counts
+what memory has to do for the loads and stores of whole warps.
 """
 
+import sys
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
 from greenlet import getcurrent
-from simt import EmulatedDevice, Memory, add_release, load_acquire
+from simt import WARP, EmulatedDevice, Memory, add_release, load_acquire
 
 SECTOR = 32  # bytes that a load brings into the cache
 
@@ -82,3 +87,107 @@ class CachedDevice(EmulatedDevice):
         super()._run(live)
         for block in blocks:
             _publish(block)
+
+
+# --- loads and stores of whole warps ------------------------------------------------------------
+
+BANKS, WORD = 32, 4  # of shared memory; bytes of a bank's word
+
+
+class Counts(NamedTuple):
+    """Of instructions of warps: how many, the turns that memory takes for them (wavefronts of
+    shared memory, sectors of global memory), and the turns that as many bytes need.
+    """
+
+    instructions: int
+    turns: int
+    least: int
+
+
+class CountedMemory(Memory):
+    """Notes which thread reads or writes what, and where in the kernel."""
+
+    def __getitem__(self, i):
+        _note(self, i, 1)
+        return super().__getitem__(i)
+
+    def __setitem__(self, i, value):
+        _note(self, i, 1)
+        super().__setitem__(i, value)
+
+    def vector(self, i, n):
+        _note(self, i, n)
+        return [super(CountedMemory, self).__getitem__(i + k) for k in range(n)]
+
+    def expect(self, i, n):
+        _note(self, i, n)
+        super().expect(i, n)
+
+
+def _note(memory, i, n) -> None:
+    """Lanes of a warp meet in an instruction if they came to the same place, by the same calls, as
+    often since they last met.
+    """
+    thread, frame, calls = getcurrent(), sys._getframe(2), []
+    while frame.f_code.co_filename.endswith(("simt.py", "checked.py")):
+        frame = frame.f_back
+    while not frame.f_code.co_filename.endswith("simt.py"):
+        calls.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    kernel, *path = [code.co_name for code, _ in reversed(calls)]
+    function = "/".join(path) or kernel
+    place = (thread.n_meetings, memory.space, *calls)
+    thread.visits[place] += 1
+    size = memory.dtype.itemsize
+    key = (*thread.warp, thread.visits[place], place)
+    thread.accesses[memory.space, function, n * size][key].append((thread.index, i * size))
+
+
+def _turns_of_banks(starts: list[tuple[int, int]], n_bytes: int) -> tuple[int, int]:
+    """As many lanes at a time as 32 words make; in a bank each other word takes another turn."""
+    groups = defaultdict(lambda: defaultdict(set))
+    for index, start in starts:
+        for word in range(start // WORD, (start + n_bytes) // WORD):
+            groups[index % WARP * n_bytes // (WARP * WORD)][word % BANKS].add(word)
+    return sum(max(map(len, banks.values())) for banks in groups.values()), len(groups)
+
+
+def _turns_of_sectors(starts: list[tuple[int, int]], n_bytes: int) -> tuple[int, int]:
+    read = {byte for _, start in starts for byte in range(start, start + n_bytes, WORD)}
+    return len({byte // SECTOR for byte in read}), -(-len(read) * WORD // SECTOR)
+
+
+class CountingDevice(EmulatedDevice):
+    """A GPU that counts what its memory has to do; tensor cores give back what they are to add to.
+
+    Attributes
+    ----------
+    accesses : dict
+        (space, function, bytes of a lane) -> instruction of a warp -> [(thread, first byte)];
+        functions by the way to them from the kernel.
+    """
+
+    global_memory = shared_memory = CountedMemory
+
+    def __init__(self, *options):
+        super().__init__(*options)
+        self.accesses = defaultdict(lambda: defaultdict(list))
+        cores = dict.fromkeys(("mma_tf32", "mma_bf16"), lambda *registers: registers[6:])
+        self._twins |= cores
+        self._names |= cores
+
+    def _run(self, live):
+        for thread in live:
+            thread.visits, thread.accesses = Counter(), self.accesses
+        super()._run(live)
+
+    def counts(self) -> dict[tuple[str, str, int], Counts]:
+        """By space, function and bytes of a lane."""
+        found = {}
+        for (space, function, n_bytes), warps in self.accesses.items():
+            turns_of = _turns_of_banks if space == "shared" else _turns_of_sectors
+            turns = [turns_of(starts, n_bytes) for starts in warps.values()]
+            found[space, function, n_bytes] = Counts(
+                len(turns), *map(sum, zip(*turns, strict=True))
+            )
+        return found

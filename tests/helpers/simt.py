@@ -52,9 +52,9 @@ def _poison(kind):
 class Memory(list):
     """One-dimensional memory; indices out of range are faults, negative ones too."""
 
-    def __init__(self, values, dtype: np.dtype, space: str):
+    def __init__(self, values, dtype: np.dtype, space: str, alignment: int | None = None):
         super().__init__(values)
-        self.dtype, self.space = dtype, space
+        self.dtype, self.space, self.alignment = dtype, space, alignment or dtype.itemsize
 
     def check(self, i):
         if not 0 <= i < len(self):
@@ -70,9 +70,18 @@ class Memory(list):
             self.check(i)
         list.__setitem__(self, i, value)
 
+    def vector(self, i, n):
+        """``n`` elements that one instruction reads."""
+        return [self[i + k] for k in range(n)]
+
     def copied(self, i, n):
         """What an asynchronous copy of ``n`` elements reads."""
-        return [self[i + k] for k in range(n)]
+        return self.vector(i, n)
+
+    def expect(self, i, n):
+        """An asynchronous copy will put ``n`` elements here."""
+        self.check(i)
+        self.check(i + n - 1)
 
 
 class Grid(dict):
@@ -130,11 +139,13 @@ class Thread(greenlet):
         self.copies: list[list] = [[]]
         self.seen = None  # by the last load_acquire
         self.n_shared = 0  # shared arrays asked for
+        self.n_meetings = 0  # with its warp or block
 
 
 def _wait(what: str) -> None:
     thread = getcurrent()
     thread.waits_for = what
+    thread.n_meetings += what != "spin"
     thread.parent.switch()
 
 
@@ -152,7 +163,8 @@ def _exchange(value) -> dict[int, object]:
 class Cuda:
     """In the place of the module ``numba.cuda``."""
 
-    def __init__(self):
+    def __init__(self, shared_memory=Memory):
+        self._shared_memory = shared_memory
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=_local_array)
 
@@ -162,7 +174,8 @@ class Cuda:
         shape = shape or thread.block.shared_bytes // _dtype(kind).itemsize
         thread.n_shared += 1
         if made == len(arrays):
-            arrays.append(Memory([_poison(kind)] * shape, _dtype(kind), "shared"))
+            values = [_poison(kind)] * shape
+            arrays.append(self._shared_memory(values, _dtype(kind), "shared", alignment))
         if (len(arrays[made]), arrays[made].dtype) != (shape, _dtype(kind)):
             raise Fault("threads of a block disagree about a shared array")
         return arrays[made]
@@ -196,9 +209,9 @@ def _copied(target, i, source, j, valid, n):
     """[(index, value)] of an asynchronous copy of ``n`` elements."""
     if target.dtype.itemsize not in (4, 8) or source.dtype != target.dtype:
         raise Fault(f"asynchronous copy of {source.dtype} to {target.dtype}")
-    if i % n or (valid and j % n):
+    if i % n or (valid and j % n) or target.alignment < n * target.dtype.itemsize:
         raise Fault(f"asynchronous copy of {n} elements from {j} to {i}")
-    target.check(i + n - 1)
+    target.expect(i, n)
     values = source.copied(j, n) if valid else [0.0] * n
     return [(i + k, value) for k, value in enumerate(values)]
 
@@ -206,13 +219,13 @@ def _copied(target, i, source, j, valid, n):
 def _copy_late(*args):
     target = args[0]
     for i, value in _copied(*args):
-        target[i] = float("nan")
+        list.__setitem__(target, i, float("nan"))
         getcurrent().copies[-1].append((target, i, value))
 
 
 def _copy_at_once(*args):
     for i, value in _copied(*args):
-        args[0][i] = value
+        list.__setitem__(args[0], i, value)
 
 
 def _copies(copy):
@@ -235,10 +248,10 @@ def load_shared(source, i):
 
 def _load(target, i, source, j, n_bytes):
     n = n_bytes // source.dtype.itemsize
-    if j % n:
+    if j % n or source.alignment < n_bytes:
         raise Fault(f"{n} elements from {j} are not aligned")
-    for k in range(n):
-        target[i + k] = source[j + k]
+    for k, value in enumerate(source.vector(j, n)):
+        target[i + k] = value
 
 
 def load_pair(target, i, source, j):
@@ -257,7 +270,7 @@ def _wait_for_copies(n_open):
     groups = getcurrent().copies
     while len(groups) - 1 > n_open:
         for target, i, value in groups.pop(0):
-            target[i] = value
+            list.__setitem__(target, i, value)
 
 
 def wait_for_all_copies():
@@ -399,7 +412,7 @@ class EmulatedDevice:
     name = "emulated"
     n_multiprocessors = 2
     shared_bytes = 48 * 1024
-    global_memory = Memory
+    global_memory = shared_memory = Memory
 
     def __init__(self, schedule="forward", late_copies=True, free_bytes=2**40):
         self._schedule, self._late = schedule, late_copies
@@ -411,7 +424,8 @@ class EmulatedDevice:
         copies = _copies(_copy_late if late_copies else _copy_at_once)
         self._twins = TWINS | copies
         self._names = self._twins | {
-            "cuda": Cuda(), "float64": _Real(np.dtype("float64")), "int32": int, "int64": int
+            "cuda": Cuda(self.shared_memory), "float64": _Real(np.dtype("float64")),
+            "int32": int, "int64": int,
         }  # fmt: skip
 
     # --- memory
