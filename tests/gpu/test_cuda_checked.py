@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from checked import CachedDevice, CountingDevice
-from problems import make_network, make_problem, place_for
+from checked import CachedDevice, CountingDevice, Single, SingleDevice
+from problems import CONSTANTS, make_network, make_problem, place_for
 from simt import EMULATED_SIZES, Fault
 from test_cuda import (
     ORIENTATIONS,
     SCHEDULES,
+    TILE,
     emulated,
     largest,
     multiply,
@@ -17,7 +18,9 @@ from test_cuda import (
     train,
 )
 
-from fastmlp.engine.cuda import CudaEngine, kernels, paths, resident, tiles
+from fastmlp.dropout import Dropout
+from fastmlp.engine.cuda import CudaEngine, kernels, launcher, paths, resident, tiles
+from fastmlp.functions import ACTIVATIONS, LOSSES
 from fastmlp.optimizers import Optimizer
 
 # --- what blocks see of each other's writes ----------------------------------------------------
@@ -185,3 +188,97 @@ def test_rows_of_weights_that_begin_in_the_same_bank_are_found(monkeypatch):
     monkeypatch.setattr(paths, "resident", mutant)
     found = too_many_turns(counts_of_resident_step(32), 1)
     assert ("shared", "backward_all/input_gradient/load_four", 16) in found
+
+
+# --- arithmetic in float32 -----------------------------------------------------------------------
+
+
+def in_float32(A, B):
+    """``A @ B`` by a tile's slices of its terms, every operation rounded by NumPy."""
+    sums = np.zeros((TILE.slices, A.shape[0], B.shape[1]), np.float32)
+    for k in range(A.shape[1]):
+        sums[k % TILE.BK // (TILE.BK // TILE.slices)] += A[:, k, None] * B[k]
+    return sums.sum(axis=0, dtype=np.float32)
+
+
+@pytest.mark.parametrize("by_rows", ORIENTATIONS, ids=str)
+def test_products_round_every_operation(by_rows):
+    A, B = operands(33, 17, 45, "float32")
+    C = multiply(SingleDevice(), TILE, "highest", A, B, by_rows)
+    np.testing.assert_array_equal(C, in_float32(A, B))
+
+
+def test_sums_in_float64_are_found():
+    """By their bits."""
+    mutant = plant(kernels, "sums = cuda.local.array(SUMS, REAL)",
+                   "sums = cuda.local.array(SUMS, float64)")  # fmt: skip
+    A, B = operands(33, 17, 45, "float32")
+    C = multiply(SingleDevice(), TILE, "highest", A, B, (True, False), product=mutant.product)
+    assert (in_float32(A, B) != C).any()
+    np.testing.assert_allclose(C, A @ B, atol=1e-5)
+
+
+def promoted(path, loss, activation="tanh", rule="adam", **options):  # noqa: F811
+    """The functions that work in float64 on what is float32, over training and prediction."""
+    layer_norm, dropout = "dropout" in options, options.pop("dropout", None)
+    n_outputs = 3 if LOSSES[loss].per_row else 2
+    network, objective = make_network((3, 4, n_outputs), activation, loss, layer_norm=layer_norm)
+    X, y = make_problem(loss, 8, 3, n_outputs)
+    X = X.astype("float32")
+    engine = emulated(path, kind=SingleDevice)(
+        network, dtype="float32", objective=objective, alpha=0.1, batch_size=6, dropout=dropout,
+        optimizer=Optimizer(rule, CONSTANTS[rule], **options),
+    )  # fmt: skip
+    engine.load(place_for(engine, X, y, np.ones(8, np.float32)))
+    engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+    engine.run_epoch(np.arange(8), np.full(2, 0.01))
+    engine.predict(X)
+    return Single.promoted
+
+
+# where losses are summed, in float64
+SUMS = {"resident": {"resident_epoch"}, "tiled": {"finish_step"}}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_worked_out_in_float32(path, loss):  # noqa: F811
+    assert promoted(path, loss) == SUMS[path]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_worked_out_in_float32(path, activation):  # noqa: F811
+    assert promoted(path, "log_loss", activation) == SUMS[path]
+
+
+@pytest.mark.parametrize("rule", CONSTANTS)
+def test_updates_are_worked_out_in_float32(path, rule):  # noqa: F811
+    assert promoted(path, "log_loss", rule=rule) == SUMS[path]
+
+
+def test_layers_between_are_worked_out_in_float32():
+    options = {"dropout": Dropout((0.5,), 0), "max_grad_norm": 0.1, "ema_decay": 0.9}
+    assert promoted("tiled", "log_loss", **options) == SUMS["tiled"]
+
+
+PROMOTED = {
+    "a sum": (
+        resident,
+        "forward",
+        ("s0 = s1 = s2 = s3 = REAL(0)", "s0 = s1 = s2 = s3 = float64(0)"),
+    ),
+    "a literal": (kernels, "head", ("(y - REAL(0.5))", "(y - 0.5)")),
+    "an integer": (kernels, "class_target", ("/ REAL(n_outputs)", "/ n_outputs")),
+}
+
+
+@pytest.mark.parametrize("bug", PROMOTED)
+def test_arithmetic_in_float64_is_found(bug, monkeypatch):
+    module, function, change = PROMOTED[bug]
+    mutant = plant(module, *change)
+    name = module.__name__.rsplit(".")[-1]
+    if module is kernels:
+        monkeypatch.setattr("fastmlp.engine.cuda.engine._RESIDENT_PARAMETERS", 0)
+        monkeypatch.setattr(launcher, name, mutant)
+    monkeypatch.setattr(paths, name, mutant)
+    loss = "focal" if function == "class_target" else "squared_error"
+    assert function in promoted("tiled" if module is kernels else "resident", loss)

@@ -1,15 +1,17 @@
 """Emulated GPUs that look closer than `EmulatedDevice`, each at one thing, and are slower.
 
 `CachedDevice` has each block see global memory through a cache of its own.  `CountingDevice` counts
-what memory has to do for the loads and stores of whole warps.
+what memory has to do for the loads and stores of whole warps.  `SingleDevice` rounds every
+operation to float32 where its operands are.
 """
 
 import sys
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
+import numpy as np
 from greenlet import getcurrent
-from simt import WARP, EmulatedDevice, Memory, add_release, load_acquire
+from simt import WARP, EmulatedDevice, Memory, _Real, add_release, load_acquire
 
 SECTOR = 32  # bytes that a load brings into the cache
 
@@ -191,3 +193,89 @@ class CountingDevice(EmulatedDevice):
                 len(turns), *map(sum, zip(*turns, strict=True))
             )
         return found
+
+
+# --- arithmetic in float32 ----------------------------------------------------------------------
+
+
+class Single(float):
+    """A float32: operations with another round; with a float64 or an integer, the literals among
+    them too, they are done in float64, as Numba does, and noted.  (The compiler makes one operation
+    of a product that is added; here the product is rounded, too.)
+    """
+
+    promoted: set[str] = set()
+    """Functions that mixed them."""
+
+    def __new__(cls, value=0.0):
+        return float.__new__(cls, np.float32(value))
+
+    def __neg__(self):
+        return Single(-float(self))
+
+    def __abs__(self):
+        return Single(abs(float(self)))
+
+
+def _operation(name):
+    of_floats = getattr(float, name)
+
+    def operation(self, other):
+        result = of_floats(self, other)
+        if type(other) is Single:
+            return Single(result)
+        Single.promoted.add(sys._getframe(1).f_code.co_name)
+        return result
+
+    return operation
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    for _side in ("", "r"):
+        setattr(Single, f"__{_side}{_name}__", _operation(f"__{_side}{_name}__"))
+
+
+def _of_single(function):
+    """A function of `math` on the GPU: infinities where Python has errors."""
+
+    def of_single(x):
+        with np.errstate(all="ignore"):
+            return type(x)(function(np.float64(x)))
+
+    return of_single
+
+
+def _stored(value, dtype):
+    return Single(value) if dtype == np.float32 else value
+
+
+class TypedMemory(Memory):
+    """Arrays of float32 hold `Single`."""
+
+    def __getitem__(self, i):
+        return _stored(super().__getitem__(i), self.dtype)
+
+    def __setitem__(self, i, value):
+        super().__setitem__(i, _stored(value, self.dtype))
+
+
+class _TypedReal(_Real):
+    def __call__(self, x):
+        return Single(x) if self.dtype == np.float32 else float(x)
+
+
+class SingleDevice(EmulatedDevice):
+    """A GPU whose arithmetic has the types of its operands."""
+
+    global_memory = shared_memory = local_memory = TypedMemory
+    real = _TypedReal
+
+    def __init__(self, *options):
+        super().__init__(*options)
+        functions = ("exp", "log", "log1p", "tanh", "sqrt")
+        self._names |= {name: _of_single(getattr(np, name)) for name in functions}
+        Single.promoted = set()
+
+    def launch(self, launch):
+        args = tuple(Single(x) if isinstance(x, np.float32) else x for x in launch.args)
+        super().launch(launch._replace(args=args))

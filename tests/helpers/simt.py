@@ -84,22 +84,6 @@ class Memory(list):
         self.check(i + n - 1)
 
 
-class Grid(dict):
-    """A local array of several dimensions."""
-
-    def __init__(self, shape, kind):
-        poison = _poison(kind)
-        super().__init__((index, poison) for index in np.ndindex(*shape))
-
-    def __missing__(self, index):
-        raise Fault(f"local array at {index}")
-
-    def __setitem__(self, index, value):
-        if index not in self:
-            raise Fault(f"local array at {index}")
-        dict.__setitem__(self, index, value)
-
-
 class _Real:
     """A floating-point type: makes Python floats, and says which type it is for arrays."""
 
@@ -111,12 +95,6 @@ class _Real:
 
     def __str__(self):
         return self.dtype.name
-
-
-def _local_array(shape, kind):
-    if isinstance(shape, tuple):
-        return Grid(shape, kind)
-    return Memory([_poison(kind)] * shape, _dtype(kind), "local")
 
 
 class Block:
@@ -163,10 +141,13 @@ def _exchange(value) -> dict[int, object]:
 class Cuda:
     """In the place of the module ``numba.cuda``."""
 
-    def __init__(self, shared_memory=Memory):
-        self._shared_memory = shared_memory
+    def __init__(self, shared_memory=Memory, local_memory=Memory):
+        self._shared_memory, self._local_memory = shared_memory, local_memory
         self.shared = SimpleNamespace(array=self._shared_array)
-        self.local = SimpleNamespace(array=_local_array)
+        self.local = SimpleNamespace(array=self._local_array)
+
+    def _local_array(self, shape, kind):
+        return self._local_memory([_poison(kind)] * shape, _dtype(kind), "local")
 
     def _shared_array(self, shape, kind, alignment=None):
         thread = getcurrent()
@@ -412,7 +393,8 @@ class EmulatedDevice:
     name = "emulated"
     n_multiprocessors = 2
     shared_bytes = 48 * 1024
-    global_memory = shared_memory = Memory
+    global_memory = shared_memory = local_memory = Memory
+    real = _Real
 
     def __init__(self, schedule="forward", late_copies=True, free_bytes=2**40):
         self._schedule, self._late = schedule, late_copies
@@ -424,7 +406,8 @@ class EmulatedDevice:
         copies = _copies(_copy_late if late_copies else _copy_at_once)
         self._twins = TWINS | copies
         self._names = self._twins | {
-            "cuda": Cuda(self.shared_memory), "float64": _Real(np.dtype("float64")),
+            "cuda": Cuda(self.shared_memory, self.local_memory),
+            "float64": _Real(np.dtype("float64")),
             "int32": int, "int64": int,
         }  # fmt: skip
 
@@ -496,7 +479,7 @@ class EmulatedDevice:
             for name, value in names.items()
             if _name_of(value) in self._twins
         }
-        real = {"REAL": _Real(_dtype(names["REAL"]))}
+        real = {"REAL": self.real(_dtype(names["REAL"]))}
         return bind(template, names, lambda function: function, self._names | twins | real)
 
     def sequence(self, launches):
