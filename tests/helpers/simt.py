@@ -10,8 +10,9 @@ types.  All blocks of a launch are alive together, so grid-wide barriers work.
 The functions of `fastmlp.engine.cuda.ptx` have twins here of the same names.  Fragment layouts are
 written down again from the PTX ISA, not taken over from the kernels.
 
-Arithmetic is Python's, in float64, and rounded to an array's type when the host reads it; what the
-compiler would refuse is not seen here but by the compile gate.
+Arithmetic is Python's, in float64, and rounded to an array's type when the host reads it, and all
+blocks see the same memory; `checked` has devices that look closer.  What the compiler would refuse
+is not seen here but by the compile gate.
 """
 
 import itertools
