@@ -194,9 +194,9 @@ def test_formulas_of_the_user(path):
         np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
-def emulated(path, *device_options):
+def emulated(path, *device_options, kind=EmulatedDevice):
     def make(network, **options):
-        device = EmulatedDevice(*device_options)
+        device = kind(*device_options)
         engine = CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
         assert engine.path == path
         return engine

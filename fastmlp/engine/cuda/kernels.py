@@ -443,10 +443,10 @@ def normalise(control, first, most, A, kept, a0, lda, width, epsilon, aux):
         total, squares = REAL(0), REAL(0)
         for k in range(lane, width, 32):
             total += A[at + k]
-        mean = add_over_warp(total) / width
+        mean = add_over_warp(total) / REAL(width)
         for k in range(lane, width, 32):
             squares += (A[at + k] - mean) * (A[at + k] - mean)
-        factor = REAL(1) / sqrt(add_over_warp(squares) / width + epsilon)
+        factor = REAL(1) / sqrt(add_over_warp(squares) / REAL(width) + epsilon)
         for k in range(lane, width, 32):
             score = (A[at + k] - mean) * factor
             kept[at + k] = score
@@ -464,7 +464,8 @@ def normalise_delta(control, first, most, D, kept, a0, lda, width):
         for k in range(lane, width, 32):
             total += D[at + k]
             moment += D[at + k] * kept[at + k]
-        mean, slope = add_over_warp(total) / width, add_over_warp(moment) / width
+        mean = add_over_warp(total) / REAL(width)
+        slope = add_over_warp(moment) / REAL(width)
         for k in range(lane, width, 32):
             D[at + k] = kept[at + width] * (D[at + k] - mean - slope * kept[at + k])
 
@@ -540,7 +541,7 @@ def softmax_head(control, first, most, order, Z, z0, ldz, n_outputs, targets, we
 
 def class_target(k, label, n_outputs, smoothing):
     """Target of class k for a sample of class ``label``."""
-    spread = smoothing / n_outputs
+    spread = smoothing / REAL(n_outputs)
     return REAL(1) - smoothing + spread if k == label else spread
 
 

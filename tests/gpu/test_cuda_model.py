@@ -1,0 +1,88 @@
+"""The model of a training step's time (bench/cuda_model.py); needs the ``cuda-ci`` extra."""
+
+import statistics
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gate import find_tools
+
+from fastmlp.engine.cuda import launcher
+
+pytestmark = [
+    pytest.mark.gate,
+    pytest.mark.skipif(
+        None in find_tools().values(),
+        reason="the CUDA compile gate needs the cuda-ci extra: pip install -e '.[test,cuda-ci]'",
+    ),
+]
+# The launches that are, and on what batches: a last layer's few outputs, whose gradient takes as
+# many splits as the others', and products of few rows on tensor cores.
+TOO_SMALL = {
+    "highest": {"512-1024-1024-100": {128}, "784-256-128-10": {128, 2048, 16384, 262144}},
+    "high": {"512-1024-1024-100": {128}, "784-256-128-10": {128, 2048, 16384, 262144}},
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    former = sys.path[:]
+    sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+    import cuda_model
+
+    yield cuda_model
+    sys.path[:] = former
+
+
+def errors(model):
+    """Of the steps that the model was not fitted to."""
+    return [model.error(cell) for cell in model.measured() if not cell.is_for_calibration]
+
+
+def test_the_model_knows_what_steps_take(model):
+    found = errors(model)
+    assert len(found) > 30
+    assert statistics.median(found) < 1.2
+    assert max(found) < 1.6
+
+
+def test_slower_code_makes_slower_steps(model, monkeypatch):
+    """Each instruction of a loop twice: the model is off as far as no code here is."""
+    errors(model)  # compiles
+    slower = {
+        key: code._replace(n=2 * code.n, loops=[twice(body) for body in code.loops])
+        for key, code in model._codes.items()
+    }
+    monkeypatch.setattr(model, "_codes", slower)
+    assert statistics.median(errors(model)) > 1.4
+
+
+def twice(body):
+    """The same arithmetic, loads and stores among twice as many instructions."""
+    return body + Counter({"NOP": sum(body.values())})
+
+
+def test_launches_that_are_too_small_are_known(model):
+    for precision, known in TOO_SMALL.items():
+        found = {}
+        for network, batch, _ in model.too_small(precision):
+            found.setdefault(network, set()).add(batch)
+        assert found == known
+
+
+@pytest.mark.parametrize("share", [0, 0.2])
+def test_launches_that_are_too_small_are_found(model, share, monkeypatch):
+    """Where large tiles are taken although they make few blocks."""
+    before = set(model.too_small("highest"))
+    monkeypatch.setattr(launcher, "_BUSY_SHARE", share)
+    model.launches_of_step.cache_clear()
+    after = set(model.too_small("highest"))
+    model.launches_of_step.cache_clear()
+    assert after - before
+
+
+def test_the_constants_are_those_that_fit_best(model):
+    fitted = model.calibrate(model.measured())
+    np.testing.assert_allclose(fitted, model.CALIBRATED, rtol=0.1)
