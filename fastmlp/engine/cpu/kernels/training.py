@@ -44,11 +44,11 @@ work, and no fusion); an optimizer pass of its own after the gradient (twice the
 gradient per row block, summed over them (7 % slower on one thread); more parts than two for batches
 of less than 512 rows (6 % slower on two threads); asking early in a step for parameters to be read
 (nothing); weighing updates with transposition more when they are shared out (nothing); huge pages
-(nothing);
-blocks of 128 and 192 terms (nothing); micro-panels where they serve few panels (mnist-like 3 to 5 %
-slower); square roots and quotients from the processor's estimates and Newton's method (float32
-nothing, float64 5 to 11 % on Intel, and more operations than the divider takes on Zen 4); asking
-for samples some rows ahead (nothing); rows copied by vectors instead of memcpy (1 %).
+(nothing); blocks of 128 and 192 terms (nothing); micro-panels where they serve few panels
+(mnist-like 3 to 5 % slower); square roots and quotients from the processor's estimates and Newton's
+method (float32 nothing, float64 5 to 11 % on Intel, and more operations than the divider takes on
+Zen 4); asking for samples some rows ahead (nothing); rows copied by vectors instead of memcpy (1
+%).
 """
 
 import numpy as np
