@@ -1,6 +1,6 @@
 """Predictions: a million rows, and one, beside PyTorch, JAX and onnxruntime.
 
-    python bench/inference.py [--rounds 5] [--only digits] [--output FILE]
+    python bench/inference.py [--rounds 5] [--only digits] [--output FILE] [--readme]
 
 Everybody predicts the networks of ``compare.py`` from the same weights, float32, from a NumPy
 array to a NumPy array, and must agree.  fastmlp goes through the public ``predict_proba``
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from compare import PAUSE, WORKLOADS, initial_weights
 from machine import describe, fma_rate
+from readme import put_into_readme
 
 import fastmlp
 from fastmlp.onnx import to_onnx
@@ -160,11 +161,37 @@ def measure(workload, n_threads, rounds, n_cores):
     return n, best_seconds(libraries, X, rounds), best_seconds(libraries, X[:1], rounds, CALLS)
 
 
+def table(report):
+    """Markdown, for people."""
+    machine, others = report["machine"], [name for name in LIBRARIES if name != "fastmlp"]
+    lines = [
+        f"Predictions, float32, on {machine['cores']} cores of {machine['cpu']}. The columns of the "
+        "others are how many times longer they take; one row is in microseconds a call.",
+        "",
+        f"| workload | threads | rows | fastmlp | of FMA rate | {' | '.join(others)} | one row: "
+        "fastmlp | onnxruntime |",
+        "|---" * (7 + len(others)) + "|",
+    ]
+    for row in report["rows"]:
+        seconds, one = row["seconds"], row["seconds of one row"]
+        ratios = [
+            seconds[name] / seconds["fastmlp"] if name in seconds else None for name in others
+        ]
+        cells = ["-" if ratio is None else f"{ratio:.1f}" for ratio in ratios]
+        lines.append(
+            f"| {row['workload']} | {row['threads']} | {row['rows']} | "
+            f"{1e3 * ours:.0f} ms | {row['share of FMA rate']:.0%} | "
+            f"{' | '.join(cells)} | {1e6 * one['fastmlp']:.0f} | {1e6 * one['onnxruntime']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=[w.name for w in WORKLOADS])
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     machine = describe()
@@ -193,6 +220,9 @@ def main():
                 + ", ".join(f"{name} {1e6 * t:.1f} us" for name, t in one.items()),
                 flush=True,
             )
+    print(f"\n{table(report)}")
+    if arguments.readme:
+        put_into_readme(table(report), "inference")
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 
