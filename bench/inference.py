@@ -165,8 +165,8 @@ def table(report):
     """Markdown, for people."""
     machine, others = report["machine"], [name for name in LIBRARIES if name != "fastmlp"]
     lines = [
-        f"Predictions, float32, on {machine['cores']} cores of {machine['cpu']}. The columns of the "
-        "others are how many times longer they take; one row is in microseconds a call.",
+        f"Predictions, float32, on {machine['cores']} cores of {machine['cpu']}. The others' columns "
+        "are how many times longer they take; one row is in microseconds a call.",
         "",
         f"| workload | threads | rows | fastmlp | of FMA rate | {' | '.join(others)} | one row: "
         "fastmlp | onnxruntime |",
