@@ -60,3 +60,26 @@ def test_a_third_is_held_out(tables):
     assert len(held_out) == len(tables.DATA_SETS) / 3
     assert sum(data.quick for data in tables.DATA_SETS) == 5
     assert not any(data.quick for data in tables.DATA_SETS if data.held_out)
+
+
+def test_names_of_points_hide_none_of_each_other(tables):
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    points = np.array([[1.0, 0.50], [9.0, 0.51], [10.0, 0.52]])
+    axes.plot(*points.T, "o")
+    axes.set(xscale="log", xlim=(0.1, 11))
+    figure.draw_without_rendering()
+    tables.put_names(axes, ["at the left", "in the middle", "at the right"], points, None)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    plt.close(figure)
+    assert [text.get_text() for text in axes.texts] == [
+        "at the left", "in the middle", "at the right"
+    ]  # fmt: skip
+    for i, box in enumerate(boxes):
+        assert axes.bbox.x0 <= box.x0
+        assert box.x1 <= axes.bbox.x1
+        assert all(tables.shared_area(box, other) == 0 for other in boxes[:i])
