@@ -47,6 +47,20 @@ def test_a_fit_that_takes_too_long_is_killed(tmp_path):
     assert killed == "killed after 0.1 processor seconds"
 
 
+@pytest.mark.oracle
+def test_every_switch_of_the_ablation_trains(tmp_path):
+    out = tmp_path / "ablation.json"
+    command = [sys.executable, BENCH / "tables_ablation.py", "--seeds", "1", "--out", out, "--sets"]
+    printed = run_command(*command, "breast cancer", timeout=400)
+    results = json.loads(out.read_text())["results"]
+    for name in ("preset", "fastmlp", "input scaling", "TabM-mini of 8", "NTK"):
+        assert 0 < results[f"breast cancer/0/{name}"]["error"] < 0.03
+    assert len(results) == printed.count("breast cancer/0/") + 1  # clamping trains nothing
+    assert all(f"| {key.split('/')[2]} |" in printed for key in results if "preset" not in key)
+    with pytest.raises(AssertionError, match="car_prices"):
+        run_command(*command, "car_prices", timeout=400)  # it is held out
+
+
 def test_ranks_and_normalised_scores(tables):
     score = np.array([[0.9, 0.7, np.nan, 0.8], [0.5, 0.5, 0.1, 0.3]])
     np.testing.assert_array_equal(tables.ranks(score), [[1, 3, 4, 2], [1.5, 1.5, 4, 3]])
