@@ -407,7 +407,7 @@ def plot(known: dict[str, dict], found: list[Group], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, len(found), figsize=(6 * len(found), 4.5), squeeze=False,
+    figure, panels = plt.subplots(1, len(found), figsize=(7 * len(found), 4.5), squeeze=False,
                                   layout="constrained")  # fmt: skip
     for group, axes in zip(found, panels[0], strict=True):
         names = group.tuning + group.held_out
@@ -415,13 +415,50 @@ def plot(known: dict[str, dict], found: list[Group], path: Path) -> None:
         seconds = np.nanmedian(table_of(known, "seconds", names, group.methods), axis=0)
         error = np.std(score, axis=0, ddof=1) / len(names) ** 0.5 if len(names) > 1 else None
         axes.errorbar(seconds, score.mean(axis=0), error, fmt="o", capsize=3)
-        for name, x, y in zip(group.methods, seconds, score.mean(axis=0), strict=True):
-            axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        axes.margins(x=0.2)
+        axes.margins(x=0.25)
         axes.set(xscale="log", xlabel="processor seconds of a fit, median of the sets",
                  ylabel="normalised score, mean of the sets",
                  title=f"{len(names)} sets of {group.title}")  # fmt: skip
+        figure.draw_without_rendering()  # so that places in pixels are known
+        put_names(axes, group.methods, np.column_stack([seconds, score.mean(axis=0)]), error)
     figure.savefig(path, dpi=100)
+
+
+def put_names(axes: Any, names: list[str], points: np.ndarray, error: np.ndarray | None) -> None:
+    """Beside each point, where the name leaves the panel least and hides least of others.
+
+    From the left to the right, the place of four is taken that shares the least area with names
+    that are there already and with points and their bars.
+    """
+    from matplotlib.transforms import Bbox
+
+    reach = np.zeros(len(points)) if error is None else error
+    in_pixels = axes.transData.transform
+    taken = [
+        Bbox([in_pixels((x, y - e)) - 3, in_pixels((x, y + e)) + 3])
+        for (x, y), e in zip(points, reach, strict=True)
+    ]
+    places = [((dx, dy), ha, va) for dx, ha in ((5, "left"), (-5, "right"))
+              for dy, va in ((3, "bottom"), (-3, "top"))]  # fmt: skip
+    for i in np.argsort(points[:, 0]):
+        options = []
+        for offset, ha, va in places:
+            text = axes.annotate(names[i], points[i], xytext=offset, textcoords="offset points",
+                                 fontsize=8, ha=ha, va=va)  # fmt: skip
+            box = text.get_window_extent()
+            inside = shared_area(box, axes.bbox)
+            hidden = sum(shared_area(box, other) for other in taken)
+            options.append((box.width * box.height - inside + hidden, len(options), text, box))
+        *others, (_, _, _, box) = sorted(options, reverse=True)
+        for _, _, text, _ in others:
+            text.remove()
+        taken.append(box)
+
+
+def shared_area(one: Any, other: Any) -> float:
+    """Of two boxes."""
+    width, height = np.minimum(one.max, other.max) - np.maximum(one.min, other.min)
+    return max(float(width), 0.0) * max(float(height), 0.0)
 
 
 def main() -> None:

@@ -569,3 +569,23 @@ class MLPEnsembleRegressor(RegressorMixin, _MLPEnsemble):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def way_to_the_network(model: Any, whole: str) -> str:
+    """The end of a refusal of what holds an ensemble as its ``network_``; else nothing.
+
+    Parameters
+    ----------
+    model : object
+        What was refused.
+    whole : str
+        What to do instead with all of it.
+    """
+    held = getattr(model, "network_", None)
+    if not isinstance(held, MLPEnsembleClassifier | MLPEnsembleRegressor):
+        return ""
+    is_scaled = getattr(model, "target_scaler_", None) is not None
+    outputs = " and whose outputs model.target_scaler_.inverse_transform turns back" * is_scaled
+    return (
+        f"; give model.network_, whose inputs are model.encoder_.transform(X){outputs}, or {whole}"
+    )

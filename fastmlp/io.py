@@ -32,7 +32,7 @@ from fastmlp._sklearn import (
     neural_network,
 )
 from fastmlp._version import __version__
-from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
+from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor, way_to_the_network
 from fastmlp.estimators import (
     FittedModel,
     MLPClassifier,
@@ -246,7 +246,8 @@ def _name_of(model: Any) -> str:
     if _CLASSES.get(name) is not type(model):
         raise TypeError(
             "model must be an MLPClassifier or MLPRegressor of fastmlp, or an ensemble of them, "
-            f"not of a subclass, got {type(model)!r}."
+            f"not of a subclass, got {type(model)!r}"
+            f"{way_to_the_network(model, 'write the whole by pickle or joblib')}."
         )
     check_is_fitted(model)
     return name

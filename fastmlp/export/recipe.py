@@ -7,7 +7,7 @@ import numpy as np
 
 from fastmlp._sklearn import check_is_fitted
 from fastmlp._version import __version__
-from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
+from fastmlp.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor, way_to_the_network
 from fastmlp.estimators import MLPClassifier, MLPRegressor, Values, fitted_model
 from fastmlp.network import Network
 
@@ -84,7 +84,7 @@ def describe(model: Model, formulas: Collection[str], language: str) -> Recipe:
     if not isinstance(model, Model):
         raise TypeError(
             "model must be a fitted fastmlp.MLPClassifier or fastmlp.MLPRegressor, or an ensemble "
-            f"of them, got {model!r}."
+            f"of them, got {model!r}{way_to_the_network(model, 'give the whole to to_onnx')}."
         )
     check_is_fitted(model)
     fitted = [fitted_model(member) for member in getattr(model, "members_", [model])]

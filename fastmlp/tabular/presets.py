@@ -15,6 +15,14 @@ others than those of bench/tables.py, and the held-out sets were not looked at.
 - SiLU rather than ReLU, -0.05 +- 0.03; two hidden layers are as good as three and faster.
 - Not kept: weight decay (of 1, +0.09 +- 0.03), dropout of 0.25 (+0.01), rates of half or twice
   (+0.02, +0.01), 384 units (+0.03), label smoothing (no sign either way).
+- Of what RealMLP-TD and TabM have (bench/tables_ablation.py, bench/results/tables_ablation.md) none
+  was better by two standard errors.  Next to it came a learned factor of each input, -0.015 +-
+  0.009 on the 12 sets with errors above 0.01: -0.03 to -0.10 on three of them with every seed
+  (deliveries, churn, diamonds), nothing on the others.  Periodic inputs instead of bins were worse
+  (+0.06 +- 0.03), as was a fixed number of epochs, which `flat_cos` for dropout and weight decay
+  needs (+0.04 to +0.07).  The last layer's zeros were no better (+0.01 +- 0.01).  Clamped output,
+  parametric activations, slower biases, NTK, periodic inputs beside bins and TabM-mini's shared
+  weights made no difference (within 0.005).
 """
 
 from typing import Any, NamedTuple

@@ -213,6 +213,14 @@ class TestRefusals:
         with pytest.raises(NotFittedError):
             to_c(MLPClassifier())
 
+    def test_a_table(self, tmp_path):
+        """Refused, and the way that is named works."""
+        X = np.column_stack([np.linspace(0, 1, 60), np.tile([1.0, 2.0, np.nan], 20)])
+        model = fastmlp.TabularMLPRegressor("fast", random_state=0).fit(X, X[:, 0])
+        with pytest.raises(TypeError, match=r"give model\.network_, .*target_scaler_.*to to_onnx"):
+            to_c(model)
+        Compiled(model.network_, tmp_path).assert_same(model.encoder_.transform(X))
+
     @pytest.mark.parametrize("prefix", ["2", "a-", "a b", "é", "a;", "a\n"])
     def test_prefixes_that_cannot_begin_a_name(self, prefix):
         with pytest.raises(ValueError, match="prefix must consist of letters, digits and _"):

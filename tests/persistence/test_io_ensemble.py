@@ -244,3 +244,28 @@ def test_what_scikit_learn_cannot_average_is_refused():
         fastmlp.to_sklearn(model)
     voting = fastmlp.to_sklearn(model, predict_only=True)
     np.testing.assert_allclose(voting.predict(X), model.predict(X), rtol=1e-9, atol=1e-12)
+
+
+class TestTables:
+    """TabularMLPClassifier and TabularMLPRegressor are refused, and the way that is named works."""
+
+    X = np.column_stack([np.linspace(0, 1, 60), np.tile([1.0, 2.0, np.nan], 20)])
+    y = np.arange(60) * 2.0
+
+    def test_a_regressor(self, tmp_path):
+        model = fastmlp.TabularMLPRegressor("fast", random_state=0).fit(self.X, self.y)
+        with pytest.raises(TypeError, match=r"give model\.network_, .*target_scaler_.*by pickle"):
+            save(model, tmp_path / "model")
+        save(model.network_, tmp_path / "model")
+        values = load(tmp_path / "model").predict(model.encoder_.transform(self.X))
+        values = model.target_scaler_.inverse_transform(values[:, None].astype(float))[:, 0]
+        np.testing.assert_array_equal(values, model.predict(self.X))
+
+    def test_a_classifier(self, tmp_path):
+        model = fastmlp.TabularMLPClassifier("fast", random_state=0).fit(self.X, self.y > 60)
+        for refused in (fastmlp.to_sklearn, lambda model: save(model, tmp_path / "model")):
+            with pytest.raises(TypeError, match=r"model\.encoder_\.transform\(X\), or write"):
+                refused(model)
+        save(model.network_, tmp_path / "model")
+        p = load(tmp_path / "model").predict_proba(model.encoder_.transform(self.X))
+        np.testing.assert_array_equal(p, model.predict_proba(self.X))
