@@ -221,10 +221,10 @@ class CudaEngine:
         out[:] = found
         return out
 
-    # --- inside
-
     def predict_if_finite(self, X: np.ndarray) -> np.ndarray | None:
         return self.predict(X) if np.isfinite(X).all() else None
+
+    # --- inside
 
     def _require_objective(self, samples: InMemory | Streamed) -> None:
         if self._objective is None:
