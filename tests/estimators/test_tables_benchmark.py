@@ -49,6 +49,7 @@ def test_a_fit_that_takes_too_long_is_killed(tmp_path):
 
 @pytest.mark.oracle
 def test_every_switch_of_the_ablation_trains(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is in the bench extra")
     out = tmp_path / "ablation.json"
     command = [sys.executable, BENCH / "tables_ablation.py", "--seeds", "1", "--out", out, "--sets"]
     printed = run_command(*command, "breast cancer", timeout=400)
