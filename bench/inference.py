@@ -34,12 +34,12 @@ def fitted(workload, n_threads):
     """fastmlp's estimator with the weights that all others get."""
     kind = fastmlp.MLPRegressor if workload.classes is None else fastmlp.MLPClassifier
     X, y = workload.data("float32")
+    if workload.classes:
+        y = np.arange(len(X)) % workload.classes
     model = kind(
         hidden_layer_sizes=workload.widths[1:-1], activation=workload.activation, max_iter=1,
         n_threads=n_threads, random_state=0,
-    ).fit(X[:4000], y[:4000])  # fmt: skip
-    if workload.classes and len(model.classes_) != workload.classes:
-        raise SystemExit(f"{workload.name}: too few rows to see every class")
+    ).fit(X[:1000], y[:1000])  # fmt: skip
     for i, (W, b) in enumerate(initial_weights(workload, np.float32)):
         model.coefs_[i], model.intercepts_[i] = W, b
     return model
