@@ -5,20 +5,22 @@ already; figures are medians over rounds, ratios are of times in the same round.
 
     python bench/search.py [--rounds 5] [--output FILE]
 
-What bounds them, in seconds of one of the two cores of the machine of `bench/results/search.json`.
-The 24 settings on digits take 112 GFLOP in matrix products.  A core that multiplies large matrices
-does so much in 1.3 s (87 GFLOP/s in float64); our kernels, with small matrices and all that is
-between them, take 2.1 s, and scikit-learn's networks 10.2 s.  So nobody trains them over 8
-times as fast as scikit-learn, nor we over 4.9 times.  Another search over the same networks has the
-same kernels to run; all that can be saved of it is what is not in them, a seventh.  What a search
-of ours adds to the kernels is 2 ms of Python per fit and 0.04 ms per epoch.
+What bounds them, on the two cores of the machine of `bench/results/search.json`.  The 24 settings
+on digits take 112 GFLOP in matrix products: 0.69 s at the rate of large matrices.  Our kernels,
+with small matrices and all that is between them, take 1.35 s, the whole search 1.64 s, and
+scikit-learn's search over its networks 6.7 s.  So nobody trains them over 9.7 times as fast as
+that, nor we over 5.0 times.  scikit-learn's search over our networks takes 1.77 s and has the same
+kernels to run; nothing is 1.4 times as fast.
 
-Python's part holds the interpreter's lock, which bounds threads on many cores.  It is 14 % of these
-fits, so that no more than 7 threads are busy at once, be it on 16 or on 64 cores; and 85 % of fits
-of two epochs of 5 units, for which two threads are 1.2 times as fast as one, and 64 no faster.
-Processes have a lock each, and get groups of fits: ``joblib.parallel_config("loky")``, or Dask's
-workers.  Several epochs in one call would save no more than half of Python's part, and would take
-the stopping rule, schedules and hooks into kernels.
+Python's part holds the interpreter's lock, which bounds threads on many cores.  It is 18 % of these
+fits, so that no more than 6 threads are busy at once, be it on 16 or on 64 cores; and 86 % of fits
+of two epochs of 5 units, for which threads are slower than one (they take the lock from each
+other).  Processes have a lock each, and get groups of fits: ``joblib.parallel_config("loky")``, or
+Dask's workers.  Several epochs in one call would save no more than half of Python's part, and would
+take the stopping rule, schedules and hooks into kernels.
+
+Restarts train with one thread each.  Over fits that use both cores one after the other they are the
+less faster, the more two threads gain.
 
 What says "if products were all" compares wall time with seconds of a processor, and holds on a
 machine that does nothing else.
