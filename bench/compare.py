@@ -439,19 +439,20 @@ def plot(rows, dtype, machine, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(0.9 * len(rows) + 2, 4.2), layout="constrained")
     width = 0.8 / len(FAMILIES)
     for i, family in enumerate(FAMILIES):
         ratios = [row[f"{family} / fastmlp"] or np.nan for row in rows]
         at = np.arange(len(rows)) + (i - (len(FAMILIES) - 1) / 2) * width
         bars = axes.bar(at, ratios, width, label=family)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=1)
+        axes.bar_label(bars, fmt="%.1f", fontsize=6, padding=2, rotation=90)
     axes.axhline(1, color="black", linewidth=1)
     axes.set_yscale("log")
     axes.set_ylabel("time per epoch / fastmlp's")
-    axes.set_xticks(range(len(rows)), [f"{row['workload']}\n{row['widths']}" for row in rows])
+    axes.set_xticks(range(len(rows)), [row["workload"] for row in rows])
     axes.set_title(f"{dtype}, {machine['cores']} cores of {machine['cpu']}", fontsize=10)
-    axes.legend(fontsize=8, ncols=len(FAMILIES))
+    axes.margins(y=0.25)
+    axes.legend(fontsize=8, ncols=len(FAMILIES), loc="upper right")
     figure.savefig(path, dpi=110)
 
 
