@@ -139,7 +139,9 @@ class Predictor:
         if self._is_little_work(X):
             rows = self.rows
             if rows is not None and rows.dtype == dtype:
-                return rows(X)
+                outputs = rows(X)
+                if outputs is not None or not checked:
+                    return outputs
         packed = self._take(dtype)
         outputs = packed.predict(X, checked=checked)
         self._idle.setdefault(dtype, []).append(packed)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from models import fit, quietly
 from scipy import sparse
+from sklearn import config_context
 from sklearn import neural_network as sk
 from sklearn.base import clone
 
@@ -265,6 +266,14 @@ def test_no_row_that_is_not_finite_gets_through(monkeypatch, wrong, dtype, n_thr
             )
             assert found == expected
             assert "Input X contains" in found
+    few = X[:3].astype(dtype)
+    few[1, 5] = wrong
+    with config_context(assume_finite=True):
+        for most in (10**9, 0):  # from the user's arrays, and by an engine
+            monkeypatch.setattr(prediction, "_FEW_PRODUCTS", most)
+            found = ours.predict_proba(few)
+            assert found.shape == (3, 4)
+            np.testing.assert_allclose(found[[0, 2]], before[[0, 2]], rtol=1e-5)
     huge = X.astype(dtype)
     huge[:, 3] = np.finfo(dtype).max * np.where(np.arange(300) % 2, 0.9, -0.9)
     assert np.isfinite(ours.predict_proba(huge)).all()
