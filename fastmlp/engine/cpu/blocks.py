@@ -58,7 +58,7 @@ class Layer(Block):
     """
 
     _fields_ = [
-        *_integers("width stride rows rows_transposed weights transposed"),
+        *_integers("width stride columns panel_width rows rows_transposed weights transposed"),
         *_integers("activations kept_derivatives normalised deltas"),
         *_integers("relu activation derivative dropout threshold"),
         *_floats("dropout_scale"),
@@ -120,7 +120,7 @@ class Packing(Block):
     """Addresses of a ``flat`` vector, of the ``packed`` one, and of `Layout`'s tables."""
 
     _fields_ = [
-        *_integers("flat packed n_layers widths rows weights"),
+        *_integers("flat packed n_layers widths columns panel_widths rows weights"),
         *_floats("padding_bias"),
     ]
 

@@ -49,8 +49,9 @@ class Memory:
         self.barrier = aligned(_WORDS, np.int64)
         self.transposed_is_stale = True
         self._packing = Packing(
-            n_layers=layout.rows.size, widths=address(layout.widths), rows=address(layout.rows),
-            weights=address(layout.weights),
+            n_layers=layout.rows.size, widths=address(layout.widths),
+            columns=address(layout.columns), panel_widths=address(layout.panel_widths),
+            rows=address(layout.rows), weights=address(layout.weights),
         )  # fmt: skip
 
     def _zeros(self, size: int) -> np.ndarray:

@@ -58,12 +58,6 @@ class Program:
         self._layout, self._network = layout, layout.network
         self._objective, self._dropout, self._optimizer = objective, dropout, optimizer
         self._type = str(layout.dtype.name)
-        network = self._network
-        self._narrow = (  # whether most of a panel of the last layer would be padding
-            len(network.widths) > 2
-            and network.out_activation != "softmax"
-            and 4 * network.n_outputs <= layout.vector
-        )
 
     # --- which pieces
 
@@ -93,7 +87,7 @@ class Program:
             "tiles": "tiles",
             "forward": "forward",
             "forward_sparse": "forward_sparse" if sparse else None,
-            "forward_narrow": "forward_narrow" if self._narrow else None,
+            "forward_narrow": "forward_narrow" if self._layout.is_narrow else None,
             "softmax_rows": "softmax_rows" if softmax and (fused or not loss) else None,
             "normalise": "normalise" if network.layer_norm else None,
         }
@@ -103,14 +97,14 @@ class Program:
                 names["loss"] = pieces.loss(objective.row)
         else:
             names["link"] = pieces.link(network.out_activation)
-        if len(network.widths) > 2:
+        if self._layout.transposed[-1]:
             names["transpose"] = "transpose"
         if train:
             names |= {
                 "backward": "backward",
                 "gradient_block": "gradient_block",
                 "gradient_sparse": "gradient_sparse" if sparse else None,
-                "gradient_narrow": "gradient_narrow" if self._narrow else None,
+                "gradient_narrow": "gradient_narrow" if self._layout.is_narrow else None,
                 "normalise_derivative": "normalise_derivative" if network.layer_norm else None,
             }
         return names
@@ -211,7 +205,8 @@ class Program:
         """
         layout = self._layout
         columns: dict[str, Iterable[float]] = {
-            "width": layout.widths, "stride": layout.strides, "rows": layout.rows,
+            "width": layout.widths, "stride": layout.strides, "columns": layout.columns,
+            "panel_width": layout.panel_widths, "rows": layout.rows,
             "rows_transposed": layout.rows_transposed, "weights": layout.weights,
             "transposed": layout.transposed, "activations": places[0],
             "kept_derivatives": places[1], "normalised": places[2], "deltas": places[3],

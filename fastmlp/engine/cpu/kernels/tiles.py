@@ -317,41 +317,35 @@ def transpose(typingctx, source, source_stride, valid_rows, target, target_strid
     return _call_of("transpose", 5, _emit_transpose, like)
 
 
-def _emit_dots(e, A, A_stride, rows, B, B_hop, panels, tail, bias, out, out_stride):
-    """``out[i] = bias + A[i] . B``, in panels of two vectors; ``tail``, of one, may be 0."""
+def _emit_dots(e, A, A_stride, rows, B, vectors, out, out_stride):
+    """``out[i] = A[i] . B``, both of so many whole vectors."""
     b, n = e.builder, e.n
-    has_tail = b.icmp_signed("!=", tail, _index(0))
-    A, B, tail, out = (b.inttoptr(p, e.element.as_pointer()) for p in (A, B, tail, out))
-    bias = b.load(b.inttoptr(bias, e.element.as_pointer()))
+    A, B, out = (b.inttoptr(p, e.element.as_pointer()) for p in (A, B, out))
     sums = [cgutils.alloca_once(b, e.type) for _ in range(2)]
+    even = b.and_(vectors, _index(-2))
 
-    def add(state, row, column, weights, offset):
-        weight = e.load(weights, offset)
-        b.store(e.fma(e.load(row, column), weight, b.load(state)), state)
+    def add(state, row, k):
+        at = b.mul(k, _index(n))
+        b.store(e.fma(e.load(row, at), e.load(B, at), b.load(state)), state)
 
     with cgutils.for_range(b, rows, intp=I64) as loop:
         row = b.gep(A, [b.mul(loop.index, A_stride)])
         for state in sums:
             b.store(e.constant(0), state)
-        with cgutils.for_range(b, panels, intp=I64) as panel:
-            column, at = b.mul(panel.index, _index(2 * n)), b.mul(panel.index, B_hop)
-            for j, state in enumerate(sums):
-                add(state, row, b.add(column, _index(j * n)), B, b.add(at, _index(j * n)))
-        with b.if_then(has_tail):
-            add(sums[0], row, b.mul(panels, _index(2 * n)), tail, _index(0))
+        with cgutils.for_range_slice(b, _index(0), even, _index(2), intp=I64) as (k, _):
+            add(sums[0], row, k)
+            add(sums[1], row, b.add(k, _index(1)))
+        with b.if_then(b.icmp_signed("<", even, vectors)):
+            add(sums[0], row, even)
         total = e.reduce(b.fadd(*(b.load(state) for state in sums)), b.fadd)
-        b.store(b.fadd(total, bias), b.gep(out, [b.mul(loop.index, out_stride)]))
+        b.store(total, b.gep(out, [b.mul(loop.index, out_stride)]))
     b.ret_void()
 
 
 @intrinsic
-def dots(typingctx, A, A_stride, rows, B, B_hop, panels, tail, bias, out, out_stride, like):
-    """``out[i] = bias + A[i] . B``, for an output of so few that a tile would be mostly padding.
-
-    ``B`` lies in ``panels`` of two vectors, ``B_hop`` elements apart, and if ``tail`` is not 0, a
-    last one of one vector there.
-    """
-    return _call_of("dots", 10, _emit_dots, like)
+def dots(typingctx, A, A_stride, rows, B, vectors, out, out_stride, like):
+    """``out[i] = A[i] . B``, of so many whole vectors."""
+    return _call_of("dots", 7, _emit_dots, like)
 
 
 def _emit_softmax(e, z, stride, rows, columns, scales, sums, peaks):

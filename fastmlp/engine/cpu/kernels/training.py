@@ -123,8 +123,17 @@ def _padded(n, like):
 
 
 @jit
-def _panel_width(column, padded, like):
-    return min(N_VECTORS * _lanes(like), padded - column)
+def _width_at(layer, column):
+    """Of the panel of a `Layer` that starts at a column."""
+    return min(layer.panel_width, layer.columns - column)
+
+
+@jit
+def _transposed_width_at(layer, row, like):
+    """Of the panel of its transposed copy that has this row of the weights, and its first row."""
+    most = N_VECTORS * _lanes(like)
+    first = row // most * most
+    return min(most, _padded(layer.width, like) - first), first
 
 
 @jit
@@ -213,14 +222,6 @@ def _wait_for_all(barrier, control, n_threads, count):
     return True
 
 
-@jit
-def _is_narrow(task, layer, like):
-    """Whether a layer has so few outputs that most of a panel would be padding."""
-    t = _task(task, 0)
-    width = _layer(t.layers, layer + 1).width
-    return layer > 0 and layer == t.n_layers - 1 and not t.softmax and 4 * width <= _lanes(like)
-
-
 # --- first half of a step: rows ---------------------------------------------------------------
 
 
@@ -242,11 +243,12 @@ def forward_sparse(task, start, first, rows, out):
     like = REAL(0)
     t, size = _task(task, 0), size_of(like)
     samples, starts, columns, values = t.order, t.row_starts, t.columns, t.values
-    fan_in, fan_out = _layer(t.layers, 0).width, _layer(t.layers, 1).width
-    padded, stride = _padded(fan_out, like), _layer(t.layers, 1).stride
-    for column in range(0, padded, N_VECTORS * _lanes(like)):
-        width = _panel_width(column, padded, like)
-        W = t.parameters + size * column * _layer(t.layers, 0).rows
+    here, stride = _layer(t.layers, 0), _layer(t.layers, 1).stride
+    fan_in = here.width
+    column = np.int64(0)
+    while column < here.columns:
+        width = _width_at(here, column)
+        W = t.parameters + size * column * here.rows
         for i in range(rows):
             sample = load(samples, start + first + i, np.int64(0))
             row = out + size * (column + i * stride)
@@ -257,25 +259,19 @@ def forward_sparse(task, start, first, rows, out):
                 weights = W + load(columns, p, np.int32(0)) * width * size
                 for k in range(width):
                     store(row, k, load(row, k, like) + value * load(weights, k, like))
+        column += width
     return np.int64(0)
 
 
 def forward_narrow(task, layer, rows, A, out):
-    """The last layer's scores if it is narrow, output by output, with the transposed copy."""
+    """The scores of a layer with panels of one column, output by output."""
     like = REAL(0)
-    t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
+    t, size = _task(task, 0), size_of(like)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
-    fan_in = here.width
-    n_panels = _padded(fan_in, like) // (N_VECTORS * lanes)
-    hop = N_VECTORS * lanes * here.rows_transposed
-    W = t.transposed + size * here.transposed
-    bias = t.parameters + size * (here.weights + fan_in * lanes)
-    for k in range(above.width):
-        tail = 0
-        if _padded(fan_in, like) > n_panels * N_VECTORS * lanes:
-            tail = W + size * (n_panels * hop + k * lanes)
-        dots(A, here.stride, rows, W + size * k * N_VECTORS * lanes, hop, n_panels, tail,
-             bias + size * k, out + size * k, above.stride, like)  # fmt: skip
+    W = t.parameters + size * here.weights
+    for k in range(here.columns):
+        dots(A, here.stride, rows, W + size * k * here.rows, here.rows // _lanes(like),
+             out + size * k, above.stride, like)  # fmt: skip
     return np.int64(0)
 
 
@@ -306,28 +302,28 @@ def _forward_layer(task, layer, step, begin, start, first, rows, A, out, derivat
     t, size = _task(task, 0), size_of(like)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
     fan_in, fan_out, out_stride = here.width, above.width, above.stride
-    padded = _padded(fan_out, like)
     hidden = layer < t.n_layers - 1
-    if _is_narrow(task, layer, like):
-        call(t.forward_narrow, (task, layer, rows, A, out))
-        return
     sparse = layer == 0 and t.sparse
     if sparse:
         call(t.forward_sparse, (task, start, first, rows, out))
+    elif here.panel_width == 1:
+        call(t.forward_narrow, (task, layer, rows, A, out))
     else:
         epilogue = RELU if hidden and here.relu else PLAIN
-        for column in range(0, padded, N_VECTORS * _lanes(like)):
-            width = _panel_width(column, padded, like)
+        column = np.int64(0)
+        while column < here.columns:
+            width = _width_at(here, column)
             W = t.parameters + size * (here.weights + column * here.rows)
             C = out + size * column
             _product(t.tiles, rows, width // _lanes(like), 0, A, 0, here.stride, W, width,
                      W + size * fan_in * width, 0, C, out_stride, fan_in, epilogue, C,
                      size)  # fmt: skip
+            column += width
     if hidden:
         if t.normalise:
             _normalise(task, layer, rows, out, like)
         if here.activation and (sparse or not here.relu):
-            call(here.activation, (out, derivatives, out_stride, rows, padded, like))
+            call(here.activation, (out, derivatives, out_stride, rows, here.columns, like))
         if here.dropout:
             _drop(task, layer, step, start - begin + first, rows, out, derivatives, like)
         for i in range(rows):
@@ -423,10 +419,14 @@ def backward(task, rows, place, delta):
         epilogue = RELU_DERIVATIVE if below.relu else PLAIN
         above = _layer(t.layers, layer + 1)
         for column in range(0, padded, N_VECTORS * lanes):
-            width = _panel_width(column, padded, like)
-            W = t.transposed + size * (here.transposed + column * here.rows_transposed)
+            width, _ = _transposed_width_at(here, column, like)
+            if _has_copy(layer, here):
+                at = here.transposed + column * here.rows_transposed
+                W, W_stride = t.transposed + size * at, width
+            else:
+                W, W_stride = t.parameters + size * (here.weights + column), here.rows
             shift = size * column
-            _product(t.tiles, rows, width // lanes, 0, delta, 0, above.stride, W, width, t.zeros,
+            _product(t.tiles, rows, width // lanes, 0, delta, 0, above.stride, W, W_stride, t.zeros,
                      0, deltas + shift, stride, above.width, epilogue, derivatives + shift,
                      size)  # fmt: skip
         if below.derivative and not below.relu:
@@ -463,13 +463,26 @@ def transpose_block(task, layer, column, width, first, end):
     W = t.parameters + size * (here.weights + column * here.rows)
     target = t.transposed + size * here.transposed
     for row in range(first, min(end, padded), lanes):
-        panel = row // (N_VECTORS * lanes) * (N_VECTORS * lanes)
-        panel_width = _panel_width(panel, padded, like)
+        panel_width, panel = _transposed_width_at(here, row, like)
         for k in range(0, width, lanes):
             at = panel * rows + (column + k) * panel_width + row - panel
             transpose(W + size * (row * width + k), width, fan_in - row, target + size * at,
                       panel_width, like)  # fmt: skip
     return np.int64(0)
+
+
+@jit
+def _has_copy(layer, here):
+    """Whether the input gradient takes a layer's weights from the transposed copy."""
+    return layer > 0 and here.panel_width > 1
+
+
+@jit
+def _refresh(task, layer, column, width, first, end):
+    """`transpose_block`, if there is a copy."""
+    t = _task(task, 0)
+    if _has_copy(layer, _layer(t.layers, layer)):
+        call(t.transpose, (task, layer, column, width, first, end))
 
 
 def gradient_sparse(task, start, rows, column, width, G, fresh):
@@ -501,31 +514,17 @@ def gradient_sparse(task, start, rows, column, width, G, fresh):
     return np.int64(0)
 
 
-def gradient_narrow(task, layer, n, rows, D, A, G, fresh, scratch):
-    """``n`` rows of a narrow layer's gradient into ``G``: its transpose, deltas times activations.
-
-    ``scratch`` has room for the transpose.
-    """
+def gradient_narrow(task, layer, n, rows, D, A, G, fresh):
+    """``n`` numbers of the gradient of a panel of one column: activations times its deltas."""
     like = REAL(0)
     t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
-    n_outputs = above.width
-    for k in range(n_outputs):
-        for i in range(n):
-            value = REAL(0)
-            if not fresh:
-                value = load(G, i * lanes + k, like)
-            store(scratch, k * MAX_GRADIENT_ROWS + i, value)
     for i in range(0, n, N_VECTORS * lanes):
         vectors = 1 if n - i <= lanes else N_VECTORS
-        C = scratch + size * i
-        _product(t.tiles, n_outputs, vectors, 1, D, 0, above.stride, A + size * i, here.stride, C,
-                 MAX_GRADIENT_ROWS, C, MAX_GRADIENT_ROWS, rows, PLAIN, C, size)  # fmt: skip
-    for i in range(n):
-        for k in range(n_outputs):
-            store(G, i * lanes + k, load(scratch, k * MAX_GRADIENT_ROWS + i, like))
-        for k in range(n_outputs, lanes):
-            store(G, i * lanes + k, REAL(0))
+        C = G + size * i
+        init = t.zeros if fresh else C
+        _product(t.tiles, 1, vectors, 1, D, 0, above.stride, A + size * i, here.stride, init, 0, C,
+                 0, rows, PLAIN, C, size)  # fmt: skip
     return np.int64(0)
 
 
@@ -571,7 +570,7 @@ def _add(total, first, second, n, like):
 
 
 @jit
-def _product_of_rows(task, layer, column, width, first, end, start, place, rows, fresh, G, scratch,
+def _product_of_rows(task, layer, column, width, first, end, start, place, rows, fresh, G,
                      micro_panels, micro_panel, like):  # fmt: skip
     """One block's gradient of ``rows`` rows, into ``G`` or, unless ``fresh``, added to it.
 
@@ -586,9 +585,8 @@ def _product_of_rows(task, layer, column, width, first, end, start, place, rows,
     deltas = above.activations if layer == t.n_layers - 1 else above.deltas
     D = t.work + size * (deltas + place * above.stride + column)
     A, A_stride = t.work + size * (here.activations + place * here.stride + first), here.stride
-    if _is_narrow(task, layer, like):
-        call(t.gradient_narrow, (task, layer, end - first, rows, D, A, G, fresh,
-                             scratch + size * MAX_GRADIENT_ROWS * lanes))  # fmt: skip
+    if width == 1:
+        call(t.gradient_narrow, (task, layer, end - first, rows, D, A, G, fresh))
         return
     if micro_panel:
         A, A_stride = micro_panels, MAX_ROWS[1]
@@ -610,7 +608,7 @@ def gradient_block(task, layer, column, first, end, start, place, rows, n_parts,
     like = REAL(0)
     t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
     here, above = _layer(t.layers, layer), _layer(t.layers, layer + 1)
-    width = _panel_width(column, _padded(above.width, like), like)
+    width = _width_at(here, column)
     at = here.weights + column * here.rows + first * width
     n = (end - first) * width
     if t.prefetch and is_last:
@@ -635,7 +633,7 @@ def gradient_block(task, layer, column, first, end, start, place, rows, n_parts,
             target, fresh = spare, np.int64(1)
         _product_of_rows(
             task, layer, column, width, first, end, start, place + begin, n_rows, fresh, target,
-            scratch, micro_panels + size * begin * MAX_ROWS[1], micro_panel, like,
+            micro_panels + size * begin * MAX_ROWS[1], micro_panel, like,
         )  # fmt: skip
         if target == spare:
             _add(G, G, spare, n, like)
@@ -643,8 +641,8 @@ def gradient_block(task, layer, column, first, end, start, place, rows, n_parts,
         return REAL(0)
     n_weights = (min(end, here.width) - first) * width
     squares = _update_rows(task, t.loop, at, G, n_weights, n - n_weights, step, penalty)
-    if layer > 0 and t.training:
-        call(t.transpose, (task, layer, column, width, first, end))
+    if t.training:
+        _refresh(task, layer, column, width, first, end)
     return squares
 
 
@@ -662,7 +660,7 @@ def _gradient_block_place(task, b, like):
     layer, column, first, end = _gradient_block_at(task, b, like)
     layers = _task(task, 0).layers
     here = _layer(layers, layer)
-    width = _panel_width(column, _padded(_layer(layers, layer + 1).width, like), like)
+    width = _width_at(here, column)
     at = here.weights + column * here.rows + first * width
     return at, (end - first) * width, width
 
@@ -674,13 +672,11 @@ def _claim_block(task, b, like):
     at, n, width = _gradient_block_place(task, b, like)
     t, size, lanes = _task(task, 0), size_of(like), _lanes(like)
     prefetch_for_writing(t.parameters + size * at, size * n)
-    if layer == 0:
-        return
     here = _layer(t.layers, layer)
-    padded = _padded(here.width, like)
-    for row in range(first, min(end, padded), lanes):
-        panel = row // (N_VECTORS * lanes) * (N_VECTORS * lanes)
-        panel_width = _panel_width(panel, padded, like)
+    if not _has_copy(layer, here):
+        return
+    for row in range(first, min(end, _padded(here.width, like)), lanes):
+        panel_width, panel = _transposed_width_at(here, row, like)
         begin = panel * here.rows_transposed + column * panel_width + row - panel
         target = t.transposed + size * (here.transposed + begin)
         for k in range(width):
@@ -706,8 +702,7 @@ def update_clipped(task, begin, stop, step):
             call(t.scale, (G, n, REAL(factor)))
         n_weights = (min(end, _layer(t.layers, layer).width) - first) * width
         _update_rows(task, t.clipped, at, G, n_weights, n - n_weights, step, like)
-        if layer > 0:
-            call(t.transpose, (task, layer, column, width, first, end))
+        _refresh(task, layer, column, width, first, end)
     return np.int64(0)
 
 
@@ -989,10 +984,8 @@ def refresh_transposed(thread, task):
     t = _task(task, 0)
     for b in range(t.n_gradient_blocks):
         layer, column, first, end = _gradient_block_at(task, b, like)
-        if layer > 0:
-            padded = _padded(_layer(t.layers, layer + 1).width, like)
-            width = _panel_width(column, padded, like)
-            call(t.transpose, (task, layer, column, width, first, end))
+        width = _width_at(_layer(t.layers, layer), column)
+        _refresh(task, layer, column, width, first, end)
     return 0.0
 
 
@@ -1004,10 +997,11 @@ def pack(thread, packing):
     for layer in range(n_layers):
         fan_in, fan_out = load(p.widths, layer, none), load(p.widths, layer + 1, none)
         rows, weights = load(p.rows, layer, none), load(p.weights, layer, none)
-        padded = _padded(fan_out, like)
+        columns, most = load(p.columns, layer, none), load(p.panel_widths, layer, none)
         filling = REAL(p.padding_bias if layer == n_layers - 1 else 0.0)
-        for column in range(0, padded, N_VECTORS * _lanes(like)):
-            width = _panel_width(column, padded, like)
+        column = np.int64(0)
+        while column < columns:
+            width = min(most, columns - column)
             used = min(width, fan_out - column)
             panel = p.packed + size * (weights + column * rows)
             for i in range(fan_in + 1):
@@ -1017,6 +1011,7 @@ def pack(thread, packing):
                     store(row, k, filling if i == fan_in else REAL(0))
             for k in range((fan_in + 1) * width, rows * width):
                 store(panel, k, REAL(0))
+            column += width
         flat += size * (fan_in + 1) * fan_out
     return 0.0
 
@@ -1029,14 +1024,16 @@ def unpack(thread, packing):
     for layer in range(p.n_layers):
         fan_in, fan_out = load(p.widths, layer, none), load(p.widths, layer + 1, none)
         rows, weights = load(p.rows, layer, none), load(p.weights, layer, none)
-        padded = _padded(fan_out, like)
-        for column in range(0, padded, N_VECTORS * _lanes(like)):
-            width = _panel_width(column, padded, like)
+        columns, most = load(p.columns, layer, none), load(p.panel_widths, layer, none)
+        column = np.int64(0)
+        while column < columns:
+            width = min(most, columns - column)
             used = min(width, fan_out - column)
             panel = p.packed + size * (weights + column * rows)
             for i in range(fan_in + 1):
                 copy_bytes(flat + size * (i * fan_out + column), panel + size * i * width,
                            size * used)  # fmt: skip
+            column += width
         flat += size * (fan_in + 1) * fan_out
     return 0.0
 
@@ -1064,6 +1061,6 @@ PIECES = {
     "transpose": Piece(transpose_block, "iiiiiii"),
     "gradient_block": Piece(gradient_block, "iiiiiiiiiiiiiiiirr"),
     "gradient_sparse": Piece(gradient_sparse, "iiiiiiii"),
-    "gradient_narrow": Piece(gradient_narrow, "iiiiiiiiii"),
+    "gradient_narrow": Piece(gradient_narrow, "iiiiiiiii"),
     "update_clipped": Piece(update_clipped, "iiiii"),
 }
