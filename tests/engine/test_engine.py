@@ -86,7 +86,9 @@ def test_predictions_of_what_may_not_be_finite(device, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
-@pytest.mark.parametrize("shape", [(300, 115), (9, 310, 270), (300, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(300, 115), (9, 310, 270), (300, 2), (1500,), (4, 4100)], ids=str
+)
 @pytest.mark.parametrize("device", ["cpu"], indirect=True)
 def test_gradients_of_larger_networks_and_batches(device, shape, loss, dtype):
     """Sizes at which kernels take other ways: many panels, long sums, full tiles."""
@@ -263,10 +265,13 @@ def test_state_can_be_moved_to_another_engine(device, rule):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
-def test_sparse_equals_dense(device, dtype, density):
-    network, objective = network_for((30, 7), "relu", "log_loss")
+@pytest.mark.parametrize(
+    ("shape", "loss"), [((30, 7), "log_loss"), ((30,), "squared_error")], ids=str
+)
+def test_sparse_equals_dense(device, dtype, density, shape, loss):
+    network, objective = network_for(shape, "relu", loss)
     X = sparse.random(40, 30, density, "csr", random_state=np.random.default_rng(0), dtype=dtype)
-    y = np.random.default_rng(1).integers(0, 3, 40)
+    _, y = make_problem(loss, 40, 30, network.n_outputs)
     results = []
     for data in (X, X.toarray()):
         engine = get_engine(
