@@ -429,6 +429,9 @@ def backward(task, rows, place, delta):
             _product(t.tiles, rows, width // lanes, 0, delta, 0, above.stride, W, W_stride, t.zeros,
                      0, deltas + shift, stride, above.width, epilogue, derivatives + shift,
                      size)  # fmt: skip
+        if here.panel_width == 1 and fan_in < padded:
+            for i in range(rows):  # where a row of weights has the bias
+                store(deltas, i * stride + fan_in, REAL(0))
         if below.derivative and not below.relu:
             call(below.derivative, (derivatives, deltas, stride, rows, padded, like))
         if t.normalise_derivative:
