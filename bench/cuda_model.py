@@ -31,11 +31,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(ROOT / "bench")]
 
 from cuda_report import GPU  # noqa: E402
-from gate import GateDevice, compile_for, count, disassemble, loops, resources  # noqa: E402
+from gate import compile_for, count, disassemble, loops, resources  # noqa: E402
 
 from fastmlp.engine.cuda import CudaEngine, kernels, place, resident, tiles  # noqa: E402
 from fastmlp.engine.cuda.compiler import bind  # noqa: E402
 from fastmlp.engine.cuda.device import Launch  # noqa: E402
+from fastmlp.engine.cuda.shipped import Recorder  # noqa: E402
 from fastmlp.network import Network  # noqa: E402
 from fastmlp.objective import Objective  # noqa: E402
 from fastmlp.optimizers import Optimizer  # noqa: E402
@@ -91,23 +92,16 @@ class Machine(NamedTuple):
     barrier: float
 
 
-class Recorder(GateDevice):
-    """Keeps launches instead of running them."""
+class StandIn(Recorder):
+    """In the place of an H100 or H200: keeps launches instead of running them."""
 
     n_multiprocessors = MULTIPROCESSORS
-
-    def __init__(self):
-        super().__init__(CAPABILITY)
-        self.launches: list[Launch] = []
-
-    def launch(self, launch):
-        self.launches.append(launch)
 
 
 @cache
 def launches_of_step(widths: tuple[int, ...], batch: int, precision: str) -> list[Launch]:
     """What one training step launches: softmax, Adam, relu, as in the report."""
-    device, objective = Recorder(), Objective("log_loss", widths[-1])
+    device, objective = StandIn(), Objective("log_loss", widths[-1])
     engine = CudaEngine(
         Network(widths, "relu"), dtype="float32", objective=objective, batch_size=batch,
         matmul_precision=precision, optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)), device=device,

@@ -541,17 +541,23 @@ def test_numbas_own_target_came_first(monkeypatch):
         module._import_numba_cuda()
 
 
+def is_available(monkeypatch, answer):
+    """What the driver says of itself; no compiler is asked for."""
+    monkeypatch.setattr(driver.Driver, "is_available", property(lambda self: answer()))
+    monkeypatch.setattr(cuda, "is_available", lambda: pytest.fail("it asks for NVVM"))
+
+
 def test_the_driver_does_not_work(monkeypatch):
     def fail():
         raise RuntimeError("driver too old")
 
-    monkeypatch.setattr(cuda, "is_available", fail)
+    is_available(monkeypatch, fail)
     with pytest.raises(ValueError, match="no working CUDA driver: driver too old"):
         module._import_numba_cuda()
 
 
 def test_an_old_gpu(monkeypatch):
-    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    is_available(monkeypatch, lambda: True)
     gpu = SimpleNamespace(compute_capability=(7, 5))
     monkeypatch.setattr(cuda, "get_current_device", lambda: gpu)
     with pytest.raises(ValueError, match=r"8\.0 or newer, this one has 7\.5; use device='cpu'"):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastmlp.engine.cuda.compiler import compile_kernel
+from fastmlp.engine.cuda.compiler import compile_kernel, target_of
 
 _MIN_CAPABILITY = (8, 0)
 SECONDS_AT_ONCE = 0.25  # of work that is queued
@@ -130,8 +130,7 @@ class Device:
         name = gpu.name
         self.name: str = name.decode() if isinstance(name, bytes) else name
         self.n_multiprocessors: int = gpu.MULTIPROCESSOR_COUNT
-        major, minor = gpu.compute_capability[:2]
-        self._capability = (major, minor, "a") if major >= 9 else (major, minor)
+        self._capability = tuple(gpu.compute_capability[:2])
         self._api, self._driver = core, driver
         self._core = core.Device(gpu.id)
         self._core.set_current()
@@ -152,7 +151,7 @@ class Device:
             memory = self._cuda.current_context().get_memory_info()
             return {
                 "GPU": self.name,
-                "compute capability": ".".join(map(str, self._capability[:2])),
+                "compute capability": ".".join(map(str, self._capability)),
                 "multiprocessors": str(self.n_multiprocessors),
                 "memory": f"{memory.total / 2**30:.1f} GiB, {memory.free / 2**30:.1f} free",
                 "CUDA driver": ".".join(map(str, driver.get_version())),
@@ -369,7 +368,7 @@ class Device:
         kernel = launch.kernel
         code, name = compile_kernel(
             self._cuda, kernel.template, kernel.names, launch.args, launch.threads,
-            self._capability,
+            target_of(*self._capability),
         )  # fmt: skip
         compiled = code.get_kernel(name)
         if launch.shared_bytes:  # of which the next launch may want more
@@ -446,6 +445,8 @@ def _import_numba_cuda() -> Any:
     except ImportError:
         raise ValueError(f"device='cuda' needs numba-cuda; {_ADVICE}.") from None
     from numba import cuda
+    from numba.cuda.cudadrv.driver import driver
+    from numba.cuda.cudadrv.error import CudaSupportError
 
     if getattr(cuda, "implementation", "Built-in") != "NVIDIA":
         raise ValueError(
@@ -453,7 +454,9 @@ def _import_numba_cuda() -> Any:
             f"{_ADVICE}, and import fastmlp before numba.cuda."
         )
     try:
-        available = cuda.is_available()
+        available = driver.is_available  # cuda.is_available() asks for a compiler too
+    except CudaSupportError:
+        available = False
     except Exception as error:
         raise ValueError(f"device='cuda' found no working CUDA driver: {error}") from error
     if not available:
