@@ -87,11 +87,10 @@ def _prebuild_for_gpus(report: Callable[[str], object]) -> list[Path]:
 
     names = list(map(compiler.name_of, compiler.TARGETS.values()))
     report(f"compiling kernels for GPUs ({', '.join(names)}), which takes minutes")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def build(major: int) -> None:
         command = [sys.executable, "-P", "-W", "ignore", __file__, "cuda", str(major)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(
                 "FASTMLP_PREBUILD: kernels for GPUs could not be compiled; the extra 'cuda' must "

@@ -118,6 +118,18 @@ def test_products_on_tensor_cores(precision, by_rows, schedule):
         np.testing.assert_allclose(C, rounded(A, precision) @ rounded(B, precision), atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("by_rows", ORIENTATIONS, ids=str)
+def test_products_by_the_smallest_tiles_of_a_gpu(precision, by_rows):
+    sizes = tiles.SIZES["float32"]
+    A, B = operands(19, 11, 132, "float32")
+    for aligned in (False, True):
+        tile = (sizes.plain if precision == "highest" else sizes.mma)[-1]
+        C = multiply(EmulatedDevice("random"), tile, precision, A, B, by_rows, 2, aligned)
+        seen = [each if precision == "highest" else rounded(each, precision) for each in (A, B)]
+        np.testing.assert_allclose(C, seen[0] @ seen[1], atol=1e-4)
+
+
 def test_rounding_for_tensor_cores():
     """Against NumPy's own arithmetic on the bits that are left."""
     for x in np.float32([1, -1.5, 1 + 2**-11, 3.14159274, 1e-30, 65504.1, np.inf]):

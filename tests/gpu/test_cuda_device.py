@@ -3,6 +3,7 @@ holds it to the real functions' signatures and keeps "device" memory in NumPy ar
 """
 
 import ctypes
+import importlib
 import inspect
 import os
 import sys
@@ -18,7 +19,7 @@ from numba.cuda.cudadrv import driver
 from problems import make_network, make_problem, place_for
 
 import fastmlp
-from fastmlp.engine.cuda import CudaEngine, compiler, kernels, samples
+from fastmlp.engine.cuda import CudaEngine, compiler, kernels, numba_cuda, samples
 from fastmlp.engine.cuda import device as module
 from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Device
@@ -525,7 +526,7 @@ def test_numba_cuda_is_missing(monkeypatch):
     with pytest.raises(
         ValueError, match=r'needs numba-cuda; install it with: pip install "fastmlp'
     ):
-        module._import_numba_cuda()
+        importlib.reload(numba_cuda)
 
 
 def test_a_numpy_that_numba_cuda_does_not_know(monkeypatch):
@@ -538,7 +539,7 @@ def test_a_numpy_that_numba_cuda_does_not_know(monkeypatch):
 def test_numbas_own_target_came_first(monkeypatch):
     monkeypatch.setattr(cuda, "implementation", "Built-in")
     with pytest.raises(ValueError, match="numba's own CUDA target was imported first"):
-        module._import_numba_cuda()
+        importlib.reload(numba_cuda)
 
 
 def is_available(monkeypatch, answer):

@@ -124,12 +124,12 @@ def test_kernels_stay_within_their_limits(capability, dtype, monkeypatch):
 # --- the machine code of the loops that matter ------------------------------------------------
 
 ORIENTATIONS = [(True, False), (True, True), (False, False)]
-# Instructions per FMA, or per instruction of the tensor cores, in the innermost loop: of the large,
-# the medium and the small tile.
+# Instructions per FMA, or per instruction of the tensor cores, in the innermost loop: of the
+# largest tile to the smallest.
 MOST = {
-    "highest": ("FFMA", (1.2, 1.2, 2.2)),
-    "high": ("HMMA", (8, 11.5, 18)),
-    "medium": ("HMMA", (10, 15, 24)),
+    "highest": ("FFMA", (1.2, 1.2, 2.2, 2.2)),
+    "high": ("HMMA", (8, 11.5, 18, 45)),
+    "medium": ("HMMA", (10, 15, 24, 68)),
 }
 
 
@@ -151,7 +151,7 @@ def loop_of_product(precision, size, by_rows, **names):
     return loop, sum(loop.values()) / count(loop, opcode), limits[size]
 
 
-@pytest.mark.parametrize("size", [0, 1, 2], ids=["large", "medium", "small"])
+@pytest.mark.parametrize("size", range(4), ids=["large", "medium", "small", "smallest"])
 @pytest.mark.parametrize("precision", MOST)
 def test_products_spend_their_instructions_on_arithmetic(precision, size):
     for by_rows in ORIENTATIONS:

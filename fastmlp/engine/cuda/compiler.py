@@ -11,9 +11,9 @@ A GPU runs code for its own major version whose minor version is not higher than
 is what code is compiled for therefore: a GPU of capability 8.0, 8.6 or 8.9 gets that for 8.0, one
 of 10.3 that for 10.0.  Code for 9.0 may use what no other processor has, hence its letter.
 
-numba-cuda is in maintenance.  With its successor numba-cuda-mlir kernels stay as they are but for
-the import, as launches do, which are cuda.core's; the intrinsics of `ptx` have to be written anew,
-and `_compile_ptx` and `type_of` are what else asks numba-cuda for something.
+numba-cuda is in maintenance.  With its successor numba-cuda-mlir the import in `numba_cuda` changes
+and the intrinsics of `ptx` have to be written anew, without llvmlite; kernels stay as they are, and
+so do launches, which are cuda.core's.
 """
 
 import hashlib
@@ -91,8 +91,9 @@ def bind(
 
 def type_of(argument: Any) -> Any:
     """Numba's type of a kernel's argument: a buffer, or a number of NumPy or Python."""
-    from numba.cuda import types
     from numba.np.numpy_support import from_dtype
+
+    from fastmlp.engine.cuda.numba_cuda import types
 
     if isinstance(argument, bool):
         return types.boolean

@@ -21,7 +21,6 @@ from fastmlp.engine.cuda.compiler import compile_kernel, target_of
 
 _MIN_CAPABILITY = (8, 0)
 SECONDS_AT_ONCE = 0.25  # of work that is queued
-_ADVICE = 'install it with: pip install "fastmlp[cuda]"'
 _opening = threading.Lock()
 
 
@@ -440,19 +439,12 @@ def _launch_all(device: Device, launches: list[Launch]) -> None:
 
 
 def _import_numba_cuda() -> Any:
-    try:
-        import _numba_cuda_redirector  # noqa: F401  # `numba.cuda` is numba-cuda's from here on
-    except ImportError:
-        raise ValueError(f"device='cuda' needs numba-cuda; {_ADVICE}.") from None
-    from numba import cuda
+    """`numba.cuda`, if there is a GPU that it can use."""
     from numba.cuda.cudadrv.driver import driver
     from numba.cuda.cudadrv.error import CudaSupportError
 
-    if getattr(cuda, "implementation", "Built-in") != "NVIDIA":
-        raise ValueError(
-            "device='cuda' needs numba-cuda, but numba's own CUDA target was imported first; "
-            f"{_ADVICE}, and import fastmlp before numba.cuda."
-        )
+    from fastmlp.engine.cuda.numba_cuda import cuda
+
     try:
         available = driver.is_available  # cuda.is_available() asks for a compiler too
     except CudaSupportError:

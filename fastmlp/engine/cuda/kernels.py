@@ -21,9 +21,10 @@ from collections.abc import Callable
 from math import exp, log, log1p, sqrt
 from typing import Any
 
-from numba import cuda, float64, int32, int64
+from numba import float64, int32, int64
 
 from fastmlp.dropout import random_bits, row_key
+from fastmlp.engine.cuda.numba_cuda import cuda
 from fastmlp.engine.cuda.ptx import (
     commit_copies,
     load_pair,

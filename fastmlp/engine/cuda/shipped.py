@@ -21,6 +21,7 @@ from fastmlp.engine import objects
 from fastmlp.engine.cuda import compiler, tiles
 from fastmlp.engine.cuda.device import Launch, Sequence
 from fastmlp.engine.cuda.engine import CudaEngine
+from fastmlp.engine.cuda.numba_cuda import cuda
 from fastmlp.engine.cuda.samples import place
 from fastmlp.network import Network
 from fastmlp.objective import Objective
@@ -166,8 +167,6 @@ def build(target: tuple, launches: list[Launch]) -> None:
     ValueError
         If NVIDIA's compiler is missing.
     """
-    from numba import cuda
-
     wanted = {_key(launch, target): launch for launch in launches}
     paths = {objects.PREBUILT / key.path for key in wanted}
     for path in (objects.PREBUILT / compiler.name_of(target)).glob("*.o"):
