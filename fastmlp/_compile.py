@@ -7,7 +7,7 @@ it scikit-learn and SciPy.
 ``FASTMLP_PREBUILD`` says for which processor levels a build compiles: ``native`` (the default), the
 building machine's; ``all``, those that are in use of its architecture; ``none``.  With ``,cuda``
 after it (``native,cuda``) a build compiles for GPUs as well, which takes the packages of the extra
-``cuda``: pip then installs them where it builds.
+``cuda``, where NVIDIA's libraries look for each other: not in the folder that pip builds in.
 """
 
 import os
@@ -93,17 +93,13 @@ def _prebuild_for_gpus(report: Callable[[str], object]) -> list[Path]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(
-                "FASTMLP_PREBUILD: kernels for GPUs could not be compiled; the extra 'cuda' must "
-                f"be installed where the wheel is built. {done.stderr.strip()[-2000:]}"
+                "FASTMLP_PREBUILD: kernels for GPUs could not be compiled; install fastmlp[cuda] "
+                f"and hatchling, and build with --no-build-isolation. {done.stderr.strip()[-2000:]}"
             )
 
     with ThreadPoolExecutor(processor.n_processors()) as pool:
         list(pool.map(build, compiler.TARGETS))
     return [path for name in names for path in (objects.PREBUILT / name).glob("*.o")]
-
-
-def _choice() -> str:
-    return os.environ.get("FASTMLP_PREBUILD", "native")
 
 
 def get_build_hook() -> type[Any]:
@@ -114,15 +110,10 @@ def get_build_hook() -> type[Any]:
     class KernelBuildHook(BuildHookInterface):
         PLUGIN_NAME = "custom"
 
-        def dependencies(self) -> list[str]:
-            if not _choice().endswith(_FOR_GPUS):
-                return []
-            core = self.metadata.core
-            return [*core.dependencies, *core.optional_dependencies["cuda"]]
-
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             _leave_out_the_rest()
-            if prebuild(_choice(), self.app.display_info):
+            choice = os.environ.get("FASTMLP_PREBUILD", "native")
+            if prebuild(choice, self.app.display_info):
                 tags = list(platform_tags())
                 oldest = [tag for tag in tags if tag.startswith("manylinux_2_17_")]
                 build_data["pure_python"] = False

@@ -4,8 +4,10 @@ The ladder of `test_engine` climbs this engine too; here is what only a GPU targ
 """
 
 import inspect
+import time
 import types
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, product
 
 import numpy as np
@@ -27,6 +29,7 @@ from fastmlp.engine.cuda import (
     kernels,
     launcher,
     paths,
+    place,
     resident,
     samples,
     tiles,
@@ -35,8 +38,10 @@ from fastmlp.engine.cuda import (
 from fastmlp.engine.cuda import device as devices
 from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Launch
+from fastmlp.engine.cuda.shipped import Recorder
 from fastmlp.functions import LOSSES, Activation, Loss
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 SCHEDULES = ["forward", "reverse", "random"]
@@ -72,7 +77,7 @@ def multiply(device, tile, precision, A, B, by_rows, splits=1, aligned=False,
         device.upload(stored_A), 0, stored_A.shape[1], device.upload(stored_B), 0,
         stored_B.shape[1], out, 0, N, M * N, split, 0, N, K, out,
     )  # fmt: skip
-    blocks = (-(-N // names["BN"]), -(-M // names["BM"]), splits)
+    blocks = (-(-N // names["BN"]) * -(-M // names["BM"]), 1, splits)
     shared_bytes = tiles.shared_elements(names) * A.itemsize
     device.launch(Launch(kernel, blocks, names["THREADS"], arguments, shared_bytes=shared_bytes))
     return device.read(out).reshape(splits, M, N).sum(axis=0)
@@ -128,6 +133,43 @@ def test_products_by_the_smallest_tiles_of_a_gpu(precision, by_rows):
         C = multiply(EmulatedDevice("random"), tile, precision, A, B, by_rows, 2, aligned)
         seen = [each if precision == "highest" else rounded(each, precision) for each in (A, B)]
         np.testing.assert_allclose(C, seen[0] @ seen[1], atol=1e-4)
+
+
+def test_no_grid_is_too_large():
+    """Of a network of so many features; only a grid's first side may be longer than 65535."""
+    device, objective = Recorder(), Objective("squared_error", 1)
+    widths = (128 * 65535 + 1, 1)
+    engine = CudaEngine(
+        Network(widths, "relu"), dtype="float32", objective=objective, batch_size=2, device=device,
+        optimizer=Optimizer("sgd", (0.9, 1.0, 0.0)),
+    )  # fmt: skip
+    engine.load(place_for(engine, np.zeros((2, widths[0]), np.float32), np.zeros((2, 1))))
+    engine.run_epoch(np.arange(2), np.ones(1))
+    sides = np.array([launch.blocks for launch in device.launches])
+    assert sides[:, 0].max() > 65535
+    assert sides[:, 1:].max() <= 65535
+
+
+def test_places_do_not_share_free_memory():
+    """Two that come at the same time, of which only one fits."""
+    X = np.zeros((100, 50))
+
+    class Shared(Recorder):
+        free = X.nbytes * 2
+
+        def free_bytes(self):
+            found = self.free
+            time.sleep(0.05)
+            return found
+
+        def upload(self, array):
+            self.free -= array.nbytes
+            return super().upload(array)
+
+    device = Shared()
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: place(X, dtype=X.dtype, device=device), range(2)))
+    assert sorted(each.streamed for each in found) == [False, True]
 
 
 def test_rounding_for_tensor_cores():

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from numba import cuda
 from numba.cuda.cudadrv import driver
 from problems import make_network, make_problem, place_for
+from processes import run_command
 
 import fastmlp
 from fastmlp.engine.cuda import CudaEngine, compiler, kernels, numba_cuda, samples
@@ -64,6 +66,7 @@ class FakeDriver:
     def __init__(self):
         self.failing, self.later, self.code, self.allowed = "", 0, bindings.CUresult(1), []
         self.dead, self.asked, self._here = False, 0, threading.local()
+        self.waited = []
 
     def check(self, name):
         """The code of a function's result; it works on our GPU only."""
@@ -108,6 +111,7 @@ class FakeDriver:
         return self._done("cuMemsetD8Async")
 
     def cuStreamSynchronize(self, stream):
+        self.waited.append(stream)
         return self._done("cuStreamSynchronize")
 
     def cuKernelSetAttribute(self, attribute, value, kernel, device):
@@ -463,6 +467,46 @@ def test_arrays_of_other_libraries(fake, monkeypatch):
         device.adopt("samples")
 
 
+class Foreign:
+    """Another library's array."""
+
+    def __init__(self, **more):
+        self.__cuda_array_interface__ = more
+
+
+class Exchanged(Foreign):
+    def __dlpack__(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("array", "waits"),
+    [(Foreign(stream=None), True), (Foreign(), True), (Foreign(stream=5), False),
+     (Exchanged(), False)],
+)  # fmt: skip
+def test_arrays_that_name_no_stream_are_waited_for(fake, monkeypatch, array, waits):
+    """What is queued on the default stream; the others' streams are up to cuda.core."""
+    made, default = [], 1
+
+    class View(SimpleNamespace):
+        @staticmethod
+        def from_any_interface(obj, stream_ptr=None):
+            made.append(list(fake.driver.waited))
+            return SimpleNamespace(ptr=8, shape=(2,), strides=None, dtype=np.dtype("f4"),
+                                   device_id=0)  # fmt: skip
+
+    monkeypatch.setattr(core.utils, "StridedMemoryView", View)
+    Device().adopt(array)
+    assert made == [[default] if waits else []]
+
+
+def test_arrays_of_an_old_interface_are_refused(fake):
+    """By cuda.core itself."""
+    array = Foreign(shape=(2, 3), typestr="<f4", data=(4096, False), version=2)
+    with pytest.raises(ValueError, match=r"X on the GPU cannot be read \(only CUDA Array .* CuPy"):
+        Device().adopt(array)
+
+
 @pytest.mark.parametrize("later", range(0, 30, 4))
 def test_what_does_not_fit_is_a_memory_error(fake, later):
     """Wherever it is asked for; the device can be used afterwards."""
@@ -546,6 +590,17 @@ def is_available(monkeypatch, answer):
     """What the driver says of itself; no compiler is asked for."""
     monkeypatch.setattr(driver.Driver, "is_available", property(lambda self: answer()))
     monkeypatch.setattr(cuda, "is_available", lambda: pytest.fail("it asks for NVVM"))
+
+
+@pytest.mark.parametrize("module", ["kernels", "resident", "ptx", "tiles"])
+def test_where_python_does_not_look_for_numba_cuda(module):
+    """As in a folder of ``pip install --target``, whichever module comes first."""
+    folders = [path for path in sys.path if path.endswith("site-packages")]
+    code = (
+        f"import fastmlp.engine.cuda.{module}; from numba import cuda; print(cuda.implementation)"
+    )
+    path = os.pathsep.join([str(Path(fastmlp.__file__).parents[1]), *folders])
+    assert run_command(sys.executable, "-S", "-P", "-c", code, PYTHONPATH=path) == "NVIDIA\n"
 
 
 def test_the_driver_does_not_work(monkeypatch):

@@ -143,7 +143,7 @@ def test_a_build_without_the_compiler_says_so(package_copy, tmp_path):
         program, package / "fastmlp" / "_compile.py", PYTHONPATH=str(hidden)
     ).splitlines()
     assert told[0].startswith("compiling kernels for GPUs (sm_80, sm_90a, sm_100, sm_120)")
-    assert told[1].startswith("FASTMLP_PREBUILD: kernels for GPUs could not be compiled; the extra")
+    assert told[1].startswith("FASTMLP_PREBUILD: kernels for GPUs could not be compiled; install")
     assert told[-1].startswith("ValueError: device='cuda' needs numba-cuda; install it with")
 
 

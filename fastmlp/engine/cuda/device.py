@@ -21,6 +21,7 @@ from fastmlp.engine.cuda.compiler import compile_kernel, target_of
 
 _MIN_CAPABILITY = (8, 0)
 SECONDS_AT_ONCE = 0.25  # of work that is queued
+_DEFAULT_STREAM = 1  # CU_STREAM_LEGACY
 _opening = threading.Lock()
 
 
@@ -238,15 +239,30 @@ class Device:
     def adopt(self, array: Any) -> tuple[Buffer, tuple[int, ...]]:
         """(buffer, shape) of another library's array on this GPU, not copied.
 
+        What its library has queued comes before what is queued here from now on: on the stream that
+        DLPack or the CUDA Array Interface agree on, or on the default stream if the latter names
+        none, as numba-cuda does for that one.
+
         Raises
         ------
         ValueError
-            If the array is on another GPU, or not contiguous in C order.
+            If the array is on another GPU, not contiguous in C order, or cannot be read.
         """
         from cuda.core.utils import StridedMemoryView
 
+        interface = getattr(array, "__cuda_array_interface__", None) or {}
+        if not hasattr(array, "__dlpack__") and interface.get("stream") is None:
+            self._call(
+                "an array on the GPU could not be waited for",
+                self._driver.cuStreamSynchronize, _DEFAULT_STREAM,
+            )  # fmt: skip
         with _Turn(self, "an array on the GPU could not be read"):
-            view = StridedMemoryView.from_any_interface(array, stream_ptr=self._handle)
+            try:
+                view = StridedMemoryView.from_any_interface(array, stream_ptr=self._handle)
+            except BufferError as error:
+                raise ValueError(
+                    f"X on the GPU cannot be read ({error}); make it an array of CuPy or PyTorch."
+                ) from error
         if view.device_id != self._core.device_id:
             raise ValueError(
                 f"X is on GPU {view.device_id}, but device='cuda' uses GPU "

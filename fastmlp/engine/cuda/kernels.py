@@ -157,7 +157,8 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
     """``C[m, n]`` = what STORE makes of the sum over k of ``A[m, k] B[k, n]``.
 
     M or K is 0 for the rows of the current micro-batch.  Block z of the grid takes ``split`` terms
-    and writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
+    and writes ``z c_split`` behind ``c0``.  Grid: (M / BM x N / BN, 1, splits); only its first side
+    may be longer than 65535.
 
     Shared memory holds STAGES stages of both operands' tiles, which arrive while earlier ones are
     multiplied; at the end it holds sums, on their way from the threads that have them to those that
@@ -165,7 +166,9 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
     """
     rows = count_rows(control, first, most)
     M, K = M if M else rows, K if K else rows
-    m0, n0 = int64(cuda.blockIdx.y) * BM, int64(cuda.blockIdx.x) * BN
+    across, tile = int32((N + BN - 1) // BN), int32(cuda.blockIdx.x)
+    line = quotient(tile, across)
+    m0, n0 = int64(line) * BM, int64(tile - line * across) * BN
     if m0 >= M:
         return
     k_begin = cuda.blockIdx.z * split

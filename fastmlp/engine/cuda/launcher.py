@@ -53,7 +53,7 @@ class Launcher:
         sizes = tile.names(self._dtype, self._precision, (A[-1], B[-1]), aligned)
         kernel = self.kernel(kernels.product, **({"STORE": kernels.put} | names | sizes))
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
-        blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
+        blocks = (-(-N // tile.BN) * -(-(M or rows.most) // tile.BM), 1, n_splits)
         self.launch(kernel, blocks, tile.threads, self._control, *rows, *A[:-1], *B[:-1], *C,
                     self._n_parameters, split, M, N, K, C[0] if aux is None else aux,
                     shared_bytes=shared_elements(sizes) * self._dtype.itemsize)  # fmt: skip
