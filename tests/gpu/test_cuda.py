@@ -77,7 +77,7 @@ def multiply(device, tile, precision, A, B, by_rows, splits=1, aligned=False,
         device.upload(stored_A), 0, stored_A.shape[1], device.upload(stored_B), 0,
         stored_B.shape[1], out, 0, N, M * N, split, 0, N, K, out,
     )  # fmt: skip
-    blocks = (-(-N // names["BN"]) * -(-M // names["BM"]), 1, splits)
+    blocks = (-(-N // names["BN"]), -(-M // names["BM"]), splits)
     shared_bytes = tiles.shared_elements(names) * A.itemsize
     device.launch(Launch(kernel, blocks, names["THREADS"], arguments, shared_bytes=shared_bytes))
     return device.read(out).reshape(splits, M, N).sum(axis=0)
@@ -148,6 +148,21 @@ def test_no_grid_is_too_large():
     sides = np.array([launch.blocks for launch in device.launches])
     assert sides[:, 0].max() > 65535
     assert sides[:, 1:].max() <= 65535
+
+
+def test_lines_of_tiles_on_the_first_side_of_a_grid(monkeypatch):
+    """As where there are more than a grid's second side has room for."""
+    network, objective = make_network((40, 9, 3), "relu", "log_loss")
+    X, y = make_problem("log_loss", 20, 40, 3)
+    gradients = []
+    for most in (65535, 1):
+        monkeypatch.setattr(launcher, "_MOST_LINES", most)
+        engine = CudaEngine(network, dtype="float64", objective=objective, device=EmulatedDevice(),
+                            sizes=EMULATED_SIZES)  # fmt: skip
+        engine.load(place_for(engine, X, y))
+        engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+        gradients.append(engine.loss_and_gradient()[1])
+    np.testing.assert_array_equal(*gradients)
 
 
 def test_places_do_not_share_free_memory():

@@ -118,7 +118,7 @@ def test_kernels_stay_within_their_limits(capability, dtype, monkeypatch):
         if name == "product":
             assert used["FFMA" if dtype == "float32" else "DFMA"] >= 8, (key, used)
         on_tensor_cores = ("MULTIPLY", "multiply_mma") in key
-        assert (used["HMMA"] >= 2) == on_tensor_cores, (key, used)
+        assert (used["HMMA"] > 0) == on_tensor_cores, (key, used)
 
 
 # --- the machine code of the loops that matter ------------------------------------------------

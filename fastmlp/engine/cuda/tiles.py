@@ -44,6 +44,7 @@ def _product_names(
     names: dict[str, Any] = {
         "BM": tile.BM, "BN": tile.BN, "BK": tile.BK, "SLICES": tile.slices, "STAGES": tile.stages,
         "THREADS": tile.threads, "GROUP": group, "WAIT": _WAITS[tile.stages],
+        "BLOCK": kernels.block_of_line,
     }  # fmt: skip
     for name, each, n, is_aligned in zip("AB", by_rows, outer, aligned, strict=True):
         vector = group if is_aligned else 1
