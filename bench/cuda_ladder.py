@@ -43,7 +43,7 @@ REAL = {"float32": float32, "float64": float64}
 # For each operand, whether the terms of a sum follow each other in memory: forward, input gradient,
 # weight gradient.
 ORIENTATIONS = {"A B": (True, False), "A B^T": (True, True), "A^T B": (False, False)}
-TILES = ("large", "medium", "small")
+TILES = ("large", "medium", "small", "smallest")
 CONSTANTS = {
     "sgd": (0.9, 0.0, 0.0), "nesterov": (0.9, 0.0, 0.0), "adam": (0.9, 0.999, 1e-8),
     "rmsprop": (0.9, 1e-8, 0.0), "nadam": (0.9, 0.999, 1e-8), "lion": (0.9, 0.99, 0.0),

@@ -12,7 +12,7 @@ and what a report says of the GPU in itself: the time of a launch and, on the re
 barrier.  A launch that leaves most of the GPU idle, though it need not, makes it fail.
 
 `CALIBRATED` was fitted by `calibrate` to the steps that an H200 took at the first and third of the
-report's batches; the table says how far all others are off.
+report's batches, with the tiles that there were then; the table says how far all others are off.
 """
 
 import json
@@ -31,11 +31,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(ROOT / "bench")]
 
 from cuda_report import GPU  # noqa: E402
-from gate import GateDevice, compile_for, count, disassemble, loops, resources  # noqa: E402
+from gate import compile_for, count, disassemble, loops, resources  # noqa: E402
 
 from fastmlp.engine.cuda import CudaEngine, kernels, place, resident, tiles  # noqa: E402
 from fastmlp.engine.cuda.compiler import bind  # noqa: E402
 from fastmlp.engine.cuda.device import Launch  # noqa: E402
+from fastmlp.engine.cuda.shipped import Recorder  # noqa: E402
 from fastmlp.network import Network  # noqa: E402
 from fastmlp.objective import Objective  # noqa: E402
 from fastmlp.optimizers import Optimizer  # noqa: E402
@@ -50,12 +51,14 @@ MEASURED = ("nvidia-h200", "nvidia-h100-80gb-hbm3")
 LATENCY = 270.0  # cycles of a load from L2
 BYTES_PER_CYCLE = 64.0  # from L2 to a multiprocessor
 TERMS_PER_SPLIT = 128  # fewer are not worth a sum of splits
+SIZES = tiles.SIZES["float32"]
 PRODUCT = {
-    *tiles.common_names(np.dtype("float32"), tiles.SIZES["float32"]),
-    *(name for tile in (tiles.SIZES["float32"].plain[0], tiles.SIZES["float32"].mma[0])
+    *tiles.common_names(np.dtype("float32"), SIZES),
+    *(name for tile in (SIZES.plain[0], SIZES.mma[0])
       for name in tile.names(np.dtype("float32"), "high", (True, True), (True, True))),
 }  # fmt: skip
 PRECISIONS = ("highest", "high", "medium")
+SIZES_MEASURED = SIZES._replace(plain=SIZES.plain[:3], mma=SIZES.mma[:3])  # no tiles of 16 x 8
 
 
 class Constants(NamedTuple):
@@ -91,26 +94,22 @@ class Machine(NamedTuple):
     barrier: float
 
 
-class Recorder(GateDevice):
-    """Keeps launches instead of running them."""
+class StandIn(Recorder):
+    """In the place of an H100 or H200: keeps launches instead of running them."""
 
     n_multiprocessors = MULTIPROCESSORS
 
-    def __init__(self):
-        super().__init__(CAPABILITY)
-        self.launches: list[Launch] = []
-
-    def launch(self, launch):
-        self.launches.append(launch)
-
 
 @cache
-def launches_of_step(widths: tuple[int, ...], batch: int, precision: str) -> list[Launch]:
+def launches_of_step(
+    widths: tuple[int, ...], batch: int, precision: str, sizes: tiles.Sizes = SIZES
+) -> list[Launch]:
     """What one training step launches: softmax, Adam, relu, as in the report."""
-    device, objective = Recorder(), Objective("log_loss", widths[-1])
+    device, objective = StandIn(), Objective("log_loss", widths[-1])
     engine = CudaEngine(
         Network(widths, "relu"), dtype="float32", objective=objective, batch_size=batch,
         matmul_precision=precision, optimizer=Optimizer("adam", (0.9, 0.999, 1e-8)), device=device,
+        sizes=sizes,
     )  # fmt: skip
     X, y = np.zeros((2, widths[0]), np.float32), np.array([0, widths[-1] - 1])
     engine.load(place(X, y, dtype="float32", objective=objective, device=device))
@@ -270,10 +269,11 @@ def resident_us(
 
 
 def step_us(
-    widths: tuple[int, ...], batch: int, precision: str, machine: Machine, it: Constants
-) -> float:
+    widths: tuple[int, ...], batch: int, precision: str, machine: Machine, it: Constants,
+    sizes: tiles.Sizes = SIZES,
+) -> float:  # fmt: skip
     """Of a training step."""
-    launches = launches_of_step(widths, batch, precision)
+    launches = launches_of_step(widths, batch, precision, sizes)
     if launches[0].kernel[0] is resident.resident_epoch:
         return resident_us(launches[0], widths, batch, machine, it)
     total = len(launches) * machine.launch
@@ -309,7 +309,8 @@ class Cell(NamedTuple):
         return self.gpu == MEASURED[0] and self.batch in (GPU.batches[0], GPU.batches[2])
 
     def model(self, it: Constants) -> float:
-        return step_us(GPU.networks[self.network], self.batch, self.precision, self.machine, it)
+        widths = GPU.networks[self.network]
+        return step_us(widths, self.batch, self.precision, self.machine, it, SIZES_MEASURED)
 
 
 def measured() -> list[Cell]:
@@ -351,20 +352,19 @@ def calibrate(cells: list[Cell]) -> Constants:
 # --- launches that are too small ----------------------------------------------------------------
 
 
-def is_too_small(launch: Launch, rows: int, smallest: int) -> bool:
-    """Whether a product leaves more than half of the multiprocessors idle, though tiles of
-    ``smallest`` rows and columns, or more splits of its terms, would have made more blocks.
+def is_too_small(launch: Launch, rows: int, smallest: tiles.Tile | tiles.MmaTile) -> bool:
+    """Whether a product leaves more than half of the multiprocessors idle, though the smallest
+    tile, or more splits of its terms, would have made more blocks.
     """
     args = launch.args
     M, N, K = args[14] or rows, args[15], args[16] or rows
-    most = -(-M // smallest) * -(-N // smallest) * max(1, K // TERMS_PER_SPLIT)
+    most = -(-M // smallest.BM) * -(-N // smallest.BN) * max(1, K // TERMS_PER_SPLIT)
     return prod(launch.blocks) < LEAST_SHARE * MULTIPROCESSORS and most > prod(launch.blocks)
 
 
 def too_small(precision: str) -> list[tuple[str, int, tuple[int, int, int]]]:
     """(network, batch, blocks) of the report's launches that are."""
-    sizes = tiles.SIZES["float32"]
-    smallest = (sizes.plain if precision == "highest" else sizes.mma)[-1].BM
+    smallest = (SIZES.plain if precision == "highest" else SIZES.mma)[-1]
     found = {
         (name, batch, launch.blocks)
         for name, widths in GPU.networks.items()

@@ -5,22 +5,30 @@ wheel is built and nothing else is installed, this file leaves out the rest of t
 it scikit-learn and SciPy.
 
 ``FASTMLP_PREBUILD`` says for which processor levels a build compiles: ``native`` (the default), the
-building machine's; ``all``, those that are in use of its architecture; ``none``.
+building machine's; ``all``, those that are in use of its architecture; ``none``.  With ``,cuda``
+after it (``native,cuda``) a build compiles for GPUs as well, which takes the packages of the extra
+``cuda``, where NVIDIA's libraries look for each other: not in the folder that pip builds in.
 """
 
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
+_FOR_GPUS = ",cuda"
 
 
 def _leave_out_the_rest() -> None:
     """Let modules of the package be imported without running its ``__init__`` files."""
-    for name in ("fastmlp", "fastmlp.engine", "fastmlp.engine.cpu"):
+    for name in (
+        "fastmlp",
+        *(f"fastmlp.{part}" for part in ("engine", "engine.cpu", "engine.cuda")),
+    ):
         module = types.ModuleType(name)
         module.__path__ = [str(PACKAGE.joinpath(*name.split(".")[1:]))]
         sys.modules[name] = module
@@ -31,7 +39,7 @@ def prebuild(choice: str, report: Callable[[str], object] = print) -> list[Path]
 
     Parameters
     ----------
-    choice : {'native', 'all', 'none'}
+    choice : {'native', 'all', 'none'}, and ',cuda'
     report : callable
         Is told what happens.
 
@@ -42,18 +50,25 @@ def prebuild(choice: str, report: Callable[[str], object] = print) -> list[Path]
 
     Raises
     ------
+    RuntimeError
+        If kernels cannot be compiled.
     ValueError
         If the choice is another.
     """
     from fastmlp.engine import objects, processor
     from fastmlp.engine.cpu import pieces
 
-    levels = {"native": [processor.LEVEL], "all": processor.IN_USE, "none": []}.get(choice)
+    of_cpu = choice.removesuffix(_FOR_GPUS)
+    levels = {"native": [processor.LEVEL], "all": processor.IN_USE, "none": []}.get(of_cpu)
     if levels is None:
-        raise ValueError(f"FASTMLP_PREBUILD={choice!r} is not known; use native, all or none.")
+        raise ValueError(
+            f"FASTMLP_PREBUILD={choice!r} is not known; use native, all or none, and {_FOR_GPUS} "
+            "after it for kernels of GPUs."
+        )
     wanted = [key._replace(level=level) for level in levels for key in pieces.everything()]
     paths = {objects.PREBUILT / key.path: key for key in wanted}
-    for path in objects.PREBUILT.rglob("*.o"):
+    cubins = set(_prebuild_for_gpus(report) if of_cpu != choice else ())
+    for path in set(objects.PREBUILT.rglob("*.o")) - cubins:
         if path not in paths or objects.read(objects.PREBUILT, paths[path]) is None:
             path.unlink()
     for level in levels:
@@ -62,7 +77,29 @@ def prebuild(choice: str, report: Callable[[str], object] = print) -> list[Path]
             report(f"compiling {len(missing)} kernels for {level}")
         for key, code in zip(missing, objects.compile_pieces(missing), strict=True):
             objects.write(objects.PREBUILT, key, code)
-    return list(paths)
+    return [*paths, *sorted(cubins)]
+
+
+def _prebuild_for_gpus(report: Callable[[str], object]) -> list[Path]:
+    """The same for GPUs, those of each major version in a process of its own."""
+    from fastmlp.engine import objects, processor
+    from fastmlp.engine.cuda import compiler
+
+    names = list(map(compiler.name_of, compiler.TARGETS.values()))
+    report(f"compiling kernels for GPUs ({', '.join(names)}), which takes minutes")
+
+    def build(major: int) -> None:
+        command = [sys.executable, "-P", "-W", "ignore", __file__, "cuda", str(major)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(
+                "FASTMLP_PREBUILD: kernels for GPUs could not be compiled; install fastmlp[cuda] "
+                f"and hatchling, and build with --no-build-isolation. {done.stderr.strip()[-2000:]}"
+            )
+
+    with ThreadPoolExecutor(processor.n_processors()) as pool:
+        list(pool.map(build, compiler.TARGETS))
+    return [path for name in names for path in (objects.PREBUILT / name).glob("*.o")]
 
 
 def get_build_hook() -> type[Any]:
@@ -87,6 +124,8 @@ def get_build_hook() -> type[Any]:
 
 if __name__ == "__main__":
     _leave_out_the_rest()
-    from fastmlp.engine.cpu.kernels.compiler import main
-
+    if sys.argv[1] == "cuda":
+        from fastmlp.engine.cuda.shipped import main
+    else:
+        from fastmlp.engine.cpu.kernels.compiler import main
     main()

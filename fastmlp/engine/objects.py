@@ -5,7 +5,8 @@ function that needs nothing but the C library.  So a process that finds its piec
 imports Numba, nor LLVM where `fastmlp.engine.images` loads them, and an object outlives any version
 of either.  A piece is looked up
 
-- in the package, where the build of a wheel has left those of several processor levels;
+- in the package, where the build of a wheel has left those of several processor levels, and
+  kernels for GPUs if it was asked to;
 - in the user's cache: ``FASTMLP_CACHE_DIR``, or fastmlp's folder where the system keeps caches;
 - then it is compiled, in processes of their own that share the work, and put into the cache.
 
@@ -180,6 +181,12 @@ def read_cached(key: Key) -> bytes | None:
     return code
 
 
+def find_code(key: Key) -> tuple[bytes | None, str]:
+    """(object code of a piece, where it is): in the package, in the user's cache, or None."""
+    code = read(PREBUILT, key)
+    return (read_cached(key), "cache") if code is None else (code, "package")
+
+
 @cache
 def _touch(folder: Path) -> None:
     """Say that this version's part of the cache is in use."""
@@ -292,9 +299,7 @@ class _Loaded:
     def _find(self, key: Key) -> bool:
         if key in self.addresses:
             return True
-        code, origin = read(PREBUILT, key), "package"
-        if code is None:
-            code, origin = read_cached(key), "cache"
+        code, origin = find_code(key)
         if code is None:
             return False
         self._load(key, code, origin)

@@ -388,7 +388,10 @@ def test_a_build_compiles_what_is_asked_for(full_package):
         print(error)
     """
     words = " ".join(run(full_package, program))
-    assert words == "FASTMLP_PREBUILD='some' is not known; use native, all or none."
+    assert words == (
+        "FASTMLP_PREBUILD='some' is not known; use native, all or none, and ,cuda after it for "
+        "kernels of GPUs."
+    )
 
 
 # --- functions of the user's ------------------------------------------------------------------

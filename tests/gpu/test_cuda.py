@@ -4,8 +4,10 @@ The ladder of `test_engine` climbs this engine too; here is what only a GPU targ
 """
 
 import inspect
+import time
 import types
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, product
 
 import numpy as np
@@ -27,6 +29,7 @@ from fastmlp.engine.cuda import (
     kernels,
     launcher,
     paths,
+    place,
     resident,
     samples,
     tiles,
@@ -35,8 +38,10 @@ from fastmlp.engine.cuda import (
 from fastmlp.engine.cuda import device as devices
 from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Launch
+from fastmlp.engine.cuda.shipped import Recorder
 from fastmlp.functions import LOSSES, Activation, Loss
 from fastmlp.network import Network
+from fastmlp.objective import Objective
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 SCHEDULES = ["forward", "reverse", "random"]
@@ -116,6 +121,70 @@ def test_products_on_tensor_cores(precision, by_rows, schedule):
     for tile, aligned in zip(EMULATED_SIZES.mma, (False, True), strict=True):
         C = multiply(device, tile, precision, A, B, by_rows, 2, aligned)
         np.testing.assert_allclose(C, rounded(A, precision) @ rounded(B, precision), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("by_rows", ORIENTATIONS, ids=str)
+def test_products_by_the_smallest_tiles_of_a_gpu(precision, by_rows):
+    sizes = tiles.SIZES["float32"]
+    A, B = operands(19, 11, 132, "float32")
+    for aligned in (False, True):
+        tile = (sizes.plain if precision == "highest" else sizes.mma)[-1]
+        C = multiply(EmulatedDevice("random"), tile, precision, A, B, by_rows, 2, aligned)
+        seen = [each if precision == "highest" else rounded(each, precision) for each in (A, B)]
+        np.testing.assert_allclose(C, seen[0] @ seen[1], atol=1e-4)
+
+
+def test_no_grid_is_too_large():
+    """Of a network of so many features; only a grid's first side may be longer than 65535."""
+    device, objective = Recorder(), Objective("squared_error", 1)
+    widths = (128 * 65535 + 1, 1)
+    engine = CudaEngine(
+        Network(widths, "relu"), dtype="float32", objective=objective, batch_size=2, device=device,
+        optimizer=Optimizer("sgd", (0.9, 1.0, 0.0)),
+    )  # fmt: skip
+    engine.load(place_for(engine, np.zeros((2, widths[0]), np.float32), np.zeros((2, 1))))
+    engine.run_epoch(np.arange(2), np.ones(1))
+    sides = np.array([launch.blocks for launch in device.launches])
+    assert sides[:, 0].max() > 65535
+    assert sides[:, 1:].max() <= 65535
+
+
+def test_lines_of_tiles_on_the_first_side_of_a_grid(monkeypatch):
+    """As where there are more than a grid's second side has room for."""
+    network, objective = make_network((40, 9, 3), "relu", "log_loss")
+    X, y = make_problem("log_loss", 20, 40, 3)
+    gradients = []
+    for most in (65535, 1):
+        monkeypatch.setattr(launcher, "_MOST_LINES", most)
+        engine = CudaEngine(network, dtype="float64", objective=objective, device=EmulatedDevice(),
+                            sizes=EMULATED_SIZES)  # fmt: skip
+        engine.load(place_for(engine, X, y))
+        engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
+        gradients.append(engine.loss_and_gradient()[1])
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_places_do_not_share_free_memory():
+    """Two that come at the same time, of which only one fits."""
+    X = np.zeros((100, 50))
+
+    class Shared(Recorder):
+        free = X.nbytes * 2
+
+        def free_bytes(self):
+            found = self.free
+            time.sleep(0.05)
+            return found
+
+        def upload(self, array):
+            self.free -= array.nbytes
+            return super().upload(array)
+
+    device = Shared()
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: place(X, dtype=X.dtype, device=device), range(2)))
+    assert sorted(each.streamed for each in found) == [False, True]
 
 
 def test_rounding_for_tensor_cores():

@@ -80,7 +80,7 @@ def of_multiply(counts):
     return tuple(map(sum, zip(*loads, strict=True)))
 
 
-@pytest.mark.parametrize("size", [0, 1, 2], ids=["large", "medium", "small"])
+@pytest.mark.parametrize("size", range(4), ids=["large", "medium", "small", "smallest"])
 @pytest.mark.parametrize("by_rows", ORIENTATIONS, ids=str)
 def test_memory_serves_products_at_once(by_rows, size):
     """Loads of the loop without conflicts; global memory in whole sectors."""

@@ -3,12 +3,14 @@ holds it to the real functions' signatures and keeps "device" memory in NumPy ar
 """
 
 import ctypes
+import importlib
 import inspect
 import os
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,9 +18,10 @@ import pytest
 from numba import cuda
 from numba.cuda.cudadrv import driver
 from problems import make_network, make_problem, place_for
+from processes import run_command
 
 import fastmlp
-from fastmlp.engine.cuda import CudaEngine, compiler, kernels, samples
+from fastmlp.engine.cuda import CudaEngine, compiler, kernels, numba_cuda, samples
 from fastmlp.engine.cuda import device as module
 from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Device
@@ -63,6 +66,7 @@ class FakeDriver:
     def __init__(self):
         self.failing, self.later, self.code, self.allowed = "", 0, bindings.CUresult(1), []
         self.dead, self.asked, self._here = False, 0, threading.local()
+        self.waited = []
 
     def check(self, name):
         """The code of a function's result; it works on our GPU only."""
@@ -107,6 +111,7 @@ class FakeDriver:
         return self._done("cuMemsetD8Async")
 
     def cuStreamSynchronize(self, stream):
+        self.waited.append(stream)
         return self._done("cuStreamSynchronize")
 
     def cuKernelSetAttribute(self, attribute, value, kernel, device):
@@ -462,6 +467,46 @@ def test_arrays_of_other_libraries(fake, monkeypatch):
         device.adopt("samples")
 
 
+class Foreign:
+    """Another library's array."""
+
+    def __init__(self, **more):
+        self.__cuda_array_interface__ = more
+
+
+class Exchanged(Foreign):
+    def __dlpack__(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("array", "waits"),
+    [(Foreign(stream=None), True), (Foreign(), True), (Foreign(stream=5), False),
+     (Exchanged(), False)],
+)  # fmt: skip
+def test_arrays_that_name_no_stream_are_waited_for(fake, monkeypatch, array, waits):
+    """What is queued on the default stream; the others' streams are up to cuda.core."""
+    made, default = [], 1
+
+    class View(SimpleNamespace):
+        @staticmethod
+        def from_any_interface(obj, stream_ptr=None):
+            made.append(list(fake.driver.waited))
+            return SimpleNamespace(ptr=8, shape=(2,), strides=None, dtype=np.dtype("f4"),
+                                   device_id=0)  # fmt: skip
+
+    monkeypatch.setattr(core.utils, "StridedMemoryView", View)
+    Device().adopt(array)
+    assert made == [[default] if waits else []]
+
+
+def test_arrays_of_an_old_interface_are_refused(fake):
+    """By cuda.core itself."""
+    array = Foreign(shape=(2, 3), typestr="<f4", data=(4096, False), version=2)
+    with pytest.raises(ValueError, match=r"X on the GPU cannot be read \(only CUDA Array .* CuPy"):
+        Device().adopt(array)
+
+
 @pytest.mark.parametrize("later", range(0, 30, 4))
 def test_what_does_not_fit_is_a_memory_error(fake, later):
     """Wherever it is asked for; the device can be used afterwards."""
@@ -525,7 +570,7 @@ def test_numba_cuda_is_missing(monkeypatch):
     with pytest.raises(
         ValueError, match=r'needs numba-cuda; install it with: pip install "fastmlp'
     ):
-        module._import_numba_cuda()
+        importlib.reload(numba_cuda)
 
 
 def test_a_numpy_that_numba_cuda_does_not_know(monkeypatch):
@@ -538,20 +583,37 @@ def test_a_numpy_that_numba_cuda_does_not_know(monkeypatch):
 def test_numbas_own_target_came_first(monkeypatch):
     monkeypatch.setattr(cuda, "implementation", "Built-in")
     with pytest.raises(ValueError, match="numba's own CUDA target was imported first"):
-        module._import_numba_cuda()
+        importlib.reload(numba_cuda)
+
+
+def is_available(monkeypatch, answer):
+    """What the driver says of itself; no compiler is asked for."""
+    monkeypatch.setattr(driver.Driver, "is_available", property(lambda self: answer()))
+    monkeypatch.setattr(cuda, "is_available", lambda: pytest.fail("it asks for NVVM"))
+
+
+@pytest.mark.parametrize("module", ["kernels", "resident", "ptx", "tiles"])
+def test_where_python_does_not_look_for_numba_cuda(module):
+    """As in a folder of ``pip install --target``, whichever module comes first."""
+    folders = [path for path in sys.path if path.endswith("site-packages")]
+    code = (
+        f"import fastmlp.engine.cuda.{module}; from numba import cuda; print(cuda.implementation)"
+    )
+    path = os.pathsep.join([str(Path(fastmlp.__file__).parents[1]), *folders])
+    assert run_command(sys.executable, "-S", "-P", "-c", code, PYTHONPATH=path) == "NVIDIA\n"
 
 
 def test_the_driver_does_not_work(monkeypatch):
     def fail():
         raise RuntimeError("driver too old")
 
-    monkeypatch.setattr(cuda, "is_available", fail)
+    is_available(monkeypatch, fail)
     with pytest.raises(ValueError, match="no working CUDA driver: driver too old"):
         module._import_numba_cuda()
 
 
 def test_an_old_gpu(monkeypatch):
-    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    is_available(monkeypatch, lambda: True)
     gpu = SimpleNamespace(compute_capability=(7, 5))
     monkeypatch.setattr(cuda, "get_current_device", lambda: gpu)
     with pytest.raises(ValueError, match=r"8\.0 or newer, this one has 7\.5; use device='cpu'"):

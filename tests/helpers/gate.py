@@ -2,20 +2,16 @@
 
 `GateDevice` stands in for `fastmlp.engine.cuda.device.Device`.  It computes nothing: each launch
 compiles its kernel, for the types of that launch, as `Device` would on a GPU, and the machine code
-is taken apart.  Needs the ``cuda-ci`` extra; one of the names used here is private to numba-cuda.
+is taken apart.  Needs the ``cuda-ci`` extra.
 """
 
-import contextlib
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from types import SimpleNamespace
-
-import numpy as np
 
 from fastmlp.engine.cuda.compiler import compile_kernel
-from fastmlp.engine.cuda.device import Sequence
+from fastmlp.engine.cuda.shipped import Recorder, assume_target
 
 OPCODES = ("HMMA", "LDGSTS", "FFMA", "DFMA", "STL", "LDL", "CALL")
 
@@ -29,24 +25,11 @@ def find_tools() -> dict[str, str | None]:
     return {name: pathfinder.find_nvidia_binary_utility(name) for name in ("cuobjdump", "nvdisasm")}
 
 
-@contextlib.contextmanager
-def assume_capability(capability):
-    """Let device functions be compiled without a driver."""
-    from numba.cuda import dispatcher
-
-    found = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability[:2])
-    try:
-        yield
-    finally:
-        dispatcher.get_current_device = found
-
-
 def compile_for(template, names, arguments, threads, capability) -> bytes:
     """The cubin of a kernel for the types of ``arguments``."""
     from numba import cuda
 
-    with assume_capability(capability):
+    with assume_target(capability):
         code, _ = compile_kernel(cuda, template, names, arguments, threads, capability)
     return code.code
 
@@ -105,7 +88,7 @@ def count(loop: Counter, opcode: str) -> int:
     return sum(n for name, n in loop.items() if name.split(".")[0] == opcode)
 
 
-class GateDevice:
+class GateDevice(Recorder):
     """Compiles what an engine launches, for one compute capability.
 
     Attributes
@@ -118,42 +101,10 @@ class GateDevice:
     n_multiprocessors = 132
 
     def __init__(self, capability):
+        super().__init__()
         self._capability = capability
         self.shared_bytes = {8: 163, 9: 227}[capability[0]] * 1024
         self.reports: dict[tuple, dict[str, int]] = {}
-
-    def upload(self, array):
-        flat = np.ascontiguousarray(array).reshape(-1)
-        return flat.copy() if flat.size else np.zeros(1, flat.dtype)
-
-    def empty(self, n, dtype):
-        return np.zeros(max(n, 1), dtype)
-
-    zeros = empty
-
-    def free_bytes(self):
-        return 2**40
-
-    def write(self, buffer, array):
-        assert buffer.shape == array.shape
-
-    def read(self, buffer, n=None):
-        return buffer[:n].copy()
-
-    def synchronize(self):
-        pass
-
-    def kernel(self, template, **names):
-        return template, names
-
-    def sequence(self, launches):
-        return Sequence(self, launches)
-
-    def capture(self, launches):
-        return launches
-
-    def replay(self, graph):
-        pass
 
     def launch(self, launch):
         template, names = launch.kernel

@@ -3,7 +3,17 @@
 A kernel is a template (see `kernels`) with names bound to constants and formulas.  All its device
 functions share one namespace with it, so that they see the same bindings.  Arrays in global memory
 are plain pointers: an index costs no check of its sign, an argument eight bytes.  What was compiled
-is kept in the cache of `fastmlp.engine.objects`, seconds for each kernel.
+is kept in the cache of `fastmlp.engine.objects`, seconds for each kernel; a wheel may have some
+compiled already (see `shipped`).  So machine code is looked up by what it was made of, whichever
+version of numba-cuda made it, and what is found needs no compiler, only the driver.
+
+A GPU runs code for its own major version whose minor version is not higher than its own.  `TARGETS`
+is what code is compiled for therefore: a GPU of capability 8.0, 8.6 or 8.9 gets that for 8.0, one
+of 10.3 that for 10.0.  Code for 9.0 may use what no other processor has, hence its letter.
+
+numba-cuda is in maintenance.  With its successor numba-cuda-mlir the import in `numba_cuda` changes
+and the intrinsics of `ptx` have to be written anew, without llvmlite; kernels stay as they are, and
+so do launches, which are cuda.core's.
 """
 
 import hashlib
@@ -11,7 +21,6 @@ import math
 import re
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -20,6 +29,9 @@ import numpy as np
 
 from fastmlp.engine import objects
 
+TARGETS = {8: (8, 0), 9: (9, 0, "a"), 10: (10, 0), 12: (12, 0)}
+"""The compute capability that code is compiled for, by a GPU's major version."""
+
 PRIMITIVES = {
     "exp": math.exp,
     "log": math.log,
@@ -27,6 +39,11 @@ PRIMITIVES = {
     "tanh": math.tanh,
     "sqrt": math.sqrt,
 }
+
+
+def target_of(major: int, minor: int) -> tuple:
+    """For which compute capability code for a GPU of this one is compiled."""
+    return TARGETS.get(major, (major, minor))
 
 
 class UserFormula(NamedTuple):
@@ -74,8 +91,9 @@ def bind(
 
 def type_of(argument: Any) -> Any:
     """Numba's type of a kernel's argument: a buffer, or a number of NumPy or Python."""
-    from numba.cuda import types
     from numba.np.numpy_support import from_dtype
+
+    from fastmlp.engine.cuda.numba_cuda import types
 
     if isinstance(argument, bool):
         return types.boolean
@@ -89,12 +107,12 @@ def type_of(argument: Any) -> Any:
 
 def compile_kernel(
     cuda: Any, template: Callable, names: dict[str, Any], arguments: tuple, threads: int,
-    capability: tuple,
+    target: tuple,
 ) -> tuple[Any, str]:  # fmt: skip
     """A kernel for the types of ``arguments``: (cuda.core's object code, name in it).
 
-    It comes from the user's cache if it is there, and else goes there, unless a formula in it is
-    the user's.
+    It comes from the package or the user's cache if it is there, and else goes there, unless a
+    formula in it is the user's.
 
     Parameters
     ----------
@@ -106,35 +124,81 @@ def compile_kernel(
         Of a launch.
     threads : int
         Of a block; there are registers for no more.
-    capability : tuple
-        The GPU's compute capability, with ``"a"`` for what only this architecture can do.
-    """
-    from cuda.core import ObjectCode, Program, ProgramOptions
+    target : tuple
+        The compute capability to compile for, with ``"a"`` for what only this one has.
 
-    types, arch = tuple(map(type_of, arguments)), f"sm_{''.join(map(str, capability))}"
-    key = None
-    if not any(isinstance(value, UserFormula) for value in names.values()):
-        key = objects.Key(_digest(template, names, types, threads), "cubin", arch)
-        if (found := objects.read_cached(key)) is not None:
-            entry, code = found.split(b"\0", 1)
-            return ObjectCode.from_cubin(code), entry.decode()
-    ptx = _compile_ptx(cuda, template, names, types, threads, capability)
+    Raises
+    ------
+    ValueError
+        If it has to be compiled, and what that takes is not there.
+    """
+    from cuda.core import ObjectCode
+
+    if any(isinstance(value, UserFormula) for value in names.values()):
+        entry, code = assemble(cuda, template, names, arguments, threads, target)
+        return ObjectCode.from_cubin(code), entry
+    key = key_of(template, names, arguments, threads, target)
+    found, _ = objects.find_code(key)
+    if found is None:
+        found = pack(*assemble(cuda, template, names, arguments, threads, target))
+        objects.write_cached(key, found)
+    packed_entry, code = found.split(b"\0", 1)
+    return ObjectCode.from_cubin(code), packed_entry.decode()
+
+
+def key_of(
+    template: Callable, names: dict[str, Any], arguments: tuple, threads: int, target: tuple
+) -> objects.Key:
+    """Under what name a kernel is in the store: a checksum of its sources and all that is bound."""
+    parts = [_sources(), template.__qualname__, str(threads), *map(str, map(type_of, arguments))]
+    for name, value in sorted(names.items()):
+        shown = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+        parts.append(f"{name}={getattr(value, '__module__', '')}.{shown or value!r}")
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return objects.Key(digest, "cubin", name_of(target))
+
+
+def name_of(target: tuple) -> str:
+    """NVIDIA's name of a compute capability that is compiled for."""
+    return f"sm_{''.join(map(str, target))}"
+
+
+def pack(entry: str, code: bytes) -> bytes:
+    """What the store keeps of a kernel."""
+    return entry.encode() + b"\0" + code
+
+
+def assemble(
+    cuda: Any, template: Callable, names: dict[str, Any], arguments: tuple, threads: int,
+    target: tuple,
+) -> tuple[str, bytes]:  # fmt: skip
+    """(name in the code, machine code) of a kernel; see `compile_kernel`."""
+    from cuda.core import Program, ProgramOptions
+    from cuda.pathfinder import DynamicLibNotFoundError
+
+    try:
+        ptx = _compile_ptx(cuda, template, names, arguments, threads, target)
+        program = Program(ptx, "ptx", ProgramOptions(arch=name_of(target)))
+        code = bytes(program.compile("cubin").code)
+    except DynamicLibNotFoundError as error:
+        raise ValueError(
+            f"device='cuda': the kernel {template.__name__} has not come compiled for "
+            f"{name_of(target)}, and NVIDIA's compiler is missing ({str(error).splitlines()[0]}); "
+            'install it with: pip install "fastmlp[cuda]".'
+        ) from error
     match = re.search(r"\.entry\s+([\w$]+)", ptx)
     assert match is not None
-    compiled = Program(ptx, "ptx", ProgramOptions(arch=arch)).compile("cubin")
-    if key is not None:
-        objects.write_cached(key, match[1].encode() + b"\0" + bytes(compiled.code))
-    return compiled, match[1]
+    return match[1], code
 
 
 def _compile_ptx(
-    cuda: Any, template: Callable, names: dict[str, Any], types: tuple, threads: int,
-    capability: tuple,
+    cuda: Any, template: Callable, names: dict[str, Any], arguments: tuple, threads: int,
+    target: tuple,
 ) -> str:  # fmt: skip
     try:
         inlined = cuda.jit(device=True, forceinline=True)
         ptx, _ = cuda.compile_ptx(
-            bind(template, names, inlined), cuda.types.void(*types), cc=capability,
+            bind(template, names, inlined), cuda.types.void(*map(type_of, arguments)), cc=target,
             launch_bounds=threads,
         )  # fmt: skip
     except AttributeError as error:
@@ -147,26 +211,15 @@ def _compile_ptx(
     return str(ptx)
 
 
-def _digest(template: Callable, names: dict[str, Any], types: tuple, threads: int) -> str:
-    """What tells a kernel from all others: its sources, its compiler, and all that is bound."""
-    parts = [_sources(), template.__qualname__, str(threads), *map(str, types)]
-    for name, value in sorted(names.items()):
-        shown = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
-        parts.append(f"{name}={getattr(value, '__module__', '')}.{shown or value!r}")
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
 @cache
 def _sources() -> str:
-    """Checksum of what kernels are made of, and by what."""
+    """Checksum of what kernels are made of."""
     folder = Path(__file__).parent
     files = [
-        *sorted(folder.glob("*.py")),
+        *(folder / f"{name}.py" for name in ("compiler", "kernels", "ptx", "resident", "tiles")),
         *(folder.parents[1] / f"{name}.py" for name in ("dropout", "functions", "optimizers")),
     ]
     checksum = hashlib.sha256()
     for file in files:
         checksum.update(file.read_bytes())
-    for package in ("numba", "numba-cuda", "llvmlite"):
-        checksum.update(version(package).encode())
     return checksum.hexdigest()

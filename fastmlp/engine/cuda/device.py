@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastmlp.engine.cuda.compiler import compile_kernel
+from fastmlp.engine.cuda.compiler import compile_kernel, target_of
 
 _MIN_CAPABILITY = (8, 0)
 SECONDS_AT_ONCE = 0.25  # of work that is queued
-_ADVICE = 'install it with: pip install "fastmlp[cuda]"'
+_DEFAULT_STREAM = 1  # CU_STREAM_LEGACY
 _opening = threading.Lock()
 
 
@@ -130,8 +130,7 @@ class Device:
         name = gpu.name
         self.name: str = name.decode() if isinstance(name, bytes) else name
         self.n_multiprocessors: int = gpu.MULTIPROCESSOR_COUNT
-        major, minor = gpu.compute_capability[:2]
-        self._capability = (major, minor, "a") if major >= 9 else (major, minor)
+        self._capability = tuple(gpu.compute_capability[:2])
         self._api, self._driver = core, driver
         self._core = core.Device(gpu.id)
         self._core.set_current()
@@ -152,7 +151,7 @@ class Device:
             memory = self._cuda.current_context().get_memory_info()
             return {
                 "GPU": self.name,
-                "compute capability": ".".join(map(str, self._capability[:2])),
+                "compute capability": ".".join(map(str, self._capability)),
                 "multiprocessors": str(self.n_multiprocessors),
                 "memory": f"{memory.total / 2**30:.1f} GiB, {memory.free / 2**30:.1f} free",
                 "CUDA driver": ".".join(map(str, driver.get_version())),
@@ -240,15 +239,30 @@ class Device:
     def adopt(self, array: Any) -> tuple[Buffer, tuple[int, ...]]:
         """(buffer, shape) of another library's array on this GPU, not copied.
 
+        What its library has queued comes before what is queued here from now on: on the stream that
+        DLPack or the CUDA Array Interface agree on, or on the default stream if the latter names
+        none, as numba-cuda does for that one.
+
         Raises
         ------
         ValueError
-            If the array is on another GPU, or not contiguous in C order.
+            If the array is on another GPU, not contiguous in C order, or cannot be read.
         """
         from cuda.core.utils import StridedMemoryView
 
+        interface = getattr(array, "__cuda_array_interface__", None) or {}
+        if not hasattr(array, "__dlpack__") and interface.get("stream") is None:
+            self._call(
+                "an array on the GPU could not be waited for",
+                self._driver.cuStreamSynchronize, _DEFAULT_STREAM,
+            )  # fmt: skip
         with _Turn(self, "an array on the GPU could not be read"):
-            view = StridedMemoryView.from_any_interface(array, stream_ptr=self._handle)
+            try:
+                view = StridedMemoryView.from_any_interface(array, stream_ptr=self._handle)
+            except BufferError as error:
+                raise ValueError(
+                    f"X on the GPU cannot be read ({error}); make it an array of CuPy or PyTorch."
+                ) from error
         if view.device_id != self._core.device_id:
             raise ValueError(
                 f"X is on GPU {view.device_id}, but device='cuda' uses GPU "
@@ -369,7 +383,7 @@ class Device:
         kernel = launch.kernel
         code, name = compile_kernel(
             self._cuda, kernel.template, kernel.names, launch.args, launch.threads,
-            self._capability,
+            target_of(*self._capability),
         )  # fmt: skip
         compiled = code.get_kernel(name)
         if launch.shared_bytes:  # of which the next launch may want more
@@ -441,19 +455,16 @@ def _launch_all(device: Device, launches: list[Launch]) -> None:
 
 
 def _import_numba_cuda() -> Any:
-    try:
-        import _numba_cuda_redirector  # noqa: F401  # `numba.cuda` is numba-cuda's from here on
-    except ImportError:
-        raise ValueError(f"device='cuda' needs numba-cuda; {_ADVICE}.") from None
-    from numba import cuda
+    """`numba.cuda`, if there is a GPU that it can use."""
+    from numba.cuda.cudadrv.driver import driver
+    from numba.cuda.cudadrv.error import CudaSupportError
 
-    if getattr(cuda, "implementation", "Built-in") != "NVIDIA":
-        raise ValueError(
-            "device='cuda' needs numba-cuda, but numba's own CUDA target was imported first; "
-            f"{_ADVICE}, and import fastmlp before numba.cuda."
-        )
+    from fastmlp.engine.cuda.numba_cuda import cuda
+
     try:
-        available = cuda.is_available()
+        available = driver.is_available  # cuda.is_available() asks for a compiler too
+    except CudaSupportError:
+        available = False
     except Exception as error:
         raise ValueError(f"device='cuda' found no working CUDA driver: {error}") from error
     if not available:

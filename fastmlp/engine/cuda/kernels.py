@@ -21,9 +21,10 @@ from collections.abc import Callable
 from math import exp, log, log1p, sqrt
 from typing import Any
 
-from numba import cuda, float64, int32, int64
+from numba import float64, int32, int64
 
 from fastmlp.dropout import random_bits, row_key
+from fastmlp.engine.cuda.numba_cuda import cuda
 from fastmlp.engine.cuda.ptx import (
     commit_copies,
     load_pair,
@@ -58,6 +59,7 @@ TERMS = 1  # that are multiplied at a time
 A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
 ROWS_A = COLUMNS_A = PITCH_A = COPIES_A = VECTOR_A = 0  # of an operand's tile in shared memory
 ROWS_B = COLUMNS_B = PITCH_B = COPIES_B = VECTOR_B = 0
+BLOCK: Callable[..., Any] = unbound  # which tile is whose
 COPY_A: Callable[..., Any] = unbound
 COPY_B: Callable[..., Any] = unbound
 WAIT: Callable[..., Any] = unbound  # until the oldest stage is there
@@ -151,12 +153,22 @@ def advance(by_rows, at, stride, rows, columns):
     return at + BK * stride, int32(rows - BK), columns
 
 
+def block_of_line():
+    """(line of tiles, tile in it) of a block, where those of a line follow each other."""
+    return cuda.blockIdx.y, cuda.blockIdx.x
+
+
+def block_of_column():
+    """The same for more than 65535 lines, of which only a grid's first side has room."""
+    return cuda.blockIdx.x, cuda.blockIdx.y
+
+
 def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, split, M, N, K,
             aux):  # fmt: skip
     """``C[m, n]`` = what STORE makes of the sum over k of ``A[m, k] B[k, n]``.
 
     M or K is 0 for the rows of the current micro-batch.  Block z of the grid takes ``split`` terms
-    and writes ``z c_split`` behind ``c0``.  Grid: (N / BN, M / BM, splits).
+    and writes ``z c_split`` behind ``c0``.  Grid: as BLOCK reads it, and splits.
 
     Shared memory holds STAGES stages of both operands' tiles, which arrive while earlier ones are
     multiplied; at the end it holds sums, on their way from the threads that have them to those that
@@ -164,7 +176,8 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
     """
     rows = count_rows(control, first, most)
     M, K = M if M else rows, K if K else rows
-    m0, n0 = int64(cuda.blockIdx.y) * BM, int64(cuda.blockIdx.x) * BN
+    line, column = BLOCK()
+    m0, n0 = int64(line) * BM, int64(column) * BN
     if m0 >= M:
         return
     k_begin = cuda.blockIdx.z * split

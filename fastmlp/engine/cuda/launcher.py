@@ -12,6 +12,7 @@ from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile, common_names, shared
 from fastmlp.engine.cuda.workspace import MicroBatch
 
 _BUSY_SHARE = 0.75
+_MOST_LINES = 65535  # blocks on any but the first side of a grid
 
 Operand = tuple[Any, int, int, bool]
 """Of a product: buffer, place in it, elements between rows, and whether terms follow each other."""
@@ -51,9 +52,12 @@ class Launcher:
         tile = self._choose_tile(M or rows.most, N, n_splits)
         aligned = self._aligned(A), self._aligned(B)
         sizes = tile.names(self._dtype, self._precision, (A[-1], B[-1]), aligned)
+        columns, lines = -(-N // tile.BN), -(-(M or rows.most) // tile.BM)
+        blocks = columns, lines, n_splits
+        if lines > _MOST_LINES:
+            blocks, sizes["BLOCK"] = (lines, columns, n_splits), kernels.block_of_column
         kernel = self.kernel(kernels.product, **({"STORE": kernels.put} | names | sizes))
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
-        blocks = (-(-N // tile.BN), -(-(M or rows.most) // tile.BM), n_splits)
         self.launch(kernel, blocks, tile.threads, self._control, *rows, *A[:-1], *B[:-1], *C,
                     self._n_parameters, split, M, N, K, C[0] if aux is None else aux,
                     shared_bytes=shared_elements(sizes) * self._dtype.itemsize)  # fmt: skip

@@ -11,14 +11,7 @@ and ``t = lane % 4``, a lane holds of a 16 x 8 result rows g and g + 8, columns 
 
 from llvmlite import ir
 
-try:
-    import _numba_cuda_redirector  # noqa: F401  # `numba.cuda` is numba-cuda's from here on
-except ImportError:
-    raise ValueError(
-        "device='cuda' needs numba-cuda; install it with: pip install \"fastmlp[cuda]\"."
-    ) from None
-from numba.cuda import types
-from numba.cuda.extending import intrinsic
+from fastmlp.engine.cuda.numba_cuda import intrinsic, types
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VOID = ir.VoidType()

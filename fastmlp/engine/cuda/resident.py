@@ -21,7 +21,7 @@ from collections.abc import Callable
 from math import exp, log
 from typing import Any
 
-from numba import cuda, float64, int32, int64
+from numba import float64, int32, int64
 
 from fastmlp.engine.cuda.kernels import (
     FULL_WARP,
@@ -32,6 +32,7 @@ from fastmlp.engine.cuda.kernels import (
     is_weight,
     unbound,
 )
+from fastmlp.engine.cuda.numba_cuda import cuda
 from fastmlp.engine.cuda.ptx import (
     add_release,
     commit_copies,

@@ -5,6 +5,7 @@ same few questions of the engine, which never asks which one it has: the data of
 turn, and where in its chunk each sample is.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from fastmlp.objective import Objective
 _FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
 _CHUNK_BYTES = 2**27
 _MOST_KEPT = 2  # passes or workspaces of other sizes
+_placing = threading.Lock()  # free memory is what others have left, not what they are about to take
 
 
 class Recent:
@@ -298,10 +300,11 @@ def place(
         buffer, shape = _adopt(device, sizes, X, dtype, rows)
         return InMemory(device, shape, [buffer], y, sample_weight, **options)
     X = X if rows is None else X[rows]
-    too_large = X.shape[0] * X.shape[1] * dtype.itemsize > _FREE_SHARE * device.free_bytes()
-    if too_large and not sparse.issparse(X):
-        return Streamed(X, y, sample_weight, **options)
-    fields = upload(device, dtype, X)
+    with _placing:
+        too_large = X.shape[0] * X.shape[1] * dtype.itemsize > _FREE_SHARE * device.free_bytes()
+        if too_large and not sparse.issparse(X):
+            return Streamed(X, y, sample_weight, **options)
+        fields = upload(device, dtype, X)
     return InMemory(device, X.shape, fields, y, sample_weight, **options)
 
 

@@ -1,5 +1,6 @@
 """Sizes of tiles and blocks: what the names in `kernels` that stand for them are bound to."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +34,21 @@ def _operand(name: str, by_rows: bool, outer: int, tile: Any, pad: int, vector: 
 
 def _product_names(
     tile: Any, dtype: np.dtype, precision: str, by_rows: tuple[bool, bool],
-    aligned: tuple[bool, bool], pads: dict[bool, int],
+    aligned: tuple[bool, bool], pad: Callable[[bool, int], int],
 ) -> dict[str, Any]:  # fmt: skip
-    """What both kinds of tiles have in common; ``pads`` by whether an operand is by rows."""
+    """What both kinds of tiles have in common; ``pad`` tells for an operand by rows or not, of so
+    many rows and columns, the elements behind each row.
+    """
     group = 16 // dtype.itemsize
     outer = tile.BM, tile.BN
     names: dict[str, Any] = {
         "BM": tile.BM, "BN": tile.BN, "BK": tile.BK, "SLICES": tile.slices, "STAGES": tile.stages,
         "THREADS": tile.threads, "GROUP": group, "WAIT": _WAITS[tile.stages],
+        "BLOCK": kernels.block_of_line,
     }  # fmt: skip
     for name, each, n, is_aligned in zip("AB", by_rows, outer, aligned, strict=True):
         vector = group if is_aligned else 1
-        names |= _operand(name, each, n, tile, pads[each], vector, tile.threads)
+        names |= _operand(name, each, n, tile, pad(each, n), vector, tile.threads)
     return names
 
 
@@ -86,7 +90,9 @@ class Tile(NamedTuple):
         """
         group = 16 // dtype.itemsize
         # a quarter of a warp reads 16 bytes of eight rows: from all banks
-        names = _product_names(self, dtype, precision, by_rows, aligned, {True: group, False: 0})
+        names = _product_names(
+            self, dtype, precision, by_rows, aligned, lambda in_rows, _: group if in_rows else 0
+        )
         passed = self.BM // self.TM * self.BN
         return names | {
             "TM": self.TM, "TN": self.TN, "PART_A": self.TM * group, "PART_B": self.TN * group,
@@ -119,7 +125,11 @@ class MmaTile(NamedTuple):
         high = precision == "high"
         # a warp's (of bfloat16 by rows, half a warp's) fragments lie in different banks
         pads = {True: 4, False: 8} if high else {True: 8, False: 4}
-        names = _product_names(self, dtype, precision, by_rows, aligned, pads)
+
+        def pad(in_rows: bool, outer: int) -> int:
+            return 0 if high and not in_rows and outer == 8 else pads[in_rows]
+
+        names = _product_names(self, dtype, precision, by_rows, aligned, pad)
         mt, nt = self.WM // 16, self.WN // 8
         passed = self.BM // self.WM * 16 * self.BN
         return names | {
@@ -150,6 +160,7 @@ _MMA = (
     MmaTile(128, 128, 16, 64, 32),
     MmaTile(64, 64, 32, 32, 32, slices=2),
     MmaTile(32, 32, 64, 16, 32, slices=4),
+    MmaTile(16, 8, 64, 16, 8, slices=4),
 )
 SIZES = {
     "float32": Sizes(
@@ -157,6 +168,7 @@ SIZES = {
             Tile(128, 128, 16, 8, 8, stages=3),
             Tile(64, 64, 16, 8, 4, slices=2),
             Tile(16, 16, 32, 4, 4, slices=8, stages=8),
+            Tile(16, 8, 64, 4, 4, slices=16),
         ),
         mma=_MMA,
         resident_threads=256,
