@@ -229,7 +229,9 @@ def test_gradient_in_parts(no_thresholds, monkeypatch, widths, batch_size, n_par
     n_outputs = widths[-1]
     loss = "log_loss" if n_outputs > 1 else "squared_error"
     network, objective = make_network(widths, "tanh", loss)
-    assert Layout(network, dtype).n_parts(batch_size) == n_parts
+    layout = Layout(network, dtype)
+    assert layout.n_parts(batch_size, sparse=False) == n_parts
+    assert layout.n_parts(batch_size, sparse=True) == 1
     n_samples = 2 * batch_size + 5
     X, y = make_problem(loss, n_samples, widths[0], n_outputs)
     X, y = X.astype(dtype), y if n_outputs > 1 else y.astype(dtype)

@@ -331,7 +331,7 @@ class CpuEngine:
         if n_threads > 1 and not self._needs_supervision(operations):
             standby = Standby(n_threads)
         rows = min(batch_size, space.micro_batch)
-        n_parts = 1 if samples.sparse else self._layout.n_parts(rows)
+        n_parts = self._layout.n_parts(rows, sparse=samples.sparse)
         bounds = self._layout.bounds(samples.sparse, n_threads)
         part_bounds = self._layout.bounds(samples.sparse, n_threads, n_parts)
         task = Task.from_buffer_copy(space.task)  # helpers may still look at the last call's

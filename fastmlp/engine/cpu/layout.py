@@ -158,16 +158,17 @@ class Layout:
             ]
         return np.array(blocks, np.int64)
 
-    def n_parts(self, batch_size: int) -> int:
+    def n_parts(self, batch_size: int, *, sparse: bool) -> int:
         """In how many parts, each of some of its rows, a batch's weight gradient is summed.
 
         A thread that has parts for itself needs nobody else's activations and deltas; only sums go
-        from core to core.  That pays where there are more of those than parameters.  The number
-        depends on shapes alone, so that results are the same for any number of threads.
+        from core to core.  That pays where there are more of those than parameters; the gradient of
+        sparse samples is summed in memory as it is.  The number depends on shapes alone, so that
+        results are the same for any number of threads.
         """
         others = batch_size * int(self.strides.sum() + self.strides[1:-1].sum())
         n_packed = int(self.weights[-1])
-        if batch_size < _TWO_PARTS or others < 2 * n_packed:
+        if sparse or batch_size < _TWO_PARTS or others < 2 * n_packed:
             return 1
         return 2 if batch_size < _FOUR_PARTS or others < 4 * n_packed else 4
 

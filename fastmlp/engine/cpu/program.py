@@ -262,7 +262,7 @@ class Program:
         is_wide = layout.widths[1:].max() >= PACK_PANELS * layout.panel
         packs = train and rows >= PACK_ROWS and is_wide
         n_blocks = len(layout.gradient_blocks(False))
-        n_parts = layout.n_parts(rows) if train and n_threads > 1 and not sparse else 1
+        n_parts = layout.n_parts(rows, sparse=sparse) if train and n_threads > 1 else 1
         sizes = {
             "work": size + layout.vector,
             "zeros": layout.panel,
