@@ -381,7 +381,7 @@ def head_elementwise(task, order, rows, place, z):
     t, size = _task(task, 0), size_of(tiny)
     outputs, samples = _layer(t.layers, t.n_layers), t.targets
     stride, n_outputs = outputs.stride, outputs.width
-    padded = _padded(n_outputs, tiny)
+    columns = _layer(t.layers, t.n_layers - 1).columns
     skip = size * place * n_outputs
     scores, true, values = t.scores + skip, t.true + skip, t.per_output + skip
     scales, losses = t.scales + size * place, t.losses + size * place
@@ -400,7 +400,7 @@ def head_elementwise(task, order, rows, place, z):
         for k in range(n_outputs):
             total += load(values, at + k, tiny)
             store(row, k, scale * load(scores, at + k, tiny))
-        for k in range(n_outputs, padded):
+        for k in range(n_outputs, columns):
             store(row, k, REAL(0))
         store(losses, i, total / divisor)
     return np.int64(0)
