@@ -30,9 +30,16 @@ def client():
 
 @pytest.fixture(scope="module")
 def process_cluster():
+    """Two workers that start anew however often tests kill them.
+
+    A cluster looks at a lost worker some seconds later and gives it up if it is lost at that
+    moment: a second kill, of another test, would be enough.
+    """
+    import dask
     from clusters import make_cluster
 
-    with make_cluster(2, processes=True) as cluster:
+    patience = {"distributed.deploy.lost-worker-timeout": "1h"}
+    with dask.config.set(patience), make_cluster(2, processes=True) as cluster:
         yield cluster
 
 
