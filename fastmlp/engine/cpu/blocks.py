@@ -69,12 +69,11 @@ class Task(Block):
     """What `epoch`, `outputs` and `refresh_transposed` work on.
 
     - The call: ``n_threads`` that run it at once, ``n_samples``, ``batch_size``, ``micro_batch``
-      (rows that the workspace holds), ``row_block`` (rows that training takes through all layers at
-      once), the epoch's steps from ``first_step`` to ``stop_step``, and the loss of those before;
-      ``numbers`` of all its steps (see `fastmlp.optimizers.Optimizer.step_numbers`),
-      ``gradient_blocks``, ``bounds``, ``n_parts`` and, of the parts' blocks, ``part_bounds`` (see
-      `Layout`), ``prefetch`` (whether parameters are worth asking for early), ``standby`` (the
-      threads' flags, or 0), ``alpha``.
+      (rows that the workspace holds), the epoch's steps from ``first_step`` to ``stop_step``, and
+      the loss of those before; ``numbers`` of all its steps (see
+      `fastmlp.optimizers.Optimizer.step_numbers`), ``gradient_blocks``, ``bounds``, ``n_parts``
+      and, of the parts' blocks, ``part_bounds`` (see `Layout`), ``prefetch`` (whether parameters
+      are worth asking for early), ``standby`` (the threads' flags, or 0), ``alpha``.
     - The samples: ``values`` are dense rows ``row_stride`` bytes apart or, if ``sparse``, the
       values of a CSR matrix with ``columns`` (int32) and ``row_starts`` (int64); ``targets``,
       ``classes`` and ``weights``; ``order`` (int64) lists the rows to visit.
@@ -98,7 +97,7 @@ class Task(Block):
     """
 
     _fields_ = [
-        *_integers("n_threads n_samples batch_size micro_batch row_block first_step stop_step"),
+        *_integers("n_threads n_samples batch_size micro_batch first_step stop_step"),
         *_integers("numbers"),
         *_integers("gradient_blocks n_gradient_blocks bounds n_parts part_bounds n_packed parts"),
         *_integers("prefetch standby"),

@@ -33,14 +33,13 @@ ARM_ROWS = (8, 8)
 MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6) if LEVEL.startswith("x86") else ARM_ROWS
 
 _LINE = 64
-_GRADIENT_ROWS = 112
-_SMALL_GRADIENT_ROWS = 32
+_GRADIENT_ROWS, _SMALL_GRADIENT_ROWS = 144, 48  # whole tiles, and whole vectors
 _SMALLEST_GRADIENT_ROWS = 4
-MAX_GRADIENT_ROWS = 128  # at least _GRADIENT_ROWS + _SMALLEST_GRADIENT_ROWS, and whole vectors
+MAX_GRADIENT_ROWS = 160  # at least _GRADIENT_ROWS + _SMALLEST_GRADIENT_ROWS, and whole vectors
 
-# Rows that a thread takes through all layers at once: few, so that they stay in L1 and L2, but in
-# training more if each row block has to fetch the parameters from L3.
-ROW_BLOCK, LARGE_ROW_BLOCK = 8 * MAX_ROWS[-1], 264
+# Rows that a thread takes through all layers at once: few, so that they stay in L1 and L2, though
+# each row block has to fetch the parameters; whole tiles.
+ROW_BLOCK = 96
 # Batches from which on gradients are summed in two and four parts (`Layout.n_parts`), and the rows
 # that the last, shorter batch has for each part at least.
 _TWO_PARTS, _FOUR_PARTS, PART_ROWS = 64, 512, 16

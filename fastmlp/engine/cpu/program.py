@@ -17,13 +17,11 @@ from fastmlp.engine import objects
 from fastmlp.engine.cpu import pieces
 from fastmlp.engine.cpu.blocks import Layer, Task
 from fastmlp.engine.cpu.layout import (
-    LARGE_ROW_BLOCK,
     MAX_GRADIENT_ROWS,
     MICRO_PANEL_COLUMNS,
     N_TILES,
     PACK_PANELS,
     PACK_ROWS,
-    ROW_BLOCK,
     Layout,
     aligned,
 )
@@ -33,8 +31,6 @@ from fastmlp.engine.cpu.source import address
 from fastmlp.functions import ACTIVATIONS
 from fastmlp.objective import Objective
 from fastmlp.optimizers import Optimizer
-
-_L2_BYTES = 2**19  # of the smaller processors
 
 
 @cache
@@ -307,7 +303,6 @@ class Program:
             n_layers=len(layout.widths) - 1, layers=address(layers),
             dropout_seed=self._dropout.seed, softmax=network.out_activation == "softmax",
             loss_divisor=1 if objective is None else objective.divisor,
-            row_block=ROW_BLOCK if memory.parameters.nbytes <= _L2_BYTES else LARGE_ROW_BLOCK,
             parameters=address(memory.average if shows_average else memory.parameters),
             transposed=address(memory.average_transposed if shows_average else memory.transposed),
             first_slot=address(memory.slots[0]), second_slot=address(memory.slots[1]),

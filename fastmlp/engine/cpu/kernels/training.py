@@ -736,16 +736,21 @@ def _sum_losses(weights, order, losses, start, rows, like):
 
 
 @jit
+def _row_block_at(block, n_blocks, n):
+    """Where one of the row blocks of ``n`` rows starts: behind whole tiles."""
+    return n if block == n_blocks else block * n // n_blocks // MAX_ROWS[1] * MAX_ROWS[1]
+
+
+@jit
 def _forward_backward(thread, task, step, begin, start, n, scale, like):
     """This thread's share of ``n`` rows from ``start`` on: forward, loss, deltas."""
     t = _task(task, 0)
-    n_threads, most = t.n_threads, t.row_block
-    share = thread * n // n_threads
-    n_share = (thread + 1) * n // n_threads - share
-    n_blocks = (n_share + most - 1) // most
+    share = thread * n // t.n_threads
+    n_share = (thread + 1) * n // t.n_threads - share
+    n_blocks = (n_share + ROW_BLOCK - 1) // ROW_BLOCK
     for block in range(n_blocks):
-        first = share + block * n_share // n_blocks
-        rows = share + (block + 1) * n_share // n_blocks - first
+        first = share + _row_block_at(block, n_blocks, n_share)
+        rows = share + _row_block_at(block + 1, n_blocks, n_share) - first
         _set_scales(task, start, first, rows, first, scale, like)
         z = call(t.forward, (task, step, begin, start, first, rows, first))
         call(t.head, (task, t.order + 8 * (start + first), rows, first, z))

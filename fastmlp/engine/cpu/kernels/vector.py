@@ -67,6 +67,13 @@ class Emitter:
     def store(self, value, pointer, offset=None) -> None:
         self.builder.store(value, self._at(pointer, offset)).align = self.size
 
+    def prefetch(self, address) -> None:
+        """Ask for the cache line at an address to be brought into L2."""
+        kind = ir.FunctionType(VOID, [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(I32, hint) for hint in (0, 2, 1)]
+        self.builder.call(function, [self.builder.inttoptr(address, I8.as_pointer()), *hints])
+
     def _at(self, pointer, offset):
         if offset is not None:
             pointer = self.builder.gep(pointer, [offset])
