@@ -245,8 +245,10 @@ def _may_overflow(network: Network, X: Any, parameters: np.ndarray) -> bool:
         return True
     largest = np.finfo(parameters.dtype).max
     with np.errstate(over="ignore"):
-        # without a copy, for data may be memory-mapped
-        bound = np.float64(max(values.max(initial=0), -values.min(initial=0)))
+        # no number is larger than the root of their squares; without a copy, for data may be
+        # memory-mapped, and in one pass
+        axes = "ij"[: values.ndim]
+        bound = np.sqrt(np.float64(np.einsum(f"{axes},{axes}->", values, values)))
         weight = np.float64(np.abs(parameters).max())
         for fan_in, fan_out in pairwise(network.widths):
             # no activation, and no normalised score, is larger than this
