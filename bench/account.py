@@ -40,6 +40,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def trained(workload, dtype: str):
     return run
 
 
-def samples_of(work, seconds: float) -> list[int]:
+def samples_of(work: Callable[[], object], seconds: float) -> list[int]:
     """Addresses at which ``work()``, repeated for so long, was found."""
     perf = shutil.which("perf")
     if perf is None:
@@ -145,12 +146,10 @@ def by_kind(pieces: dict[str, float]) -> dict[str, float]:
 
 def account(workload, dtype: str, rate: float, seconds: float) -> dict:
     run = trained(workload, dtype)
-    least = run(3)
-    epochs = max(1, int(seconds / 4 / least))
-    found: list[float] = []
-    pieces = shares(samples_of(lambda: found.append(run(epochs)), seconds))
+    epochs = max(1, int(seconds / 4 / run(3)))
+    least = min(run(epochs) for _ in range(4))  # perf slows it down by a tenth
+    pieces = shares(samples_of(lambda: run(epochs), seconds))
     lanes = processor.lanes(np.dtype(dtype).itemsize)
-    least = min(found)
     return {
         "network": workload.text, "batch": workload.batch, "seconds": least,
         "floor": workload.flop / rate, "padded floor": padded_flop(workload, lanes) / rate,

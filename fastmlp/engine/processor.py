@@ -29,8 +29,10 @@ _V2 = frozenset({"cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3"})
 _V3 = _V2 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _ANY_X86 = "+prfchw"  # prefetchw, which does nothing on processors that do not know it
+# LLVM would take half of each register in loops, lest the clock be lowered; tiles take all of it.
+_V4_EXTRA = _ANY_X86 + ",-prefer-256-bit"
 _X86 = {
-    "x86-64-v4": Level("x86-64-v4", _V4, 64, _ANY_X86),
+    "x86-64-v4": Level("x86-64-v4", _V4, 64, _V4_EXTRA),
     "x86-64-v3": Level("x86-64-v3", _V3, 32, _ANY_X86),
     "x86-64-v2": Level("x86-64-v2", _V2, 16, _ANY_X86),
     "x86-64": Level("x86-64", frozenset(), 16, _ANY_X86),

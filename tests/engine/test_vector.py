@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastmlp.engine.cpu.kernels.vector import PRIMITIVES
+from fastmlp.engine.cpu.kernels.vector import PRIMITIVES, square_root
 
 ULP = {"float32": 2, "float64": 4}
 rng = np.random.default_rng(0)
@@ -22,7 +22,7 @@ POINTS = {
 
 
 def compiled(name):
-    function = PRIMITIVES[name]
+    function = PRIMITIVES.get(name, square_root)
 
     @njit(error_model="numpy")
     def loop(x, out):
@@ -77,3 +77,24 @@ def test_exp_underflows_gradually(dtype):
     expected = np.array([float(mpmath.exp(mpmath.mpf(float(v)))) for v in x]).astype(dtype)
     assert np.abs(got - expected).max() <= tiny.smallest_subnormal * 2
     assert 0 < got[60] < tiny.tiny
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_square_root(dtype):
+    limits = np.finfo(dtype)
+    decades = rng.uniform(np.log10(limits.tiny), np.log10(limits.max), 5000)
+    x = np.concatenate([10.0**decades, rng.uniform(1, 4, 5000), [limits.tiny, limits.max]])
+    x = np.append(x, np.arange(1, 200) ** 2).astype(dtype)
+    got = compiled("sqrt")(x)
+    with mpmath.workprec(160):
+        for value, root in zip(x, got, strict=True):
+            exact = mpmath.sqrt(mpmath.mpf(float(value)))
+            assert abs(mpmath.mpf(float(root)) - exact) <= float(np.spacing(root))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_limits_of_the_square_root(dtype):
+    x = np.array([0, np.inf, np.nan, np.finfo(dtype).smallest_subnormal], dtype)
+    *roots, small = compiled("sqrt")(x)
+    np.testing.assert_array_equal(roots, [0, np.inf, np.nan])
+    assert 0 <= small < np.sqrt(np.finfo(dtype).tiny)

@@ -19,7 +19,7 @@ from numpy import sqrt as _sqrt
 from fastmlp.dropout import random_bits, row_key
 from fastmlp.engine.cpu.kernels import jit as _jit
 from fastmlp.engine.cpu.kernels.jit import Piece
-from fastmlp.engine.cpu.kernels.vector import PRIMITIVES, load, size_of, store
+from fastmlp.engine.cpu.kernels.vector import PRIMITIVES, load, size_of, square_root, store
 from fastmlp.functions import (
     ACTIVATIONS,
     LAYER_NORM_EPSILON,
@@ -262,7 +262,8 @@ def _average_loop(average, w, n, rate):
 
 
 def _bound(template, signature: str, *formulas, names=("FORMULA", "GRADIENT"), reassociate=False):
-    compiled = [_jit.formula(formula, PRIMITIVES) for formula in formulas]
+    primitives = PRIMITIVES | {"sqrt": square_root}
+    compiled = [_jit.formula(formula, primitives) for formula in formulas]
     return Piece(template, signature, dict(zip(names, compiled, strict=False)), reassociate)
 
 
