@@ -100,8 +100,8 @@ def shipped() -> list[Launch]:
         sizes = tiles.SIZES[dtype]
         for loss, rows in product(_LOSSES, _ROWS[dtype]):
             _use(device, _WIDTHS[0], dtype, loss, rows)
-        for loss, batch in product(_LOSSES, _TILED_BATCHES):
-            _use(device, _WIDTHS[0], dtype, loss, batch)
+        for loss, batch, precision in product(_LOSSES, _TILED_BATCHES, precisions):
+            _use(device, _WIDTHS[0], dtype, loss, batch, precision=precision)
         for precision in precisions:
             for size, widths, batch in product(_each(sizes, precision), _WIDTHS, _TILED_BATCHES):
                 _use(device, widths, dtype, "log_loss", batch, size, precision)
@@ -110,9 +110,9 @@ def shipped() -> list[Launch]:
 
 def _each(sizes: tiles.Sizes, precision: str) -> list[tiles.Sizes]:
     """With one tile, which is chosen therefore."""
-    if precision == "highest":
-        return [sizes._replace(plain=(tile,)) for tile in sizes.plain]
-    return [sizes._replace(mma=(tile,)) for tile in sizes.mma]
+    fields = {"highest": "plain", "high": "tf32", "medium": "bf16"}
+    each: list[Any] = [{fields[precision]: (tile,)} for tile in sizes.of(precision)]
+    return [sizes._replace(**one) for one in each]
 
 
 def _use(
