@@ -159,8 +159,8 @@ def rounded(values: np.ndarray, precision: str) -> np.ndarray:
 
 def as_bf16(values: np.ndarray) -> np.ndarray:
     """float32 ``values`` as they are stored for products of bfloat16: bits, in uint16."""
-    bits = rounded(values, "medium").astype(np.float32).view(np.uint32)
-    return (bits >> 16).astype(np.uint16)
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def product(job, dtype: str, precision: str, size: str, orientation: str, copies: str) -> Outcome:

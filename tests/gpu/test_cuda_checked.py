@@ -238,9 +238,10 @@ def promoted(path, loss, activation="tanh", rule="adam", **options):  # noqa: F8
     network, objective = make_network((3, 4, n_outputs), activation, loss, layer_norm=layer_norm)
     X, y = make_problem(loss, 8, 3, n_outputs)
     X = X.astype("float32")
+    precision = options.pop("precision", "highest")
     engine = emulated(path, kind=SingleDevice)(
         network, dtype="float32", objective=objective, alpha=0.1, batch_size=6, dropout=dropout,
-        optimizer=Optimizer(rule, CONSTANTS[rule], **options),
+        optimizer=Optimizer(rule, CONSTANTS[rule], **options), matmul_precision=precision,
     )  # fmt: skip
     engine.load(place_for(engine, X, y, np.ones(8, np.float32)))
     engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
@@ -268,9 +269,11 @@ def test_updates_are_worked_out_in_float32(path, rule):  # noqa: F811
     assert promoted(path, "log_loss", rule=rule) == SUMS[path]
 
 
-def test_layers_between_are_worked_out_in_float32():
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_layers_between_are_worked_out_in_float32(precision):
     options = {"dropout": Dropout((0.5,), 0), "max_grad_norm": 0.1, "ema_decay": 0.9}
-    assert promoted("tiled", "log_loss", **options) == SUMS["tiled"]
+    found = promoted("tiled", "log_loss", precision=precision, **options)
+    assert found == SUMS["tiled"]
 
 
 PROMOTED = {

@@ -89,6 +89,10 @@ def reports(capability, dtype, monkeypatch):
     if dtype == "float32":
         for precision in ("high", "medium"):
             use(device, network, dtype, X, y, precision=precision)
+        X, y = make_problem("log_loss", 400, 300, 3)
+        use(device, dropped, dtype, sparse.csr_matrix(X), y, precision="medium", **options)
+        device.n_multiprocessors = 1  # which the largest tiles keep busy
+        use(device, network, dtype, X, y, precision="medium")
     return device.reports
 
 
@@ -249,9 +253,15 @@ def test_a_build_leaves_kernels_that_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(compiler, "assemble", lambda *args: told.append(args) or assemble(*args))
     for _ in range(2):
         shipped.build((8, 0), launches)
-        assert len(told) == len(launches) == 2
+        assert len(told) == len(launches) == 3
     assert not stranger.exists()
     for each in launches:
         cubin = compile_for(*each.kernel, each.args, each.threads, (8, 0))
         assert ".target\tsm_80\n" in disassemble(cubin)[1]
-    assert len(told) == 2
+    assert len(told) == 3
+    shipped.build(compiler.PTX_TARGET, launches, "ptx")
+    for path in (tmp_path / "compute_100").glob("*.o"):
+        entry, code = compiler.unpack(path.read_bytes()[objects._DIGEST :])
+        assert b".target sm_100" in code
+        assert b".entry " + entry.encode() in code
+    assert len(told) == 6

@@ -203,6 +203,8 @@ def test_rounding_is_that_of_the_emulator(bench):
         np.testing.assert_array_equal(
             bench.ladder.rounded(values, precision), bits.view(np.float32).astype(float)
         )
+    stored = np.array([to_bf16(x) for x in values.ravel()]).reshape(7, 9)
+    np.testing.assert_array_equal(bench.ladder.as_bf16(values), stored)
 
 
 # --- the marks --------------------------------------------------------------------------------

@@ -222,7 +222,9 @@ class Sizes(NamedTuple):
 
 
 # Small tiles have their threads share the terms, so that few rows and columns make many short
-# products.  All stages fit into the 99 KB that every GPU of compute capability 8.0 or newer has.
+# products.  In bfloat16 shared memory could not keep up with the tensor cores if a warp's part of
+# large tiles were less than 64 x 64.  All stages fit into the 99 KB that every GPU of compute
+# capability 8.0 or newer has.
 SIZES = {
     "float32": Sizes(
         plain=(
