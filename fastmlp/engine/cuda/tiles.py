@@ -176,9 +176,11 @@ class MmaTile(NamedTuple):
             return 4 if high and in_rows else 8
 
         names = _product_names(self, dtype, precision, by_rows, aligned, pad)
-        pitch = self.BN if high or self.BN == 8 else self.BN + 8
+        by_columns = not high and self.threads <= 4 * self.BN  # else a thread has few sums
+        pitch = self.BN + 8 if by_columns else self.BN
         return names | {
-            "PITCH": pitch, "PASS": self.BM // self.WM * 16 * pitch,
+            "SEND": kernels.send_columns if by_columns else kernels.send, "PITCH": pitch,
+            "PASS": self.BM // self.WM * 16 * pitch,
             "WM": self.WM, "WN": self.WN, "MT": mt, "NT": nt, "PART_A": 4 * mt, "PART_B": 2 * nt,
             "SUMS": 4 * mt * nt, "LINE": 4 * nt, "OPERAND": uint32,
             "MULTIPLY": kernels.multiply_mma,
@@ -188,15 +190,13 @@ class MmaTile(NamedTuple):
 
 def _tf32_names() -> dict[str, Any]:
     return {
-        "TERMS": 8, "START": kernels.start_tf32, "LOAD": kernels.load_tf32, "MMA": ptx.mma_tf32,
-        "SEND": kernels.send,
+        "TERMS": 8, "START": kernels.start_tf32, "LOAD": kernels.load_tf32, "MMA": ptx.mma_tf32
     }  # fmt: skip
 
 
 def _bf16_names(by_rows: tuple[bool, bool], nt: int) -> dict[str, Any]:
     return {
         "TERMS": 16, "START": kernels.start_bf16, "LOAD": kernels.load_bf16, "MMA": ptx.mma_bf16,
-        "SEND": kernels.send_columns,
         "LOAD_A": _MATRICES[4, by_rows[0]], "LOAD_B": _MATRICES[min(2 * nt, 4), by_rows[1]],
     }  # fmt: skip
 
