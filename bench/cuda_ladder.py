@@ -110,11 +110,12 @@ class Product:
         self, device, dtype: str, precision: str, size: int, orientation: str, aligned: bool
     ):
         sizes, kind = all_tiles.SIZES[dtype], np.dtype(dtype)
-        tiles: tuple[Any, ...] = sizes.plain if precision == "highest" else sizes.mma
+        tiles: tuple[Any, ...] = sizes.of(precision)
         self._tile = tiles[min(size, len(tiles) - 1)]
         self._device, self._by_rows = device, ORIENTATIONS[orientation]
         self._names = self._tile.names(kind, precision, self._by_rows, (aligned, aligned))
-        self._width = 16 // kind.itemsize if aligned else 1
+        self._precision = precision
+        self._width = all_tiles.storage_of(kind, precision).group if aligned else 1
         self._kernel = device.kernel(
             kernels.product, STORE=kernels.put,
             **({"REAL": REAL[dtype], "OPERAND": REAL[dtype]} | self._names),
@@ -130,13 +131,15 @@ class Product:
         )
         self._shape = (n_splits, M, N)
         self._out = upload(np.full(self._shape, np.nan, A.dtype))
+        if self._precision == "medium":
+            stored_A, stored_B = as_bf16(stored_A), as_bf16(stored_B)
         split = -(-K // (n_splits * names["BK"])) * names["BK"]
         return Launch(
             self._kernel, (-(-N // names["BN"]), -(-M // names["BM"]), n_splits), names["THREADS"],
             (upload(np.array([0, M, M])), 0, M, upload(stored_A), 0, stored_A.shape[1],
              upload(stored_B), 0, stored_B.shape[1], self._out, 0, N, M * N, split, 0, N, K,
              self._out),
-            shared_bytes=all_tiles.shared_elements(names) * A.itemsize,
+            shared_bytes=all_tiles.shared_bytes(names, A.dtype),
         )  # fmt: skip
 
     def result(self) -> np.ndarray:
@@ -152,6 +155,12 @@ def rounded(values: np.ndarray, precision: str) -> np.ndarray:
     elif precision == "medium":  # 7 bits, ties to even
         bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
     return bits.astype(np.uint32).view(np.float32).astype(float)
+
+
+def as_bf16(values: np.ndarray) -> np.ndarray:
+    """float32 ``values`` as they are stored for products of bfloat16: bits, in uint16."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def product(job, dtype: str, precision: str, size: str, orientation: str, copies: str) -> Outcome:
@@ -184,7 +193,8 @@ def products(job) -> None:
     """The products of all variants."""
     variants = [(size, orientation, copies) for copies in ("elements", "vectors")
                 for size in TILES for orientation in ORIENTATIONS]  # fmt: skip
-    mma = [("float32", precision, *each) for precision in ("medium", "high") for each in variants]
+    mma = [("float32", precision, *each) for precision in ("medium", "high") for each in variants
+           if precision == "high" or each[-1] == "vectors"]  # fmt: skip
     plain = [(dtype, "highest", *each) for dtype in REAL for each in variants]
     climb(job, [(product, plain[:1]), (product, mma[:1]), (product, plain[1:]), (product, mma[1:])])
 

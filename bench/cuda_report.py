@@ -92,6 +92,9 @@ GPU = Plan(
     epoch_rows=2**16, rounds=5, round_seconds=0.06, matmul=16384, n_matmuls=4, copy_bytes=2**32,
     n_launches=1000, graph_nodes=100, n_barriers=1000, shared=(16384, 51200),
 )  # fmt: skip
+# Of the code of products of each precision; one more where a report of former code tells nothing of
+# what there is now.  Reports without them are of the first.
+GENERATIONS = {"highest": 1, "high": 1, "medium": 2}
 TOY = Plan(
     networks={"5-4-3": (5, 4, 3)}, turns={"5-4-3": 60}, batches=(4,), compiled=("5-4-3",),
     compiled_batches=(4,), min_rows=8, max_samples=4, check_steps=1, epoch_rows=8, rounds=1,
@@ -349,7 +352,7 @@ def new_report(emulated: bool) -> dict[str, Any]:
         "gpu": "emulated" if emulated else gpu or "unknown GPU", "driver": driver or "unknown",
         "emulated": emulated, "date": time.strftime("%Y-%m-%d"),
         "commit": output_of(["git", "describe", "--always", "--dirty"]) or "unknown",
-        "sections": {},
+        "generations": GENERATIONS, "sections": {},
     }  # fmt: skip
 
 

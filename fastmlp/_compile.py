@@ -81,15 +81,16 @@ def prebuild(choice: str, report: Callable[[str], object] = print) -> list[Path]
 
 
 def _prebuild_for_gpus(report: Callable[[str], object]) -> list[Path]:
-    """The same for GPUs, those of each major version in a process of its own."""
+    """The same for GPUs, those of each major version in a process of its own, and of PTX."""
     from fastmlp.engine import objects, processor
     from fastmlp.engine.cuda import compiler
 
     names = list(map(compiler.name_of, compiler.TARGETS.values()))
+    names.append(compiler.name_of(compiler.PTX_TARGET, "ptx"))
     report(f"compiling kernels for GPUs ({', '.join(names)}), which takes minutes")
 
-    def build(major: int) -> None:
-        command = [sys.executable, "-P", "-W", "ignore", __file__, "cuda", str(major)]
+    def build(which: int | str) -> None:
+        command = [sys.executable, "-P", "-W", "ignore", __file__, "cuda", str(which)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(
@@ -98,7 +99,7 @@ def _prebuild_for_gpus(report: Callable[[str], object]) -> list[Path]:
             )
 
     with ThreadPoolExecutor(processor.n_processors()) as pool:
-        list(pool.map(build, compiler.TARGETS))
+        list(pool.map(build, [*compiler.TARGETS, "ptx"]))
     return [path for name in names for path in (objects.PREBUILT / name).glob("*.o")]
 
 

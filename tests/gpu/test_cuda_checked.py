@@ -1,5 +1,7 @@
 """The CUDA kernels in emulators that look closer, and what these must find (see `checked`)."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from checked import CachedDevice, CountingDevice, Single, SingleDevice
@@ -84,26 +86,33 @@ def of_multiply(counts):
 @pytest.mark.parametrize("by_rows", ORIENTATIONS, ids=str)
 def test_memory_serves_products_at_once(by_rows, size):
     """Loads of the loop without conflicts; global memory in whole sectors."""
-    for precision, tile in (
-        ("highest", SIZES.plain[size]), ("high", SIZES.mma[size]), ("medium", SIZES.mma[size])
-    ):  # fmt: skip
+    for precision in ("highest", "high", "medium"):
+        tile: Any = SIZES.of(precision)[size]
         counts = counts_of_product(precision, tile, by_rows)
         instructions, turns, least = of_multiply(counts)
         assert turns == least
         if precision == "highest":  # vectors of four terms, or rows or columns
             n_groups = tile.BK // tile.slices // 4
             assert instructions == tile.threads // 32 * n_groups * (tile.TM + tile.TN)
-        for key in (("global", "fetch", 16), ("global", "put", 4)):
+        if precision == "medium":  # of 16 terms: 16 rows, or 16 columns, or all 8, at a time
+            n_groups = tile.BK // tile.slices // 16
+            loads = tile.WM // 16 + max(1, tile.WN // 16)
+            assert instructions == tile.threads // 32 * n_groups * loads
+        send = "send_columns" if precision == "medium" and size < 2 else "send"
+        for key in (("global", "fetch", 16), ("global", f"{send}/put", 4)):
             assert counts[key].turns == counts[key].least, key
         into = counts["shared", "fetch", 16]
         assert into.turns <= 2 * into.least
         # sums on their way to whoever writes them, once per tile
-        passed = counts["shared", "product", 4]
-        assert passed.turns <= (2.5 if precision == "highest" else 4.5) * passed.least
+        passed, read = counts["shared", "product", 4], counts["shared", f"{send}/add_slices", 4]
+        most = 2 if send == "send_columns" else 4 if precision == "highest" else 8
+        assert passed.turns <= most * passed.least
+        assert read.turns == read.least
 
 
 @pytest.mark.parametrize(("precision", "by_rows"), [("highest", (True, True)),
-                         ("high", (True, False)), ("medium", (False, False))])  # fmt: skip
+                         ("high", (True, False)), ("medium", (True, False)),
+                         ("medium", (False, False))])  # fmt: skip
 def test_rows_that_begin_in_the_same_bank_are_found(precision, by_rows, monkeypatch):
     written = tiles._operand
 
@@ -111,31 +120,35 @@ def test_rows_that_begin_in_the_same_bank_are_found(precision, by_rows, monkeypa
         return written(name, by_rows, outer, tile, 0, *others)
 
     monkeypatch.setattr(tiles, "_operand", without_pad)
-    tile = (SIZES.plain if precision == "highest" else SIZES.mma)[0]
+    tile = SIZES.of(precision)[0]
     _, turns, least = of_multiply(counts_of_product(precision, tile, by_rows))
     assert turns >= 2 * least
 
 
-def test_stores_across_rows_are_found():
+def test_stores_across_rows_are_found(monkeypatch):
     mutant = plant(
         kernels, "ROW(i, e // BN), e % BN", "ROW(i, e % (PASS // BN)), e // (PASS // BN)"
     )
+    monkeypatch.setattr(tiles, "kernels", mutant)
     counts = counts_of_product("highest", SIZES.plain[1], (True, False), mutant.product)
-    put = counts["global", "put", 4]
+    put = counts["global", "send/put", 4]
     assert put.turns >= 2 * put.least
 
 
 MISALIGNED = {
-    "an odd element": ("memory, at + term * pitch", "memory, 1 + at + term * pitch"),
-    "an array": ("REAL, alignment=16", "REAL"),
+    "an odd element": ("highest", "memory, at + term * pitch", "memory, 1 + at + term * pitch"),
+    "a matrix": ("medium", "at_a + 16 * i", "at_a + 4 + 16 * i"),
+    "an array": ("highest", "STORED, alignment=16", "STORED"),
 }
 
 
 @pytest.mark.parametrize("bug", MISALIGNED)
-def test_misaligned_vectors_are_found(bug):
-    mutant = plant(kernels, *MISALIGNED[bug])
+def test_misaligned_vectors_are_found(bug, monkeypatch):
+    precision, *change = MISALIGNED[bug]
+    mutant = plant(kernels, *change)
+    monkeypatch.setattr(tiles, "kernels", mutant)
     with pytest.raises(Fault, match=r"aligned|asynchronous copy of 4 elements"):
-        counts_of_product("highest", SIZES.plain[1], (False, False), mutant.product)
+        counts_of_product(precision, SIZES.of(precision)[1], (False, False), mutant.product)
 
 
 def counts_of_resident_step(batch):
@@ -225,9 +238,10 @@ def promoted(path, loss, activation="tanh", rule="adam", **options):  # noqa: F8
     network, objective = make_network((3, 4, n_outputs), activation, loss, layer_norm=layer_norm)
     X, y = make_problem(loss, 8, 3, n_outputs)
     X = X.astype("float32")
+    precision = options.pop("precision", "highest")
     engine = emulated(path, kind=SingleDevice)(
         network, dtype="float32", objective=objective, alpha=0.1, batch_size=6, dropout=dropout,
-        optimizer=Optimizer(rule, CONSTANTS[rule], **options),
+        optimizer=Optimizer(rule, CONSTANTS[rule], **options), matmul_precision=precision,
     )  # fmt: skip
     engine.load(place_for(engine, X, y, np.ones(8, np.float32)))
     engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
@@ -255,9 +269,11 @@ def test_updates_are_worked_out_in_float32(path, rule):  # noqa: F811
     assert promoted(path, "log_loss", rule=rule) == SUMS[path]
 
 
-def test_layers_between_are_worked_out_in_float32():
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_layers_between_are_worked_out_in_float32(precision):
     options = {"dropout": Dropout((0.5,), 0), "max_grad_norm": 0.1, "ema_decay": 0.9}
-    assert promoted("tiled", "log_loss", **options) == SUMS["tiled"]
+    found = promoted("tiled", "log_loss", precision=precision, **options)
+    assert found == SUMS["tiled"]
 
 
 PROMOTED = {

@@ -89,6 +89,10 @@ def reports(capability, dtype, monkeypatch):
     if dtype == "float32":
         for precision in ("high", "medium"):
             use(device, network, dtype, X, y, precision=precision)
+        X, y = make_problem("log_loss", 400, 300, 3)
+        use(device, dropped, dtype, sparse.csr_matrix(X), y, precision="medium", **options)
+        device.n_multiprocessors = 1  # which the largest tiles keep busy
+        use(device, network, dtype, X, y, precision="medium")
     return device.reports
 
 
@@ -130,21 +134,23 @@ ORIENTATIONS = [(True, False), (True, True), (False, False)]
 MOST = {
     "highest": ("FFMA", (1.2, 1.2, 2.2, 2.2)),
     "high": ("HMMA", (8, 11.5, 18, 45)),
-    "medium": ("HMMA", (10, 15, 24, 68)),
+    "medium": ("HMMA", (2.8, 5.3, 9.5, 31)),
 }
 
 
 def loop_of_product(precision, size, by_rows, **names):
     """The innermost loop of a product of float32 matrices, on a GPU of capability 9.0."""
     sizes, buffer = tiles.SIZES["float32"], np.zeros(1, np.float32)
-    tile = (sizes.plain if precision == "highest" else sizes.mma)[size]
+    operand = np.zeros(1, tiles.storage_of(buffer.dtype, precision).dtype)
+    tile = sizes.of(precision)[size]
     bound = (
         tiles.common_names(buffer.dtype, sizes)
         | tile.names(buffer.dtype, precision, by_rows, (True, True))
         | {"STORE": kernels.put} | names
     )  # fmt: skip
     arguments = (
-        np.zeros(3, np.int64), 0, 1, buffer, 0, 1, buffer, 0, 1, buffer, 0, 1, 1, 1, 1, 1, 1, buffer
+        np.zeros(3, np.int64), 0, 1, operand, 0, 1, operand, 0, 1, buffer, 0, 1, 1, 1, 1, 1, 1,
+        buffer,
     )  # fmt: skip
     cubin = compile_for(kernels.product, bound, arguments, tile.threads, (9, 0, "a"))
     opcode, limits = MOST[precision]
@@ -164,6 +170,12 @@ def test_products_spend_their_instructions_on_arithmetic(precision, size):
         assert copies == loop["LDGSTS.E.BYPASS.128"] + loop["LDGSTS.E.BYPASS.128.ZFILL"], loop
         if precision == "highest":
             assert loop["LDS.128"] == count(loop, "LDS") > 0, (by_rows, loop)
+        if precision == "medium":  # 16 rows at a time, and 16 columns, or all 8
+            tile = tiles.SIZES["float32"].bf16[size]
+            n_rows, n_columns = tile.WM // 16, max(1, tile.WN // 16)
+            per_load = n_rows * tile.WN // 8 / (n_rows + n_columns)
+            assert count(loop, "HMMA") == count(loop, "LDSM") * per_load, (by_rows, loop)
+            assert count(loop, "LDS") == 0, (by_rows, loop)
 
 
 def load_one_by_one(target, i, source, j):
@@ -175,12 +187,17 @@ def load_with_a_sign(source, i):
     return source[i]
 
 
+def load_fragments_one_by_one(target, i, source, j):
+    for m in range(4):
+        target[i + m] = source[j + 8 * m] | source[j + 8 * m + 1] << 16
+
+
 @pytest.mark.parametrize(
     ("precision", "names"),
     [
         ("highest", {"load_vector": load_one_by_one}),
         ("high", {"load_shared": load_with_a_sign}),
-        ("medium", {"load_shared": load_with_a_sign}),
+        ("medium", dict.fromkeys(("LOAD_A", "LOAD_B"), load_fragments_one_by_one)),
     ],
 )
 def test_slower_loads_are_found(precision, names):
@@ -236,9 +253,15 @@ def test_a_build_leaves_kernels_that_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(compiler, "assemble", lambda *args: told.append(args) or assemble(*args))
     for _ in range(2):
         shipped.build((8, 0), launches)
-        assert len(told) == len(launches) == 2
+        assert len(told) == len(launches) == 3
     assert not stranger.exists()
     for each in launches:
         cubin = compile_for(*each.kernel, each.args, each.threads, (8, 0))
         assert ".target\tsm_80\n" in disassemble(cubin)[1]
-    assert len(told) == 2
+    assert len(told) == 3
+    shipped.build(compiler.PTX_TARGET, launches, "ptx")
+    for path in (tmp_path / "compute_100").glob("*.o"):
+        entry, code = compiler.unpack(path.read_bytes()[objects._DIGEST :])
+        assert b".target sm_100" in code
+        assert b".entry " + entry.encode() in code
+    assert len(told) == 6

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from simt import EmulatedDevice, to_bf16x2, to_tf32
+from simt import EmulatedDevice, to_bf16, to_tf32
 
 BENCH = Path(__file__).parents[2] / "bench"
 PRECISIONS = ("highest", "high", "medium")
@@ -137,7 +137,7 @@ def wrong_sum(shared, value):
     return value
 
 
-def wrong_link(control, first, most, Z, z0, ldz, n_outputs, out):
+def wrong_link(control, first, most, Z, lda, n_outputs, out):
     i = cuda.blockIdx.x * THREADS // 32  # noqa: F821
     if i < most and cuda.threadIdx.x == 0:  # noqa: F821
         for k in range(n_outputs):
@@ -198,11 +198,13 @@ def test_rounding_is_that_of_the_emulator(bench):
     """Whose own is tested against arithmetic."""
     values = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float32)
     values.flat[:3] = 1 + 2**-11, 1 + 2**-8, 1 + 3 * 2**-8  # ties
-    for precision, twin in (("high", to_tf32), ("medium", lambda x: to_bf16x2(x, 0) << 16)):
+    for precision, twin in (("high", to_tf32), ("medium", lambda x: to_bf16(x) << 16)):
         bits = np.array([twin(x) for x in values.ravel()], np.uint32).reshape(7, 9)
         np.testing.assert_array_equal(
             bench.ladder.rounded(values, precision), bits.view(np.float32).astype(float)
         )
+    stored = np.array([to_bf16(x) for x in values.ravel()]).reshape(7, 9)
+    np.testing.assert_array_equal(bench.ladder.as_bf16(values), stored)
 
 
 # --- the marks --------------------------------------------------------------------------------

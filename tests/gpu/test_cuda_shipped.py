@@ -107,6 +107,32 @@ def test_what_came_compiled_needs_no_compiler(monkeypatch, tmp_path):
         compiler.compile_kernel(None, *asked)
 
 
+@pytest.mark.parametrize("capability", [(8, 6), (10, 3), (11, 0), (12, 1), (13, 0)])
+@pytest.mark.parametrize("there", [("cubin", "ptx"), ("ptx",), ("cubin",), ()], ids=str)
+def test_machine_code_that_fits_comes_first_then_ptx(capability, there, monkeypatch, tmp_path):
+    """Then what is compiled here; PTX only for GPUs that a wheel has no machine code for."""
+    monkeypatch.setattr(objects, "PREBUILT", tmp_path)
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiler, "assemble", lambda *_: ("entry", b"compiled here"))
+    asked = kernels.rewind, {"THREADS": 32}, (np.zeros(4, np.int64), 1, 2, 3), 32
+    for target in TARGETS.values() if "cubin" in there else ():
+        code = compiler.pack("entry", compiler.name_of(target).encode())
+        objects.write(objects.PREBUILT, compiler.key_of(*asked, target), code)
+    if "ptx" in there:
+        key = compiler.key_of(*asked, compiler.PTX_TARGET, "ptx")
+        objects.write(objects.PREBUILT, key, compiler.pack("entry", b"for compute_100"))
+    code, entry = compiler.compile_kernel(None, *asked, target_of(*capability))
+    assert entry == "entry"
+    is_known = capability[0] in TARGETS
+    if "cubin" in there and is_known:
+        expected = "cubin", compiler.name_of(target_of(*capability)).encode()
+    elif "ptx" in there and not is_known:
+        expected = "ptx", b"for compute_100"
+    else:
+        expected = "cubin", b"compiled here"
+    assert (code.code_type, code.code) == expected
+
+
 def test_a_compiler_that_is_missing(monkeypatch, tmp_path):
     from cuda.pathfinder import DynamicLibNotFoundError
     from numba import cuda
@@ -142,7 +168,8 @@ def test_a_build_without_the_compiler_says_so(package_copy, tmp_path):
     told = run_python(
         program, package / "fastmlp" / "_compile.py", PYTHONPATH=str(hidden)
     ).splitlines()
-    assert told[0].startswith("compiling kernels for GPUs (sm_80, sm_90a, sm_100, sm_120)")
+    names = "sm_80, sm_90a, sm_100, sm_120, compute_100"
+    assert told[0].startswith(f"compiling kernels for GPUs ({names})")
     assert told[1].startswith("FASTMLP_PREBUILD: kernels for GPUs could not be compiled; install")
     assert told[-1].startswith("ValueError: device='cuda' needs numba-cuda; install it with")
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from greenlet import getcurrent
-from simt import WARP, EmulatedDevice, Memory, _Real, add_release, load_acquire
+from simt import WARP, EmulatedDevice, Memory, _Real, add_release, from_bf16, load_acquire
 
 SECTOR = 32  # bytes that a load brings into the cache
 
@@ -274,6 +274,7 @@ class SingleDevice(EmulatedDevice):
         super().__init__(*options)
         functions = ("exp", "log", "log1p", "tanh", "sqrt")
         self._names |= {name: _of_single(getattr(np, name)) for name in functions}
+        self._names["from_bf16"] = lambda bits: Single(from_bf16(bits))
         Single.promoted = set()
 
     def launch(self, launch):

@@ -33,6 +33,7 @@ MOST_SPINS = 1000
 EMULATED_SIZES = Sizes(
     (Tile(16, 16, 8, 4, 4, slices=2), Tile(8, 8, 8, 4, 4, slices=2, stages=2)),
     (MmaTile(32, 32, 16, 16, 16), MmaTile(16, 16, 32, 16, 16, slices=2)),
+    (MmaTile(32, 32, 32, 16, 16), MmaTile(16, 16, 32, 16, 16, slices=2)),
     128,
     32,
 )
@@ -56,6 +57,7 @@ class Memory(list):
     def __init__(self, values, dtype: np.dtype, space: str, alignment: int | None = None):
         super().__init__(values)
         self.dtype, self.space, self.alignment = dtype, space, alignment or dtype.itemsize
+        self.others: list[Memory] = []  # of another type, in the same place
 
     def check(self, i):
         if not 0 <= i < len(self):
@@ -69,7 +71,16 @@ class Memory(list):
     def __setitem__(self, i, value):
         if i < 0 or i >= len(self):
             self.check(i)
+        self.put(i, value)
+
+    def put(self, i, value):
+        """Write; what else is in the same place is rubbish then."""
         list.__setitem__(self, i, value)
+        for other in self.others:
+            size = other.dtype.itemsize
+            first, end = i * self.dtype.itemsize, (i + 1) * self.dtype.itemsize
+            for k in range(first // size, -(-end // size)):
+                list.__setitem__(other, k, _poison(other.dtype))
 
     def vector(self, i, n):
         """``n`` elements that one instruction reads."""
@@ -104,6 +115,8 @@ class Block:
     def __init__(self, index, grid, shared_bytes: int):
         self.index, self.grid, self.shared_bytes = index, grid, shared_bytes
         self.shared: list[Memory] = []
+        self.dynamic: dict[np.dtype, Memory] = {}
+        self.products: dict = {}  # the last of tensor cores, by warp
         self.boards: dict = defaultdict(dict)
 
 
@@ -151,9 +164,10 @@ class Cuda:
         return self._local_memory([_poison(kind)] * shape, _dtype(kind), "local")
 
     def _shared_array(self, shape, kind, alignment=None):
+        if shape == 0:
+            return self._dynamic_array(getcurrent().block, _dtype(kind), alignment)
         thread = getcurrent()
         arrays, made = thread.block.shared, thread.n_shared
-        shape = shape or thread.block.shared_bytes // _dtype(kind).itemsize
         thread.n_shared += 1
         if made == len(arrays):
             values = [_poison(kind)] * shape
@@ -161,6 +175,17 @@ class Cuda:
         if (len(arrays[made]), arrays[made].dtype) != (shape, _dtype(kind)):
             raise Fault("threads of a block disagree about a shared array")
         return arrays[made]
+
+    def _dynamic_array(self, block, dtype, alignment):
+        """All of them are in the same place."""
+        if dtype not in block.dynamic:
+            values = [_poison(dtype)] * (block.shared_bytes // dtype.itemsize)
+            array = self._shared_memory(values, dtype, "shared", alignment)
+            array.others = list(block.dynamic.values())
+            for other in array.others:
+                other.others.append(array)
+            block.dynamic[dtype] = array
+        return block.dynamic[dtype]
 
     @property
     def threadIdx(self):
@@ -189,25 +214,25 @@ class Cuda:
 
 def _copied(target, i, source, j, valid, n):
     """[(index, value)] of an asynchronous copy of ``n`` elements."""
-    if target.dtype.itemsize not in (4, 8) or source.dtype != target.dtype:
+    if n * target.dtype.itemsize not in (4, 8, 16) or source.dtype != target.dtype:
         raise Fault(f"asynchronous copy of {source.dtype} to {target.dtype}")
     if i % n or (valid and j % n) or target.alignment < n * target.dtype.itemsize:
         raise Fault(f"asynchronous copy of {n} elements from {j} to {i}")
     target.expect(i, n)
-    values = source.copied(j, n) if valid else [0.0] * n
+    values = source.copied(j, n) if valid else [target.dtype.type(0).item()] * n
     return [(i + k, value) for k, value in enumerate(values)]
 
 
 def _copy_late(*args):
     target = args[0]
     for i, value in _copied(*args):
-        list.__setitem__(target, i, float("nan"))
+        target.put(i, _poison(target.dtype))
         getcurrent().copies[-1].append((target, i, value))
 
 
 def _copy_at_once(*args):
     for i, value in _copied(*args):
-        list.__setitem__(args[0], i, value)
+        args[0].put(i, value)
 
 
 def _copies(copy):
@@ -228,20 +253,42 @@ def load_shared(source, i):
     return source[i]
 
 
-def _load(target, i, source, j, n_bytes):
-    n = n_bytes // source.dtype.itemsize
-    if j % n or source.alignment < n_bytes:
+def _vector(source, j):
+    """16 bytes of it."""
+    n = 16 // source.dtype.itemsize
+    if j % n or source.alignment < 16:
         raise Fault(f"{n} elements from {j} are not aligned")
-    for k, value in enumerate(source.vector(j, n)):
-        target[i + k] = value
-
-
-def load_pair(target, i, source, j):
-    _load(target, i, source, j, 2 * source.dtype.itemsize)
+    return source.vector(j, n)
 
 
 def load_vector(target, i, source, j):
-    _load(target, i, source, j, 16)
+    for k, value in enumerate(_vector(source, j)):
+        target[i + k] = value
+
+
+def _load_matrices(n, transposed):
+    """The twin of one of the intrinsics that load matrices."""
+
+    def load_matrices(target, i, source, j):
+        if source.dtype.itemsize != 2 or source.space != "shared":
+            raise Fault(f"matrices of {source.dtype} in {source.space} memory")
+        lane = getcurrent().index % WARP
+        rows = _exchange(_vector(source, j) if lane < 8 * n else None)
+        row, column = lane // 4, lane % 4 * 2
+        for m in range(n):
+            if transposed:
+                pair = rows[8 * m + column][row], rows[8 * m + column + 1][row]
+            else:
+                pair = rows[8 * m + row][column : column + 2]
+            target[i + m] = pair[0] | pair[1] << 16
+
+    return load_matrices
+
+
+MATRICES = {
+    "load_2_matrices": _load_matrices(2, False), "load_4_matrices": _load_matrices(4, False),
+    "load_2_transposed": _load_matrices(2, True), "load_4_transposed": _load_matrices(4, True),
+}  # fmt: skip
 
 
 def commit_copies():
@@ -252,7 +299,7 @@ def _wait_for_copies(n_open):
     groups = getcurrent().copies
     while len(groups) - 1 > n_open:
         for target, i, value in groups.pop(0):
-            list.__setitem__(target, i, value)
+            target.put(i, value)
 
 
 def wait_for_all_copies():
@@ -277,16 +324,16 @@ def to_tf32(x) -> int:
     return (bits + 0x1000) & 0xFFFFE000 if np.isfinite(x) else bits
 
 
-def _to_bf16(x) -> int:
+def to_bf16(x) -> int:
     """Round to 7 bits of mantissa, ties to even."""
     bits = int(np.float32(x).view(np.uint32))
     if not np.isfinite(x):
-        return bits >> 16
+        return bits >> 16 | np.isnan(x) << 6  # what is not a number stays none
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
 
 
-def to_bf16x2(low, high) -> int:
-    return _to_bf16(low) | _to_bf16(high) << 16
+def from_bf16(bits) -> float:
+    return float(_float_of(bits << 16))
 
 
 def _float_of(bits: int) -> np.float32:
@@ -294,17 +341,19 @@ def _float_of(bits: int) -> np.float32:
 
 
 def _mma(registers, elements):
-    """``elements(lane's registers, row or column, term)`` undoes the packing of a fragment."""
-    lanes = _exchange(registers)
-    terms, A, B = elements(lanes)
-    lane = getcurrent().index % WARP
+    """``elements(registers of each lane)`` are A and B, which undoes the packing of fragments."""
+    lanes, thread = _exchange(registers), getcurrent()
+    found, C = thread.block.products.get(thread.warp, (None, None))
+    if found != lanes:  # by the first lane, for all
+        A, B = elements(lanes)
+        C = (A.astype(float) @ B.astype(float)).tolist()
+        thread.block.products[thread.warp] = lanes, C
+    lane = thread.index % WARP
     row, column = lane // 4, lane % 4 * 2
-    result = []
-    for c, (i, j) in enumerate([(row, column), (row, column + 1), (row + 8, column),
-                                (row + 8, column + 1)]):  # fmt: skip
-        products = sum(float(A[i, k]) * float(B[k, j]) for k in range(terms))
-        result.append(np.float32(float(registers[6 + c]) + products))
-    return tuple(result)
+    places = (row, column), (row, column + 1), (row + 8, column), (row + 8, column + 1)
+    return tuple(
+        np.float32(float(c) + C[i][j]) for c, (i, j) in zip(registers[6:], places, strict=True)
+    )
 
 
 def _tf32_matrices(lanes):
@@ -313,21 +362,21 @@ def _tf32_matrices(lanes):
         g, t = lane // 4, lane % 4
         A[g, t], A[g + 8, t], A[g, t + 4], A[g + 8, t + 4] = map(_float_of, registers[:4])
         B[t, g], B[t + 4, g] = map(_float_of, registers[4:6])
-    return 8, A, B
+    return A, B
 
 
 def _bf16_matrices(lanes):
     A, B = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
     for lane, registers in lanes.items():
         g, t = lane // 4, lane % 4
-        halves = [(_float_of((r & 0xFFFF) << 16), _float_of(r >> 16 << 16)) for r in registers[:6]]
+        halves = [(from_bf16(r & 0xFFFF), from_bf16(r >> 16)) for r in registers[:6]]
         for (row, term), pair in zip(
             [(g, 2 * t), (g + 8, 2 * t), (g, 2 * t + 8), (g + 8, 2 * t + 8)], halves, strict=False
         ):
             A[row, term : term + 2] = pair
         for term, pair in zip((2 * t, 2 * t + 8), halves[4:], strict=True):
             B[term : term + 2, g] = pair
-    return 16, A, B
+    return A, B
 
 
 def mma_tf32(*registers):
@@ -357,10 +406,10 @@ TWINS = {
     function.__name__: function
     for function in (
         commit_copies, wait_for_all_copies, wait_for_all_but_one, wait_for_all_but_two,
-        wait_for_all_but_six, quotient, load_shared, load_pair, load_vector, to_tf32, to_bf16x2,
+        wait_for_all_but_six, quotient, load_shared, load_vector, to_tf32, to_bf16, from_bf16,
         mma_tf32, mma_bf16, add_release, load_acquire,
     )
-}  # fmt: skip
+} | MATRICES  # fmt: skip
 # What planted bugs use: here, where all see the same memory, nothing depends on its order.
 TWINS |= {"add_relaxed": add_release, "load_relaxed": load_acquire}
 

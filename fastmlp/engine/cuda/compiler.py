@@ -9,7 +9,9 @@ version of numba-cuda made it, and what is found needs no compiler, only the dri
 
 A GPU runs code for its own major version whose minor version is not higher than its own.  `TARGETS`
 is what code is compiled for therefore: a GPU of capability 8.0, 8.6 or 8.9 gets that for 8.0, one
-of 10.3 that for 10.0.  Code for 9.0 may use what no other processor has, hence its letter.
+of 10.3 that for 10.0.  Code for 9.0 may use what no other processor has, hence its letter.  A GPU
+of another major version that is newer than `PTX_TARGET` can run PTX for that, of which the driver
+makes machine code; a wheel has it for GPUs that are to come.
 
 numba-cuda is in maintenance.  With its successor numba-cuda-mlir the import in `numba_cuda` changes
 and the intrinsics of `ptx` have to be written anew, without llvmlite; kernels stay as they are, and
@@ -31,6 +33,8 @@ from fastmlp.engine import objects
 
 TARGETS = {8: (8, 0), 9: (9, 0, "a"), 10: (10, 0), 12: (12, 0)}
 """The compute capability that code is compiled for, by a GPU's major version."""
+PTX_TARGET = (10, 0)
+"""That which PTX is for, and not a newer one, which would leave out GPUs of 11.0."""
 
 PRIMITIVES = {
     "exp": math.exp,
@@ -139,28 +143,35 @@ def compile_kernel(
         return ObjectCode.from_cubin(code), entry
     key = key_of(template, names, arguments, threads, target)
     found, _ = objects.find_code(key)
+    if found is None and target not in TARGETS.values() and target > PTX_TARGET:
+        key = key_of(template, names, arguments, threads, PTX_TARGET, "ptx")
+        in_wheel = objects.read(objects.PREBUILT, key)
+        if in_wheel is not None:
+            entry, code = unpack(in_wheel)
+            return ObjectCode.from_ptx(code), entry
     if found is None:
         found = pack(*assemble(cuda, template, names, arguments, threads, target))
         objects.write_cached(key, found)
-    packed_entry, code = found.split(b"\0", 1)
-    return ObjectCode.from_cubin(code), packed_entry.decode()
+    entry, code = unpack(found)
+    return ObjectCode.from_cubin(code), entry
 
 
 def key_of(
-    template: Callable, names: dict[str, Any], arguments: tuple, threads: int, target: tuple
-) -> objects.Key:
+    template: Callable, names: dict[str, Any], arguments: tuple, threads: int, target: tuple,
+    form: str = "cubin",
+) -> objects.Key:  # fmt: skip
     """Under what name a kernel is in the store: a checksum of its sources and all that is bound."""
     parts = [_sources(), template.__qualname__, str(threads), *map(str, map(type_of, arguments))]
     for name, value in sorted(names.items()):
         shown = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         parts.append(f"{name}={getattr(value, '__module__', '')}.{shown or value!r}")
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    return objects.Key(digest, "cubin", name_of(target))
+    return objects.Key(digest, form, name_of(target, form))
 
 
-def name_of(target: tuple) -> str:
-    """NVIDIA's name of a compute capability that is compiled for."""
-    return f"sm_{''.join(map(str, target))}"
+def name_of(target: tuple, form: str = "cubin") -> str:
+    """NVIDIA's name of a compute capability that is compiled for, to machine code or to PTX."""
+    return f"{'compute' if form == 'ptx' else 'sm'}_{''.join(map(str, target))}"
 
 
 def pack(entry: str, code: bytes) -> bytes:
@@ -168,18 +179,26 @@ def pack(entry: str, code: bytes) -> bytes:
     return entry.encode() + b"\0" + code
 
 
+def unpack(content: bytes) -> tuple[str, bytes]:
+    """Of `pack`, what it was given."""
+    entry, code = content.split(b"\0", 1)
+    return entry.decode(), code
+
+
 def assemble(
     cuda: Any, template: Callable, names: dict[str, Any], arguments: tuple, threads: int,
-    target: tuple,
+    target: tuple, form: str = "cubin",
 ) -> tuple[str, bytes]:  # fmt: skip
-    """(name in the code, machine code) of a kernel; see `compile_kernel`."""
+    """(name in the code, machine code or PTX) of a kernel; see `compile_kernel`."""
     from cuda.core import Program, ProgramOptions
     from cuda.pathfinder import DynamicLibNotFoundError
 
     try:
         ptx = _compile_ptx(cuda, template, names, arguments, threads, target)
-        program = Program(ptx, "ptx", ProgramOptions(arch=name_of(target)))
-        code = bytes(program.compile("cubin").code)
+        code = ptx.encode()
+        if form == "cubin":
+            program = Program(ptx, "ptx", ProgramOptions(arch=name_of(target)))
+            code = bytes(program.compile("cubin").code)
     except DynamicLibNotFoundError as error:
         raise ValueError(
             f"device='cuda': the kernel {template.__name__} has not come compiled for "

@@ -3,8 +3,9 @@
 Two paths lead through an epoch (see `paths`).  The resident path, one launch, is for networks of
 at most `_RESIDENT_PARAMETERS` parameters that fit in a block's shared memory, batches of moderate
 size, dense samples, and 'highest' precision.  The tiled path takes the rest, in micro-batches of at
-most `_MICRO_BATCH_ROWS` rows.  `CudaEngine.path` says which it is.  The
-parameters stay in the flat vector's own order.
+most `_MICRO_BATCH_ROWS` rows, and fewer where their activations would take more than
+`_MICRO_BATCH_BYTES`; in 'medium' precision these are stored as bfloat16.  `CudaEngine.path` says
+which path it is.  The parameters stay in the flat vector's own order, as float32 or float64.
 """
 
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from fastmlp.objective import Objective
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
 _MICRO_BATCH_ROWS = 2**14
-_MICRO_BATCH_ELEMENTS = 2**28
+_MICRO_BATCH_BYTES = 2**30  # of activations, and as many of deltas
 _RESIDENT_PARAMETERS = 2**17
 _WHOLE = "all samples in one batch, as they come"
 
@@ -69,9 +70,11 @@ class CudaEngine:
         self._steps = 0
         self._stopping = False
         n, threads = network.n_parameters, self._sizes.threads
+        storage = tiles.storage_of(self._dtype, self._precision)
         self._buffers = Buffers(
-            self._device, network, self._dtype, objective, optimizer, n_blocks=-(-n // threads)
-        )
+            self._device, network, self._dtype, storage, objective, optimizer,
+            n_blocks=-(-n // threads),
+        )  # fmt: skip
         self._launcher = Launcher(
             self._device, self._dtype, self._sizes, self._precision, n, self._buffers.control
         )
@@ -278,8 +281,9 @@ class CudaEngine:
         self._launcher.by_threads(rewind, 1, n, batch_size, self._steps)
 
     def _make_workspace(self, most: int) -> Workspace:
-        work = Workspace(self._device, self._network, self._dtype, most)
-        kernel = self._launcher.kernel(kernels.put_ones)
+        storage = self._launcher.storage
+        work = Workspace(self._device, self._network, self._dtype, storage, most)
+        kernel = self._launcher.kernel_of_rows(kernels.put_ones)
         blocks = (self._launcher.blocks_for(most), 1, 1)
         for start, stride, width in zip(
             work.places, work.strides, self._network.widths, strict=True
@@ -289,6 +293,8 @@ class CudaEngine:
         return work
 
     def _micro_batch(self, batch_size: int) -> int:
-        """Rows that the workspace of such batches holds."""
+        """Rows that the workspace of such batches holds: as many of a batch's in each part."""
         per_row = sum(self._network.widths) + len(self._network.widths)
-        return max(1, min(batch_size, _MICRO_BATCH_ROWS, _MICRO_BATCH_ELEMENTS // per_row))
+        per_row *= self._launcher.storage.dtype.itemsize
+        most = max(1, min(_MICRO_BATCH_ROWS, _MICRO_BATCH_BYTES // per_row))
+        return -(-batch_size // -(-batch_size // most))

@@ -8,6 +8,12 @@ Activations carry a constant 1 in the column after the last.  With it, ``W`` and
 are one matrix of fan_in + 1 rows, contiguous in the flat parameter vector, and no product needs a
 bias: forward ``[A 1] @ [W; b]``, weight gradient ``[A 1]^T @ D``, input gradient ``D @ W^T``.
 
+Activations, deltas and the weights that products read are as `tiles.Storage` says: of the network's
+type, or bfloat16 (as uint16) where products round to it anyway.  Then `copy_weights` makes a copy
+of the weights, whose rows are aligned, before a batch's first products; scores of the outputs, sums
+of weight gradients, parameters and all arithmetic stay float32.  So half as many bytes move, and
+fragments come from shared memory by ldmatrix, ready for the tensor cores.
+
 No kernel is told which step it is in.  ``control`` (int64: steps done, samples, batch size, steps
 before) is in device memory and `finish_step` advances it, so that one captured launch sequence
 serves every step of every epoch.  A step takes its batch in micro-batches of as many rows
@@ -27,11 +33,11 @@ from fastmlp.dropout import random_bits, row_key
 from fastmlp.engine.cuda.numba_cuda import cuda
 from fastmlp.engine.cuda.ptx import (
     commit_copies,
-    load_pair,
+    from_bf16,
     load_shared,
     load_vector,
     quotient,
-    to_bf16x2,
+    to_bf16,
     to_tf32,
     wait_for_all_copies,
 )
@@ -44,7 +50,10 @@ def unbound(*args):
 # Bound by `Device.kernel`: the element type, tile sizes and formulas of one variant.  `tiles` says
 # what those of a product are.
 REAL: Any = None  # element type
-OPERAND: Any = None  # type of a product's operands in registers
+STORED: Any = None  # type of a product's operands in memory
+OPERAND: Any = None  # and in registers
+READ: Callable[..., Any] = unbound  # an activation or delta
+WRITE: Callable[..., Any] = unbound
 THREADS = 0
 BM = BN = BK = 0  # rows, columns and terms of a block's tile
 SLICES = 1  # groups of threads that share the terms of a tile
@@ -55,6 +64,7 @@ GROUP = 0  # elements in 16 bytes
 PART_A = PART_B = 0  # operands that a thread holds
 SUMS = LINE = 0  # sums that a thread holds, and how many of them are written at a time
 PASS = 0  # sums of the tile that all threads write at a time
+PITCH = 0  # of rows of them in shared memory
 TERMS = 1  # that are multiplied at a time
 A_BY_ROWS = B_BY_ROWS = False  # whether terms follow each other in memory
 ROWS_A = COLUMNS_A = PITCH_A = COPIES_A = VECTOR_A = 0  # of an operand's tile in shared memory
@@ -67,8 +77,11 @@ START: Callable[..., Any] = unbound
 MULTIPLY: Callable[..., Any] = unbound
 POSITION: Callable[..., Any] = unbound
 ROW: Callable[..., Any] = unbound
+SEND: Callable[..., Any] = unbound  # sums to memory
 STORE: Callable[..., Any] = unbound
-LOAD: Callable[..., Any] = unbound  # of fragments
+LOAD: Callable[..., Any] = unbound  # fragments
+LOAD_A: Callable[..., Any] = unbound  # a group of matrices
+LOAD_B: Callable[..., Any] = unbound
 MMA: Callable[..., Any] = unbound
 FORMULA: Callable[..., Any] = unbound
 GRADIENT: Callable[..., Any] = unbound
@@ -109,6 +122,25 @@ def add_over_warp(value):
     for distance in (16, 8, 4, 2, 1):
         value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
     return value
+
+
+# What READ and WRITE are, by the type in memory.
+
+
+def read(array, at):
+    return array[at]
+
+
+def write(array, at, value):
+    array[at] = value
+
+
+def read_bf16(array, at):
+    return from_bf16(array[at])
+
+
+def write_bf16(array, at, value):
+    array[at] = to_bf16(value)
 
 
 # --- products ---------------------------------------------------------------------------------
@@ -184,7 +216,8 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
     k_end = min(K, k_begin + split)
     n_stages = int32(max(0, (k_end - k_begin + BK - 1) // BK))
     thread = int32(cuda.threadIdx.x)
-    memory = cuda.shared.array(0, REAL, alignment=16)
+    memory = cuda.shared.array(0, STORED, alignment=16)
+    passed = cuda.shared.array(0, REAL, alignment=16)  # in the same place
     a, b = cuda.local.array(PART_A, OPERAND), cuda.local.array(PART_B, OPERAND)
     sums = cuda.local.array(SUMS, REAL)
     for e in range(SUMS):
@@ -226,18 +259,42 @@ def product(control, first, most, A, a0, lda, B, b0, ldb, C, c0, ldc, c_split, s
     slice_of_thread = thread // (THREADS // SLICES)
     for i in range(SUMS // LINE):
         for j in range(LINE):
-            memory[slice_of_thread * PASS + POSITION(j)] = sums[j]
+            passed[slice_of_thread * PASS + POSITION(j)] = sums[j]
         for j in range(SUMS - LINE):  # registers have no index that is worked out
             sums[j] = sums[j + LINE]
         cuda.syncthreads()
-        for e in range(thread, PASS, THREADS):
-            row, column = ROW(i, e // BN), e % BN
-            if m0 + row < M and n0 + column < N:
-                total = load_shared(memory, e)
-                for other in range(1, SLICES):
-                    total += load_shared(memory, other * PASS + e)
-                STORE(total, C, c0 + row * ldc + column, aux)
+        SEND(i, passed, C, c0, ldc, M - m0, N - n0, aux)
         cuda.syncthreads()
+
+
+def add_slices(passed, e):
+    """Sum e of those that are written at a time."""
+    total = load_shared(passed, e)
+    for other in range(1, SLICES):
+        total += load_shared(passed, other * PASS + e)
+    return total
+
+
+def send(i, passed, C, c0, ldc, M, N, aux):
+    """Write what all threads have passed, of a tile that begins at ``c0``."""
+    for e in range(int32(cuda.threadIdx.x), PASS, THREADS):
+        row, column = ROW(i, e // BN), e % BN
+        if row < M and column < N:
+            STORE(add_slices(passed, e), C, c0 + row * ldc + column, aux)
+
+
+def send_columns(i, passed, C, c0, ldc, M, N, aux):
+    """`send` for `multiply_mma`, where a thread keeps to its column: fewer places to work out."""
+    thread = int32(cuda.threadIdx.x)
+    first, column = thread // BN, thread % BN
+    e = first * PITCH + column
+    if column < N:
+        for warp in range(BM // WM):
+            row = warp * WM + 16 * i + first
+            at = c0 + row * ldc + column
+            for k in range(0, int32(min(M - row, 16)), THREADS // BN):
+                STORE(add_slices(passed, (16 * warp + k) * PITCH + e), C, at, aux)
+                at += THREADS // BN * ldc
 
 
 def next_stage(at):
@@ -303,30 +360,46 @@ def row_of_tile(i, m):
 # On tensor cores.  A slice of the block is (BM / WM) x (BN / WN) warps.
 
 
-def start_mma():
-    """`start` for `multiply_mma`: where the fragments of a warp's lane start."""
-    warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
-    term = warp // (THREADS // SLICES // 32) * (BK // SLICES) + lane % 4 * (TERMS // 8)
+def part_of_warp():
+    """Where a warp's part of a block's tile begins: row, column and term."""
+    warp = cuda.threadIdx.x // 32
+    term = warp // (THREADS // SLICES // 32) * (BK // SLICES)
     warp %= THREADS // SLICES // 32
-    m, n = warp // (BN // WN) * WM + lane // 4, warp % (BN // WN) * WN + lane // 4
-    from_a = m * PITCH_A + term if A_BY_ROWS else term * PITCH_A + m
-    from_b = n * PITCH_B + term if B_BY_ROWS else term * PITCH_B + n
+    return warp // (BN // WN) * WM, warp % (BN // WN) * WN, term
+
+
+def place_in(by_rows, pitch, outer, term):
+    """Of a row or column and a term, in an operand's tile in shared memory."""
+    return outer * pitch + term if by_rows else term * pitch + outer
+
+
+def start_tf32():
+    """`start` for `load_tf32`: where the fragments of a lane start."""
+    m, n, term = part_of_warp()
+    lane = cuda.threadIdx.x % 32
+    term += lane % 4
+    from_a = place_in(A_BY_ROWS, PITCH_A, m + lane // 4, term)
+    from_b = place_in(B_BY_ROWS, PITCH_B, n + lane // 4, term)
+    return from_a, from_b
+
+
+def start_bf16():
+    """`start` for `load_bf16`: the rows of matrices in shared memory that a lane names.
+
+    Of four that are loaded together, A's first two are of 8 rows and 8 more, B's of 8 terms and 8
+    more; the other two are of the next terms or columns.
+    """
+    m, n, term = part_of_warp()
+    lane = cuda.threadIdx.x % 32
+    row, second, pair = lane % 8, lane // 8 % 2 * 8, lane // 16 * 8
+    from_a = place_in(A_BY_ROWS, PITCH_A, m + second, term + pair) + row * PITCH_A
+    from_b = place_in(B_BY_ROWS, PITCH_B, n + pair, term + second) + row * PITCH_B
     return from_a, from_b
 
 
 def multiply_mma(memory, at_a, at_b, a, b, sums):
     """TERMS terms of a warp's WM x WN sums."""
-    outer, term = (PITCH_A, 1) if A_BY_ROWS else (1, PITCH_A)
-    for i in range(MT):
-        for half in range(2):
-            at = at_a + 16 * i * outer + 4 * half * (TERMS // 8) * term
-            a[4 * i + 2 * half] = LOAD(memory, at, term)
-            a[4 * i + 2 * half + 1] = LOAD(memory, at + 8 * outer, term)
-    outer, term = (PITCH_B, 1) if B_BY_ROWS else (1, PITCH_B)
-    for j in range(NT):
-        for half in range(2):
-            at = at_b + 8 * j * outer + 4 * half * (TERMS // 8) * term
-            b[2 * j + half] = LOAD(memory, at, term)
+    LOAD(memory, at_a, at_b, a, b)
     for i in range(MT):
         for j in range(NT):
             e = 4 * (i * NT + j)
@@ -337,25 +410,34 @@ def multiply_mma(memory, at_a, at_b, a, b, sums):
             sums[e], sums[e + 1], sums[e + 2], sums[e + 3] = s0, s1, s2, s3
 
 
-def load_tf32(memory, at, term):
-    """One term, as a register of a fragment."""
-    return to_tf32(load_shared(memory, at))
+def load_tf32(memory, at_a, at_b, a, b):
+    """A lane's fragments of 8 terms: 16 rows and 8 columns at a time, one term in a register."""
+    outer, term = (PITCH_A, 1) if A_BY_ROWS else (1, PITCH_A)
+    for i in range(MT):
+        for half in range(2):
+            at = at_a + 16 * i * outer + 4 * half * term
+            a[4 * i + 2 * half] = to_tf32(load_shared(memory, at))
+            a[4 * i + 2 * half + 1] = to_tf32(load_shared(memory, at + 8 * outer))
+    outer, term = (PITCH_B, 1) if B_BY_ROWS else (1, PITCH_B)
+    for j in range(NT):
+        for half in range(2):
+            at = at_b + 8 * j * outer + 4 * half * term
+            b[2 * j + half] = to_tf32(load_shared(memory, at))
 
 
-def load_bf16(memory, at, term):
-    """Two terms that follow each other, as a register of a fragment."""
-    if term == 1:
-        pair = cuda.local.array(2, REAL)
-        load_pair(pair, 0, memory, at)
-        return to_bf16x2(pair[0], pair[1])
-    return to_bf16x2(load_shared(memory, at), load_shared(memory, at + term))
+def load_bf16(memory, at_a, at_b, a, b):
+    """The same of 16 terms, two in a register; of 16 columns at a time if there are as many."""
+    for i in range(MT):
+        LOAD_A(a, 4 * i, memory, at_a + 16 * i * (PITCH_A if A_BY_ROWS else 1))
+    for j in range(0, NT, 2):
+        LOAD_B(b, 2 * j, memory, at_b + 8 * j * (PITCH_B if B_BY_ROWS else 1))
 
 
 def position_mma(j):
     """`position` for the sums of `multiply_mma`, 16 rows of every warp at a time."""
     warp, lane = cuda.threadIdx.x // 32 % (THREADS // SLICES // 32), cuda.threadIdx.x % 32
     row = warp // (BN // WN) * 16 + lane // 4 + 8 * (j % 4 // 2)
-    return row * BN + warp % (BN // WN) * WN + 8 * (j // 4) + 2 * (lane % 4) + j % 2
+    return row * PITCH + warp % (BN // WN) * WN + 8 * (j // 4) + 2 * (lane % 4) + j % 2
 
 
 def row_of_tile_mma(i, m):
@@ -364,6 +446,8 @@ def row_of_tile_mma(i, m):
 
 
 # --- what becomes of a product ------------------------------------------------------------------
+
+# `put` and `add` write REAL, the others activations and deltas.
 
 
 def put(value, C, at, aux):
@@ -378,32 +462,32 @@ def add(value, C, at, aux):
 
 def multiply_by(value, C, at, aux):
     """The gradient of a hidden layer's scores where its derivative is kept in the same place."""
-    C[at] *= value
+    WRITE(C, at, READ(C, at) * value)
 
 
 def activate(value, C, at, aux):
     """A hidden layer's output."""
-    C[at] = FORMULA(value)
+    WRITE(C, at, FORMULA(value))
 
 
 def activate_and_keep_derivative(value, C, at, aux):
     """`activate`, for training where the output does not tell the derivative: it goes to ``aux``,
     which is placed like ``C``.
     """
-    aux[at] = GRADIENT(value)
-    C[at] = FORMULA(value)
+    WRITE(aux, at, GRADIENT(value))
+    WRITE(C, at, FORMULA(value))
 
 
 def activate_and_keep_derivative_of_output(value, C, at, aux):
     """The same for an activation whose output tells the derivative."""
     output = FORMULA(value)
-    C[at] = output
-    aux[at] = GRADIENT(output)
+    WRITE(C, at, output)
+    WRITE(aux, at, GRADIENT(output))
 
 
 def apply_derivative(value, C, at, aux):
     """The gradient of a hidden layer's scores; ``aux`` holds its outputs, placed like ``C``."""
-    C[at] = value * FORMULA(aux[at])
+    WRITE(C, at, value * FORMULA(READ(aux, at)))
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -413,7 +497,7 @@ def put_ones(n_rows, A, a0, lda):
     """Set the first column, from ``a0`` on; one thread per row."""
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < n_rows:
-        A[a0 + i * lda] = REAL(1)
+        WRITE(A, a0 + i * lda, REAL(1))
 
 
 def find_nonfinite(n, X, found):
@@ -429,7 +513,7 @@ def gather(control, first, most, order, X, n_features, A, lda):
     if i < count_rows(control, first, most):
         sample = order[control[0] * control[2] + first + i]
         for feature in range(lane, n_features, 32):
-            A[i * lda + feature] = X[sample * n_features + feature]
+            WRITE(A, i * lda + feature, X[sample * n_features + feature])
 
 
 def gather_sparse(control, first, most, order, values, columns, starts, n_features, A, lda):
@@ -438,30 +522,32 @@ def gather_sparse(control, first, most, order, values, columns, starts, n_featur
     if i < count_rows(control, first, most):
         sample = order[control[0] * control[2] + first + i]
         for feature in range(lane, n_features, 32):
-            A[i * lda + feature] = 0
+            WRITE(A, i * lda + feature, REAL(0))
         cuda.syncwarp()
         if lane == 0:
             for p in range(starts[sample], starts[sample + 1]):
-                A[i * lda + columns[p]] += values[p]
+                at = i * lda + columns[p]
+                WRITE(A, at, READ(A, at) + values[p])
 
 
 def normalise(control, first, most, A, kept, a0, lda, width, epsilon, aux):
     """Layer normalisation of scores, then STORE; one warp per row.
 
-    ``kept``, placed like ``A``, gets the normalised scores and, behind them, the factor.
+    ``kept``, placed like ``A``, has the scores; then the normalised ones and, behind them, the
+    factor.
     """
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(control, first, most):
         at = a0 + i * lda
         total, squares = REAL(0), REAL(0)
         for k in range(lane, width, 32):
-            total += A[at + k]
+            total += kept[at + k]
         mean = add_over_warp(total) / REAL(width)
         for k in range(lane, width, 32):
-            squares += (A[at + k] - mean) * (A[at + k] - mean)
+            squares += (kept[at + k] - mean) * (kept[at + k] - mean)
         factor = REAL(1) / sqrt(add_over_warp(squares) / REAL(width) + epsilon)
         for k in range(lane, width, 32):
-            score = (A[at + k] - mean) * factor
+            score = (kept[at + k] - mean) * factor
             kept[at + k] = score
             STORE(score, A, at + k, aux)
         if lane == 0:
@@ -475,12 +561,13 @@ def normalise_delta(control, first, most, D, kept, a0, lda, width):
         at = a0 + i * lda
         total, moment = REAL(0), REAL(0)
         for k in range(lane, width, 32):
-            total += D[at + k]
-            moment += D[at + k] * kept[at + k]
+            total += READ(D, at + k)
+            moment += READ(D, at + k) * kept[at + k]
         mean = add_over_warp(total) / REAL(width)
         slope = add_over_warp(moment) / REAL(width)
         for k in range(lane, width, 32):
-            D[at + k] = kept[at + width] * (D[at + k] - mean - slope * kept[at + k])
+            delta = READ(D, at + k) - mean - slope * kept[at + k]
+            WRITE(D, at + k, kept[at + width] * delta)
 
 
 def drop(control, first, most, A, derivatives, a0, lda, width, seed, layer, threshold, scale):
@@ -492,8 +579,8 @@ def drop(control, first, most, A, derivatives, a0, lda, width, seed, layer, thre
     if i < count_rows(control, first, most):
         key = row_key(seed, control[3] + control[0], layer, first + i)
         mask = REAL(0) if random_bits(key, neuron) < threshold else scale
-        A[at] *= mask
-        derivatives[at] *= mask
+        WRITE(A, at, READ(A, at) * mask)
+        WRITE(derivatives, at, READ(derivatives, at) * mask)
 
 
 def plain_loss(z, y, tiny, constant):
@@ -513,9 +600,9 @@ def logistic_loss(z, y, tiny, constant):
     return value, slope
 
 
-def head(control, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights, scales,
+def head(control, first, most, order, Z, lda, n_outputs, D, d0, targets, weights, n_weights, scales,
          losses, divisor, tiny, constants, smoothing):  # fmt: skip
-    """Scores become scaled gradients, and each row's weighted loss is kept; one warp per row."""
+    """Of scores, scaled gradients, and each row's weighted loss; one warp per row."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(control, first, most):
         sample = order[control[0] * control[2] + first + i]
@@ -523,17 +610,17 @@ def head(control, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n
         scale = scales[control[0]] * weight
         total = REAL(0)
         for k in range(lane, n_outputs, 32):
-            z, y = Z[z0 + i * ldz + k], targets[sample * n_outputs + k]
+            z, y = Z[i * lda + k], targets[sample * n_outputs + k]
             y -= smoothing * (y - REAL(0.5))
             value, slope = LOSS(z, y, tiny, constants[k])
             total += value
-            Z[z0 + i * ldz + k] = scale * slope
+            WRITE(D, d0 + i * lda + k, scale * slope)
         total = add_over_warp(total)
         if lane == 0:
             losses[first + i] = weight * total / divisor
 
 
-def softmax_head(control, first, most, order, Z, z0, ldz, n_outputs, targets, weights, n_weights,
+def softmax_head(control, first, most, order, Z, lda, n_outputs, D, d0, targets, weights, n_weights,
                  scales, losses, divisor, tiny, constants, smoothing):  # fmt: skip
     """`head` for the log loss of softmax; ``targets`` are class numbers."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
@@ -542,14 +629,13 @@ def softmax_head(control, first, most, order, Z, z0, ldz, n_outputs, targets, we
         weight = weights[sample] if n_weights else REAL(1)
         scale = scales[control[0]] * weight
         label = targets[sample]
-        peak, total = softmax_sums(Z, z0 + i * ldz, n_outputs, lane)
-        score = Z[z0 + i * ldz + label] - peak
-        cuda.syncwarp()
+        peak, total = softmax_sums(Z, i * lda, n_outputs, lane)
         for k in range(lane, n_outputs, 32):
-            share = exp(Z[z0 + i * ldz + k] - peak) / total
-            Z[z0 + i * ldz + k] = scale * (share - REAL(1) if k == label else share)
+            share = exp(Z[i * lda + k] - peak) / total
+            slope = share - REAL(1) if k == label else share
+            WRITE(D, d0 + i * lda + k, scale * slope)
         if lane == 0:
-            losses[first + i] = weight * FORMULA(log(total), score, tiny)
+            losses[first + i] = weight * FORMULA(log(total), Z[i * lda + label] - peak, tiny)
 
 
 def class_target(k, label, n_outputs, smoothing):
@@ -558,7 +644,7 @@ def class_target(k, label, n_outputs, smoothing):
     return REAL(1) - smoothing + spread if k == label else spread
 
 
-def probability_head(control, first, most, order, Z, z0, ldz, n_outputs, targets, weights,
+def probability_head(control, first, most, order, Z, lda, n_outputs, D, d0, targets, weights,
                      n_weights, scales, losses, divisor, tiny, constants,
                      smoothing):  # fmt: skip
     """`softmax_head` for other losses of the probabilities of all classes."""
@@ -567,7 +653,7 @@ def probability_head(control, first, most, order, Z, z0, ldz, n_outputs, targets
         sample = order[control[0] * control[2] + first + i]
         weight = weights[sample] if n_weights else REAL(1)
         scale = scales[control[0]] * weight
-        label, at = targets[sample], z0 + i * ldz
+        label, at = targets[sample], i * lda
         peak, total = softmax_sums(Z, at, n_outputs, lane)
         peak += log(total)
         loss, pull = REAL(0), REAL(0)
@@ -582,7 +668,7 @@ def probability_head(control, first, most, order, Z, z0, ldz, n_outputs, targets
             y = class_target(k, label, n_outputs, smoothing)
             log_p = Z[at + k] - peak
             slope = GRADIENT(exp(log_p), log_p, y, constants[k]) - exp(log_p) * pull
-            Z[at + k] = scale * slope
+            WRITE(D, d0 + at + k, scale * slope)
         if lane == 0:
             losses[first + i] = weight * loss
 
@@ -602,24 +688,41 @@ def softmax_sums(Z, at, n_outputs, lane):
     return peak, total
 
 
-def link(control, first, most, Z, z0, ldz, n_outputs, out):
+def link(control, first, most, Z, lda, n_outputs, out):
     """Outputs of an elementwise output activation; one warp per row."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(control, first, most):
         for k in range(lane, n_outputs, 32):
-            out[(first + i) * n_outputs + k] = FORMULA(Z[z0 + i * ldz + k])
+            out[(first + i) * n_outputs + k] = FORMULA(Z[i * lda + k])
 
 
-def softmax_link(control, first, most, Z, z0, ldz, n_outputs, out):
+def softmax_link(control, first, most, Z, lda, n_outputs, out):
     """`link` for softmax."""
     i, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // 32, cuda.threadIdx.x % 32
     if i < count_rows(control, first, most):
-        peak, total = softmax_sums(Z, z0 + i * ldz, n_outputs, lane)
+        peak, total = softmax_sums(Z, i * lda, n_outputs, lane)
         for k in range(lane, n_outputs, 32):
-            out[(first + i) * n_outputs + k] = exp(Z[z0 + i * ldz + k] - peak) / total
+            out[(first + i) * n_outputs + k] = exp(Z[i * lda + k] - peak) / total
 
 
 # --- parameters -------------------------------------------------------------------------------
+
+
+def copy_weights(control, parameters, n, lines, copy):
+    """Weights and biases as products read them; one thread per parameter.
+
+    ``lines`` tells of each layer: its end in the flat vector, the length of its rows there, and
+    where ``copy`` has the layer and how far from each other it has rows.
+    """
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < n:
+        start, at = int64(0), 0
+        while i >= lines[at]:
+            start = lines[at]
+            at += 4
+        row = quotient(int32(i - start), int32(lines[at + 1]))
+        column = i - start - row * lines[at + 1]
+        WRITE(copy, lines[at + 2] + row * lines[at + 3] + column, parameters[i])
 
 
 def is_weight(i, layers, n_layers):

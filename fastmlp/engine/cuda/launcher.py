@@ -8,7 +8,14 @@ import numpy as np
 
 from fastmlp.engine.cuda import kernels
 from fastmlp.engine.cuda.device import Device, Launch
-from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile, common_names, shared_elements
+from fastmlp.engine.cuda.tiles import (
+    MmaTile,
+    Sizes,
+    Tile,
+    common_names,
+    shared_bytes,
+    storage_of,
+)
 from fastmlp.engine.cuda.workspace import MicroBatch
 
 _BUSY_SHARE = 0.75
@@ -22,6 +29,11 @@ class Launcher:
     """Queues the launches of one engine, or records them for a sequence.
 
     ``control`` tells kernels which step they are in.
+
+    Attributes
+    ----------
+    storage : Storage
+        Of activations, deltas and the weights that products read.
     """
 
     def __init__(
@@ -30,7 +42,7 @@ class Launcher:
     ):  # fmt: skip
         self._device, self._sizes, self._precision = device, sizes, precision
         self._n_parameters, self._control, self._dtype = n_parameters, control, dtype
-        self._names = common_names(dtype, sizes)
+        self.storage, self._names = storage_of(dtype, precision), common_names(dtype, sizes)
         self._recorded: list[Launch] | None = None
 
     @contextmanager
@@ -60,18 +72,16 @@ class Launcher:
         split = -(-(K or rows.most) // (n_splits * tile.BK)) * tile.BK
         self.launch(kernel, blocks, tile.threads, self._control, *rows, *A[:-1], *B[:-1], *C,
                     self._n_parameters, split, M, N, K, C[0] if aux is None else aux,
-                    shared_bytes=shared_elements(sizes) * self._dtype.itemsize)  # fmt: skip
+                    shared_bytes=shared_bytes(sizes, self._dtype))  # fmt: skip
 
     def _aligned(self, operand: Operand) -> bool:
         """Whether its rows start at multiples of 16 bytes."""
         _, start, stride, _ = operand
-        return start * self._dtype.itemsize % 16 == 0 and stride * self._dtype.itemsize % 16 == 0
+        return start % self.storage.group == 0 and stride % self.storage.group == 0
 
     def _choose_tile(self, rows: int, columns: int, n_splits: int) -> Tile | MmaTile:
         """The largest that keeps most multiprocessors busy; the smallest if none does."""
-        sizes: tuple[Tile | MmaTile, ...] = self._sizes.plain
-        if self._precision != "highest":
-            sizes = self._sizes.mma
+        sizes = self._sizes.of(self._precision)
         for tile in sizes:
             n_blocks = -(-rows // tile.BM) * -(-columns // tile.BN) * n_splits
             if n_blocks >= _BUSY_SHARE * self._device.n_multiprocessors:
@@ -81,6 +91,10 @@ class Launcher:
     def kernel(self, template: Callable, **names: Any) -> Any:
         """A template with these names bound, and those that most kernels use."""
         return self._device.kernel(template, **(self._names | names))
+
+    def kernel_of_rows(self, template: Callable, **names: Any) -> Any:
+        """The same of one that reads or writes activations or deltas."""
+        return self.kernel(template, **self.storage.names(), **names)
 
     def launch(
         self, kernel: Any, blocks: tuple[int, int, int], threads: int, *args: Any,

@@ -18,7 +18,7 @@ from fastmlp.engine.cuda.device import Device, Sequence
 from fastmlp.engine.cuda.launcher import Launcher
 from fastmlp.engine.cuda.samples import Chunk, Data
 from fastmlp.engine.cuda.tiles import Sizes
-from fastmlp.engine.cuda.workspace import Buffers, MicroBatch, Pass, Workspace
+from fastmlp.engine.cuda.workspace import Buffers, Copy, MicroBatch, Pass, Workspace
 from fastmlp.functions import (
     ACTIVATIONS,
     LAYER_NORM_EPSILON,
@@ -49,6 +49,7 @@ class _Path:
         self._kernel, self._product, self._launch = (
             launcher.kernel, launcher.product, launcher.launch
         )  # fmt: skip
+        self._kernel_of_rows = launcher.kernel_of_rows
         self._by_threads, self._by_warps = launcher.by_threads, launcher.by_warps
         self._blocks_for = launcher.blocks_for
         self._network, self._dtype, self._sizes = network, dtype, sizes
@@ -182,21 +183,24 @@ class TiledPath(_Path):
         self.finish_step(call, self._blocks_for(self._network.n_parameters))
 
     def forward(self, call: Pass, data: Data, rows: MicroBatch, *, train: bool = False) -> None:
-        """Scores of a micro-batch, in the last layer's place; ``train`` prepares `_backward`."""
+        """Scores of a micro-batch; ``train`` prepares `_backward`."""
         work, widths = call.workspace, self._network.widths
         parameters = self._buffers.parameters if train else self._buffers.average
-        gather = self._kernel(kernels.gather_sparse if data.sparse else kernels.gather)
+        if rows.first == 0 and self._buffers.copy:
+            self._copy_weights(parameters, self._buffers.copy)
+        gather = self._kernel_of_rows(kernels.gather_sparse if data.sparse else kernels.gather)
         self._by_warps(gather, rows, call.order, *data.fields, widths[0], work.activations,
                        work.strides[0])  # fmt: skip
         for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
             hidden = layer < len(widths) - 2
             names = self._activation(layer, work, train) if hidden else {}
             normalised = hidden and self._network.layer_norm
+            scores = (work.kept if normalised else work.activations), work.places[layer + 1]
             self._product(
                 rows, (0, fan_out, fan_in + 1),
                 (work.activations, work.places[layer], work.strides[layer], True),
-                (parameters, self._network.offsets[layer], fan_out, False),
-                (work.activations, work.places[layer + 1], work.strides[layer + 1]),
+                (*self._weights(layer, parameters), False),
+                (*(scores if hidden else (work.scores, 0)), work.strides[layer + 1]),
                 **({} if normalised else names),
             )  # fmt: skip
             if normalised:
@@ -204,13 +208,25 @@ class TiledPath(_Path):
             if train and hidden and self._dropout.rates[layer]:
                 self._drop(layer, work, rows)
 
+    def _copy_weights(self, parameters: Any, copy: Copy) -> None:
+        """Before the first products of a batch."""
+        n, kernel = self._network.n_parameters, self._kernel_of_rows(kernels.copy_weights)
+        self._by_threads(kernel, n, parameters, n, copy.lines, copy.buffer)
+
+    def _weights(self, layer: int, parameters: Any) -> tuple[Any, int, int]:
+        """Of a product's operand: buffer, place in it, elements between rows."""
+        copy = self._buffers.copy
+        if copy:
+            return copy.buffer, copy.places[layer], copy.strides[layer]
+        return parameters, self._network.offsets[layer], self._network.widths[layer + 1]
+
     def _normalise(
         self, layer: int, work: Workspace, rows: MicroBatch, *, aux: Any = None, **names: Any
     ) -> None:
         """Layer normalisation and activation of a hidden layer's scores."""
         epsilon = self._dtype.type(LAYER_NORM_EPSILON)
         self._by_warps(
-            self._kernel(kernels.normalise, **names), rows, work.activations, work.kept,
+            self._kernel_of_rows(kernels.normalise, **names), rows, work.activations, work.kept,
             work.places[layer + 1], work.strides[layer + 1], self._network.widths[layer + 1],
             epsilon, work.activations if aux is None else aux,
         )  # fmt: skip
@@ -219,9 +235,9 @@ class TiledPath(_Path):
         """Dropout of a hidden layer."""
         rate, width = self._dropout.rates[layer], self._network.widths[layer + 1]
         self._by_threads(
-            self._kernel(kernels.drop), rows.most * width, *rows, work.activations, work.deltas,
-            work.places[layer + 1], work.strides[layer + 1], width, self._dropout.seed,
-            layer, threshold(rate), self._dtype.type(1 / (1 - rate)),
+            self._kernel_of_rows(kernels.drop), rows.most * width, *rows, work.activations,
+            work.deltas, work.places[layer + 1], work.strides[layer + 1], width,
+            self._dropout.seed, layer, threshold(rate), self._dtype.type(1 / (1 - rate)),
         )  # fmt: skip
 
     def _activation(self, layer: int, work: Workspace, train: bool) -> dict[str, Any]:
@@ -237,15 +253,16 @@ class TiledPath(_Path):
         }  # fmt: skip
 
     def head(self, call: Pass, data: Data, rows: MicroBatch) -> None:
-        """Scores become gradients; losses are kept."""
+        """Gradients of scores, and losses."""
         objective, work, kind = self._objective, call.workspace, self._dtype.type
         assert objective is not None
         row = objective.row
-        head = self._kernel(_head(row, kernels), **_loss(row))
-        self._by_warps(head, rows, call.order, work.activations, work.places[-1], work.strides[-1],
-                       self._network.n_outputs, data.targets, data.weights, data.weighted,
-                       call.scales, call.losses, kind(objective.divisor), np.finfo(kind).eps,
-                       self._buffers.constants, kind(objective.label_smoothing))  # fmt: skip
+        head = self._kernel_of_rows(_head(row, kernels), **_loss(row))
+        self._by_warps(head, rows, call.order, work.scores, work.strides[-1],
+                       self._network.n_outputs, work.deltas, work.places[-1], data.targets,
+                       data.weights, data.weighted, call.scales, call.losses,
+                       kind(objective.divisor), np.finfo(kind).eps, self._buffers.constants,
+                       kind(objective.label_smoothing))  # fmt: skip
 
     def link(self, call: Pass, rows: MicroBatch, out: Any) -> None:
         """Scores become outputs, which go to ``out``."""
@@ -255,13 +272,11 @@ class TiledPath(_Path):
         else:
             formula = LINKS[self._network.out_activation]
             link = self._kernel(kernels.link, FORMULA=formula)
-        self._by_warps(link, rows, work.activations, work.places[-1], work.strides[-1],
-                       self._network.n_outputs, out)  # fmt: skip
+        self._by_warps(link, rows, work.scores, work.strides[-1], self._network.n_outputs, out)
 
     def _backward(self, call: Pass, rows: MicroBatch) -> None:
         """Gradients of all layers, into the workspace's splits."""
         work, widths, offsets = call.workspace, self._network.widths, self._network.offsets
-        deltas = work.activations
         accumulate = kernels.put if rows.first == 0 else kernels.add
         for layer in range(len(widths) - 2, -1, -1):
             fan_in, fan_out = widths[layer], widths[layer + 1]
@@ -269,23 +284,22 @@ class TiledPath(_Path):
             self._product(
                 rows, (fan_in + 1, fan_out, 0),
                 (work.activations, work.places[layer], work.strides[layer], False),
-                (deltas, place, stride, False),
+                (work.deltas, place, stride, False),
                 (work.partial, offsets[layer], fan_out), n_splits=work.n_splits,
                 STORE=accumulate,
             )  # fmt: skip
             if layer > 0:
                 self._product(
-                    rows, (0, fan_in, fan_out), (deltas, place, stride, True),
-                    (self._buffers.parameters, offsets[layer], fan_out, True),
+                    rows, (0, fan_in, fan_out), (work.deltas, place, stride, True),
+                    (*self._weights(layer, self._buffers.parameters), True),
                     (work.deltas, work.places[layer], work.strides[layer]),
                     aux=work.activations, **self._derivative(layer - 1),
                 )  # fmt: skip
                 if self._network.layer_norm:
                     self._by_warps(
-                        self._kernel(kernels.normalise_delta), rows, work.deltas, work.kept,
+                        self._kernel_of_rows(kernels.normalise_delta), rows, work.deltas, work.kept,
                         work.places[layer], work.strides[layer], fan_in,
                     )  # fmt: skip
-            deltas = work.deltas
 
     def _derivative(self, layer: int) -> dict[str, Any]:
         """What ends the product that makes the gradient of a hidden layer's outputs."""

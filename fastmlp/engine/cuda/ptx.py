@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from fastmlp.engine.cuda.numba_cuda import intrinsic, types
 
-_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _VOID = ir.VoidType()
 
 
@@ -98,23 +98,44 @@ def load_shared(typingctx, source, i):
     return source.dtype(source, types.int64), codegen
 
 
-def _load(name, n_bytes):
-    """An intrinsic that copies so many bytes from ``source[j]`` (shared, aligned to them) to
-    ``target[i]`` (local).
+@intrinsic
+def load_vector(typingctx, target, i, source, j):
+    """Copy 16 bytes from ``source[j]`` (shared, aligned to them) to ``target[i]`` (local)."""
+    n = 128 // source.dtype.bitwidth
+
+    def codegen(context, builder, signature, args):
+        kind = context.get_value_type(source.dtype)
+        start = _element(context, builder, signature.args[2], args[2], args[3])
+        values = builder.load(builder.bitcast(start, ir.VectorType(kind, n).as_pointer()), align=16)
+        to = _element(context, builder, signature.args[0], args[0], args[1])
+        for k in range(n):
+            value = builder.extract_element(values, ir.Constant(_I32, k))
+            builder.store(value, builder.gep(to, [ir.Constant(_I64, k)]))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64), codegen
+
+
+def _matrices(name, n, form):
+    """An intrinsic that loads ``n`` matrices of 8 x 8 elements of 16 bits, whose rows lie in shared
+    memory, aligned to 16 bytes: lane ``8 m + r`` says where row r of matrix m is, ``source[j]``.
+
+    Register ``target[i + m]`` (uint32) of a lane gets of matrix m, or of its transpose, two
+    elements that follow each other, as a fragment has them: row g, columns 2t and 2t + 1.
     """
 
     def typed(typingctx, target, i, source, j):
-        n = n_bytes * 8 // source.dtype.bitwidth
-
         def codegen(context, builder, signature, args):
-            kind = context.get_value_type(source.dtype)
-            start = _element(context, builder, signature.args[2], args[2], args[3])
-            vector = builder.bitcast(start, ir.VectorType(kind, n).as_pointer())
-            values = builder.load(vector, align=n_bytes)
+            start = _shared_address(context, builder, signature.args[2], args[2], args[3])
+            registers = ",".join(f"${m}" for m in range(n))
+            text = f"ldmatrix.sync.aligned.m8n8.x{n}{form}.shared.b16 {{{registers}}}, [${n}];"
+            constraints = ",".join(["=r"] * n + ["r"])
+            kind = ir.LiteralStructType([_I32] * n)
+            values = _asm(builder, kind, text, constraints, [start], memory=True)
             to = _element(context, builder, signature.args[0], args[0], args[1])
-            for k in range(n):
-                value = builder.extract_element(values, ir.Constant(_I32, k))
-                builder.store(value, builder.gep(to, [ir.Constant(_I64, k)]))
+            for m in range(n):
+                value = builder.extract_value(values, m)
+                builder.store(value, builder.gep(to, [ir.Constant(_I64, m)]))
             return context.get_dummy_value()
 
         return types.void(target, types.int64, source, types.int64), codegen
@@ -123,8 +144,10 @@ def _load(name, n_bytes):
     return typed
 
 
-load_pair = intrinsic(_load("load_pair", 8))
-load_vector = intrinsic(_load("load_vector", 16))
+load_2_matrices = intrinsic(_matrices("load_2_matrices", 2, ""))
+load_4_matrices = intrinsic(_matrices("load_4_matrices", 4, ""))
+load_2_transposed = intrinsic(_matrices("load_2_transposed", 2, ".trans"))
+load_4_transposed = intrinsic(_matrices("load_4_transposed", 4, ".trans"))
 
 
 # --- groups of asynchronous copies --------------------------------------------------------------
@@ -165,13 +188,24 @@ def to_tf32(typingctx, x):
 
 
 @intrinsic
-def to_bf16x2(typingctx, low, high):
-    """Round two float32 to bfloat16 and pack them, ``low`` in the low half."""
+def to_bf16(typingctx, x):
+    """Round a float32 to bfloat16 (7 bits of mantissa), as the bits that are stored."""
 
     def codegen(context, builder, signature, args):
-        return _asm(builder, _I32, "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", args)
+        return _asm(builder, _I16, "cvt.rn.bf16.f32 $0, $1;", "=h,f", args)
 
-    return types.uint32(types.float32, types.float32), codegen
+    return types.uint16(types.float32), codegen
+
+
+@intrinsic
+def from_bf16(typingctx, bits):
+    """The float32 that a bfloat16 stands for."""
+
+    def codegen(context, builder, signature, args):
+        high = builder.shl(builder.zext(args[0], _I32), ir.Constant(_I32, 16))
+        return builder.bitcast(high, _F32)
+
+    return types.float32(types.uint16), codegen
 
 
 def _mma(builder, name, args):

@@ -18,7 +18,7 @@ from fastmlp._arrays import GpuArray
 from fastmlp.engine.cuda import device as devices
 from fastmlp.engine.cuda import kernels, tiles
 from fastmlp.engine.cuda.device import Device, Launch
-from fastmlp.engine.cuda.tiles import Sizes, common_names
+from fastmlp.engine.cuda.tiles import Sizes, common_names, storage_of
 from fastmlp.objective import Objective
 
 _FREE_SHARE = 0.7  # of free memory that samples may take; beyond that they are streamed
@@ -327,8 +327,9 @@ def _adopt(
         buffer = device.empty(n * n_features, dtype)
         control = device.upload(np.array([0, n, n, 0], np.int64))
         blocks = (-(-32 * n // sizes.threads), 1, 1)
+        gather = device.kernel(kernels.gather, **names, **storage_of(dtype, "highest").names())
         device.launch(Launch(
-            device.kernel(kernels.gather, **names), blocks, sizes.threads,
+            gather, blocks, sizes.threads,
             (control, 0, n, device.upload(order), given, n_features, buffer, n_features),
         ))  # fmt: skip
     found, blocks = device.zeros(1, np.int64), (4 * device.n_multiprocessors, 1, 1)

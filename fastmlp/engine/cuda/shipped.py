@@ -100,8 +100,8 @@ def shipped() -> list[Launch]:
         sizes = tiles.SIZES[dtype]
         for loss, rows in product(_LOSSES, _ROWS[dtype]):
             _use(device, _WIDTHS[0], dtype, loss, rows)
-        for loss, batch in product(_LOSSES, _TILED_BATCHES):
-            _use(device, _WIDTHS[0], dtype, loss, batch)
+        for loss, batch, precision in product(_LOSSES, _TILED_BATCHES, precisions):
+            _use(device, _WIDTHS[0], dtype, loss, batch, precision=precision)
         for precision in precisions:
             for size, widths, batch in product(_each(sizes, precision), _WIDTHS, _TILED_BATCHES):
                 _use(device, widths, dtype, "log_loss", batch, size, precision)
@@ -110,9 +110,9 @@ def shipped() -> list[Launch]:
 
 def _each(sizes: tiles.Sizes, precision: str) -> list[tiles.Sizes]:
     """With one tile, which is chosen therefore."""
-    if precision == "highest":
-        return [sizes._replace(plain=(tile,)) for tile in sizes.plain]
-    return [sizes._replace(mma=(tile,)) for tile in sizes.mma]
+    fields = {"highest": "plain", "high": "tf32", "medium": "bf16"}
+    each: list[Any] = [{fields[precision]: (tile,)} for tile in sizes.of(precision)]
+    return [sizes._replace(**one) for one in each]
 
 
 def _use(
@@ -138,9 +138,9 @@ def _use(
         engine.predict(place(given, **options))
 
 
-def _key(launch: Launch, target: tuple) -> objects.Key:
+def _key(launch: Launch, target: tuple, form: str = "cubin") -> objects.Key:
     template, names = launch.kernel
-    return compiler.key_of(template, names, launch.args, launch.threads, target)
+    return compiler.key_of(template, names, launch.args, launch.threads, target, form)
 
 
 # --- the build of a wheel -----------------------------------------------------------------------
@@ -159,27 +159,38 @@ def assume_target(target: tuple) -> Iterator[None]:
         dispatcher.get_current_device = found
 
 
-def build(target: tuple, launches: list[Launch]) -> None:
+def build(target: tuple, launches: list[Launch], form: str = "cubin") -> None:
     """Compile kernels into the package, as far as they are not there, and remove others.
+
+    Parameters
+    ----------
+    target : tuple
+        See `compiler.TARGETS`.
+    launches : list of Launch
+    form : {'cubin', 'ptx'}
 
     Raises
     ------
     ValueError
         If NVIDIA's compiler is missing.
     """
-    wanted = {_key(launch, target): launch for launch in launches}
+    wanted = {_key(launch, target, form): launch for launch in launches}
     paths = {objects.PREBUILT / key.path for key in wanted}
-    for path in (objects.PREBUILT / compiler.name_of(target)).glob("*.o"):
+    for path in (objects.PREBUILT / compiler.name_of(target, form)).glob("*.o"):
         if path not in paths:
             path.unlink()
     with assume_target(target):
         for key, launch in wanted.items():
             if objects.read(objects.PREBUILT, key) is None:
-                bound, n = launch.kernel, launch.threads
-                code = compiler.assemble(cuda, bound[0], bound[1], launch.args, n, target)
+                (template, names), n = launch.kernel, launch.threads
+                code = compiler.assemble(cuda, template, names, launch.args, n, target, form)
                 objects.write(objects.PREBUILT, key, compiler.pack(*code))
 
 
 def main() -> None:
-    """Build for the major version that is the last argument."""
-    build(compiler.TARGETS[int(sys.argv[-1])], shipped())
+    """Build for the major version that is the last argument, or PTX for those to come."""
+    which = sys.argv[-1]
+    if which == "ptx":
+        build(compiler.PTX_TARGET, shipped(), "ptx")
+    else:
+        build(compiler.TARGETS[int(which)], shipped())

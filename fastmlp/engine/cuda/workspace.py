@@ -8,6 +8,7 @@ import numpy as np
 
 from fastmlp.engine.cuda.device import Device, Sequence
 from fastmlp.engine.cuda.samples import Chunk
+from fastmlp.engine.cuda.tiles import Storage
 from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
@@ -45,11 +46,13 @@ class Buffers:
         Each block's sum of squares of its weights.
     constants : buffer
         The loss's, one per output.
+    copy : Copy or None
+        Of the parameters, where products do not read these.
     """
 
     def __init__(
-        self, device: Device, network: Network, dtype: np.dtype, objective: Objective | None,
-        optimizer: Optimizer | None, n_blocks: int,
+        self, device: Device, network: Network, dtype: np.dtype, storage: Storage,
+        objective: Objective | None, optimizer: Optimizer | None, n_blocks: int,
     ):  # fmt: skip
         n = network.n_parameters
         decay = None if optimizer is None else optimizer.ema_decay
@@ -68,20 +71,61 @@ class Buffers:
         self.squares = device.zeros(n_blocks, np.float64)
         constants = () if objective is None else objective.constant_per_output
         self.constants = device.upload(np.array(constants, dtype))
+        self.copy = None if storage.dtype == dtype else Copy(device, network, storage)
+
+
+class Copy:
+    """A copy of the parameters for products to read, in their storage.
+
+    Attributes
+    ----------
+    buffer : buffer
+    places, strides : list of int
+        Where each layer is, and elements between its rows.
+    lines : buffer
+        See `fastmlp.engine.cuda.kernels.copy_weights`.
+    """
+
+    def __init__(self, device: Device, network: Network, storage: Storage):
+        self.strides = [storage.stride(width) for width in network.widths[1:]]
+        rows = [width + 1 for width in network.widths[:-1]]
+        sizes = [n * stride for n, stride in zip(rows, self.strides, strict=True)]
+        *self.places, total = np.cumsum([0, *sizes]).tolist()
+        # zeros, because products read what is behind a row's end
+        self.buffer = device.zeros(total, storage.dtype)
+        columns = network.offsets[1:], network.widths[1:], self.places, self.strides
+        self.lines = device.upload(np.array(columns, np.int64).T)
 
 
 class Workspace:
-    """Activations and deltas of a micro-batch of ``most`` rows, and the gradient's splits."""
+    """Activations and deltas of a micro-batch of ``most`` rows, and the gradient's splits.
 
-    def __init__(self, device: Device, network: Network, dtype: np.dtype, most: int):
+    Attributes
+    ----------
+    strides, places : list of int
+        Elements between rows of each layer, and where it is.
+    activations, deltas : buffer
+        Of all layers, input and outputs among them.
+    scores : buffer
+        Of the outputs, as far from each other as their deltas.
+    kept : buffer
+        A hidden layer's scores, placed like its activations, and then what layer normalisation
+        makes of them.
+    partial : buffer
+        The gradient's splits.
+    """
+
+    def __init__(
+        self, device: Device, network: Network, dtype: np.dtype, storage: Storage, most: int
+    ):
         self.most = most
-        self.strides = [-(-(width + 1) // 4) * 4 for width in network.widths]
-        self.places = np.cumsum([0, *(stride * most for stride in self.strides)]).tolist()[:-1]
-        total = self.places[-1] + self.strides[-1] * most
+        self.strides = [storage.stride(width + 1) for width in network.widths]
+        *self.places, total = np.cumsum([0, *(n * most for n in self.strides)]).tolist()
         # zeros, because products read what is behind a row's end
-        self.activations = device.zeros(total, dtype)
-        self.deltas = device.zeros(total, dtype)
-        self.kept = device.empty(total * network.layer_norm, dtype)  # normalised scores
+        self.activations = device.zeros(total, storage.dtype)
+        self.deltas = device.zeros(total, storage.dtype)
+        self.scores = device.empty(self.strides[-1] * most, dtype)
+        self.kept = device.empty(total * network.layer_norm, dtype)
         largest = max((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(network.widths))
         n_tiles = -(-largest // _TILE_ELEMENTS)
         self.n_splits = max(
