@@ -10,24 +10,32 @@ end, operands that were not in L1, and the calls.
 
 A processor that others use at the same time takes longer for all of it: what to look at is shares.
 
-One thread of a Xeon with AVX-512, float32, 2026-11-26 (there OpenBLAS reaches 0.75 and MKL 0.82 of
-the FMA rate with operands of 512 x 1024 x 1024, and 0.4 to 0.8 with those of small networks):
+One thread of a Xeon with AVX-512, 2026-11-26; of float32 first, then of float64:
 
-    network   floor  padded    products  optimizer    loss  activations    copy  the rest
-    bank        34%     44%       56.1%      19.3%    5.7%         0.0%    4.6%     14.4%
-    odd         43%     53%       65.9%      10.7%    6.8%         0.0%    5.3%     11.3%
-    letters     49%     58%       73.2%       5.5%   10.0%         0.0%    2.5%      8.8%
-    logit       27%     44%       52.3%      11.1%    7.7%         0.0%   19.5%      9.5%
-    tanh        48%     52%       63.7%       6.0%    2.0%        19.1%    3.3%      5.8%
-    deep        62%     64%       80.2%       9.0%    1.8%         0.0%    3.1%      6.0%
+    network   floor  padded    products  optimizer    loss  activations    copy    the rest
+    bank        38%     50%       56.4%      19.5%    5.6%         0.0%    4.4%       14.1%
+    odd         49%     61%       66.1%      11.3%    6.5%         0.0%    5.5%       10.6%
+    letters     57%     67%       74.1%       5.5%    9.8%         0.0%    2.5%        8.1%
+    logit       31%     50%       52.2%      10.1%    7.3%         0.0%   21.5%        8.9%
+    tanh        57%     62%       66.1%       7.5%    2.3%        16.2%    2.7%        5.3%
+    deep        71%     73%       80.2%       9.5%    1.9%         0.0%    2.5%        5.9%
+    wide        78%     78%       84.6%       4.9%    0.1%         0.0%    5.1%        5.3%
 
-So products run at 0.78 to 0.84 of the FMA rate, MKL's for large matrices; tiles reach 0.95 with
-operands in L1 and 256 terms, but these networks have 16 to 200, and start and end of a tile take
-the rest. To be 5 times as fast as JAX on bank (3.3 times), all but 66 % of the time would have to
-go; products and the optimizer, which the processor's divider bounds, take 75 %. On odd products at
-0.95 would make 3.4 times 3.8 (of 4); on tanh 2.3 becomes 2.5 with products at 0.94, on deep 2.4
-with 0.84. On logit, padding from 20 columns to 32 takes a third of the products, and samples from
-outside of the caches a fifth of the time.
+    bank        45%     49%       60.3%      20.3%    4.4%         0.0%    4.4%       10.5%
+    odd         53%     58%       69.9%      10.8%    4.9%         0.0%    5.8%        8.5%
+    letters     57%     65%       75.0%       5.6%   10.1%         0.0%    2.5%        6.6%
+    logit       36%     44%       53.7%      10.9%    7.3%         0.0%   21.0%        7.2%
+    tanh        53%     55%       62.5%       7.3%    2.2%        20.2%    3.2%        4.5%
+    deep        68%     69%       80.5%       9.9%    1.5%         0.0%    2.8%        5.3%
+    wide        71%     71%       84.6%       6.0%    0.1%         0.0%    5.5%        3.8%
+
+So products run at 0.81 to 0.96 of the FMA rate (OpenBLAS reaches 0.75 there and MKL 0.82 with
+operands of 512 x 1024 x 1024, and 0.4 to 0.8 with those of small networks).  To be 5 times as fast
+as JAX on bank (3.3 times), all but 66 % of the time would have to go; with products at the FMA rate
+they and the optimizer would still take 70 %.  With products at that rate odd would be 3.5 times as
+fast (now 3.3, wanted 4), and deep on one thread 2.4 times (2.3, wanted 2.5).  On logit, padding
+from 20 columns to 32 takes a third of the products, and samples from outside of the caches a fifth
+of the time.
 """
 
 import argparse

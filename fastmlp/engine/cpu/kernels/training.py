@@ -27,8 +27,8 @@ Floor: 2 n (3 sum(fan_in fan_out) - fan_in0 fan_out0) flop per epoch over the FM
 ``bench/account.py`` shows what keeps an epoch from it, by piece of the kernel; on one core of a
 Xeon with AVX-512 and two FMAs per cycle, float32: padding of columns to whole vectors (a fifth of
 letters and bank, a third of logit), the optimizer where batches are small (20 % of bank and tiny,
-bound by the processor's divider), samples that come from outside of the caches (12 % of logit), an
-activation's exponentials (18 % of tanh), and tiles that are short of terms. A second thread has to
+bound by the processor's divider), samples that come from outside of the caches (20 % of logit), an
+activation's exponentials (16 % of tanh), and tiles that are short of terms. A second thread has to
 fetch what the first has just written, 15 GB/s where a step's data are 30 KB: half of the parameters
 and of a part's gradient, or of activations and deltas. Parts took two threads from 1.06 to 1.42
 times as fast as one on digits, from 1.1 to 1.42 on california, 1.06 to 1.36 on letters, 1.23 to
@@ -45,10 +45,9 @@ gradient per row block, summed over them (7 % slower on one thread); more parts 
 of less than 512 rows (6 % slower on two threads); asking early in a step for parameters to be read
 (nothing); weighing updates with transposition more when they are shared out (nothing); huge pages
 (nothing); blocks of 128 and 192 terms (nothing); micro-panels where they serve few panels
-(mnist-like 3 to 5 % slower); square roots and quotients from the processor's estimates and Newton's
-method (float32 nothing, float64 5 to 11 % on Intel, and more operations than the divider takes on
-Zen 4); asking for samples some rows ahead (nothing); rows copied by vectors instead of memcpy (1
-%).
+(mnist-like 3 to 5 % slower); quotients from the processor's estimates and Newton's method, or
+square roots in float32 (a percent); asking for samples some rows ahead (nothing); rows copied by
+vectors instead of memcpy (1 %).
 """
 
 import numpy as np
