@@ -74,7 +74,7 @@ PRODUCT = {
           np.dtype("float32"), precision, (True, True), (True, True))),
 }  # fmt: skip
 SIZES_MEASURED = SIZES._replace(plain=SIZES.plain[:3], tf32=SIZES.tf32[:3])  # none of 16 x 8
-WIDE = "4096x4", 16384, "medium"
+WIDE, SMALL = ("4096x4", 16384, "medium"), ("64-100-10", 200, "highest")  # steps with marks
 
 
 class Constants(NamedTuple):
@@ -262,15 +262,17 @@ def finish_us(launch: Launch, rows: int, it: Constants) -> float:
     return (code.n * it.alone + trips * LATENCY) / CYCLES_PER_US
 
 
-def tile_cycles(launch: Launch, widths: tuple[int, ...], it: Constants) -> float:
-    """Of a row tile that goes through all layers and back, on the resident path."""
+def tile_cycles(launch: Launch, widths: tuple[int, ...], it: Constants) -> tuple[float, float]:
+    """Of a row tile that goes through all layers and back, on the resident path: those in which
+    instructions issue, and the latencies between layers.
+    """
     code, names, threads = code_of(launch), launch.kernel[1], launch.threads
     quads = names["R"] // 4
     forward, input_gradient = code.loop("FFMA", "LDS", "LDS.128"), code.loop("FFMA", "LDS.128")
     gradient = sum(code.loop("FFMA", "LDS.128", "STG.E").values())
     count_slices = bind(resident.count_slices, {"THREADS": threads}, lambda function: function)
     n_warps = threads // WARP
-    cycles = -(-names["R"] // n_warps) * 2 * LATENCY  # the head
+    cycles, waits = 0.0, -(-names["R"] // n_warps) * 2 * LATENCY  # the head
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
         parts = [(forward, quads * fan_out, fan_in + 1)]
         if layer > 0:
@@ -280,16 +282,18 @@ def tile_cycles(launch: Launch, widths: tuple[int, ...], it: Constants) -> float
             terms = -(-n_sums * slices // threads) * -(-n_terms // slices)
             instructions = sum(loop.values()) / count(loop, "FFMA") * 4 * terms
             share = Share(1, 1, min(n_warps, n_sums * slices / WARP))
-            cycles += cycles_of(instructions, share, it) + it.phase
+            cycles += cycles_of(instructions, share, it)
+            waits += it.phase
         trips = -(-((fan_in + 4) // 4 * fan_out) // threads)
-        cycles += cycles_of(trips * gradient, Share(1, 1, n_warps), it) + it.phase
-    return cycles
+        cycles += cycles_of(trips * gradient, Share(1, 1, n_warps), it)
+        waits += it.phase
+    return cycles, waits
 
 
-def resident_us(
+def resident_parts(
     launch: Launch, widths: tuple[int, ...], batch: int, machine: Machine, it: Constants
-) -> float:
-    """Of a step of the resident path: weights and rows fetched, row tiles, the update, barriers."""
+) -> dict[str, float]:
+    """Of a step of the resident path, in microseconds."""
     n, n_working, threads = launch.args[15], launch.args[13], launch.threads
     tiles = -(-batch // (n_working * launch.kernel[1]["R"]))
     n_slice = -(-n // MULTIPROCESSORS)
@@ -297,8 +301,13 @@ def resident_us(
     loads = -(-n_working // (4 * (threads // lanes)))
     update = -(-n_slice // lanes) * (loads + 3) * LATENCY
     fetched = LATENCY + 4 * n / BYTES_PER_CYCLE
-    cycles = fetched + tiles * (2 * LATENCY + tile_cycles(launch, widths, it)) + update
-    return cycles / CYCLES_PER_US + 2 * machine.barrier
+    issued, waits = tile_cycles(launch, widths, it)
+    cycles = {
+        "weights fetched": fetched, "products": tiles * issued,
+        "between layers": tiles * (2 * LATENCY + waits), "update": update,
+    }  # fmt: skip
+    parts = {name: n / CYCLES_PER_US for name, n in cycles.items()}
+    return parts | {"barriers": 2 * machine.barrier}
 
 
 def step_us(
@@ -308,7 +317,7 @@ def step_us(
     """Of a training step."""
     launches = launches_of_step(widths, batch, precision, sizes)
     if launches[0].kernel[0] is resident.resident_epoch:
-        return resident_us(launches[0], widths, batch, machine, it)
+        return sum(resident_parts(launches[0], widths, batch, machine, it).values())
     total = len(launches) * machine.launch
     for launch in launches:
         template, args = launch.kernel[0], launch.args
@@ -435,9 +444,15 @@ def main() -> None:
     print(f"\nOf {len(others)} steps that the model has not seen, half are less than a factor of "
           f"{statistics.median(map(error, others)):.2f} off, all less than "
           f"{max(map(error, others)):.2f}; calibrated anew: {calibrate(cells)}.")  # fmt: skip
+    machine = cells[0].machine
     name, batch, precision = WIDE
-    us = step_us(GPU.networks[name], batch, precision, cells[0].machine, CALIBRATED)
+    us = step_us(GPU.networks[name], batch, precision, machine, CALIBRATED)
     print(f"\nNot measured: {name} at {batch}, {precision}: {us:.4g} us.")
+    name, batch, precision = SMALL
+    launch, widths = launches_of_step(GPU.networks[name], batch, precision)[0], GPU.networks[name]
+    parts = resident_parts(launch, widths, batch, machine, CALIBRATED)
+    print(f"{name} at {batch}, {precision}: {sum(parts.values()):.3g} us, of which",
+          ", ".join(f"{part} {us:.2g}" for part, us in parts.items()) + ".")  # fmt: skip
     found = {precision: too_small(precision) for precision in PRECISIONS}
     for precision, launches in found.items():
         for name, batch, blocks in launches:
