@@ -32,7 +32,7 @@ N_VECTORS = 2  # of a panel's width
 ARM_ROWS = (8, 8)
 MAX_ROWS = (12, 12) if VECTOR_BYTES == 64 else (8, 6) if LEVEL.startswith("x86") else ARM_ROWS
 
-_LINE = 64
+LINE = 64  # bytes of a line of the cache
 _GRADIENT_ROWS, _SMALL_GRADIENT_ROWS = 144, 48  # whole tiles, and whole vectors
 _SMALLEST_GRADIENT_ROWS = 4
 MAX_GRADIENT_ROWS = 160  # at least _GRADIENT_ROWS + _SMALLEST_GRADIENT_ROWS, and whole vectors
@@ -121,7 +121,7 @@ class Layout:
         return -(-int(n) // self.vector) * self.vector
 
     def _stride(self, width: int) -> int:
-        line = _LINE // self.dtype.itemsize
+        line = LINE // self.dtype.itemsize
         lines = max(-(-(width + 1) // line), -(-self.pad(width) // line))
         return (lines | 1) * line
 

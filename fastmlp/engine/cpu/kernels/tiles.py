@@ -45,8 +45,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastmlp.engine.cpu.kernels.jit import Piece
-from fastmlp.engine.cpu.kernels.vector import I32, I64, VOID, Emitter, llvm_type
-from fastmlp.engine.cpu.layout import MAX_ROWS, tile_number
+from fastmlp.engine.cpu.kernels.vector import I32, I64, VOID, Emitter, llvm_type, prefetch
+from fastmlp.engine.cpu.layout import LINE, MAX_ROWS, tile_number
 from fastmlp.engine.processor import lanes
 
 REAL = np.float64  # bound to each element type (`jit.Piece`)
@@ -100,7 +100,6 @@ def _opaque(b, value):
 
 _NEIGHBOURS = 3  # rows that are addressed from one register: at 0, 1 and 2 strides from it
 _UNROLLED = 4  # terms of a turn of the loop
-_LINE = 64  # bytes of a cache line
 
 
 class _Operands:
@@ -174,7 +173,7 @@ def _emit_terms(e, operands, registers, count, unrolled, sums, ahead=None):
     for k in range(unrolled):
         updated = operands.add_term(moving, k, updated)
     if ahead is not None:
-        e.prefetch(b.add(moving[-1], ahead))
+        prefetch(b, b.add(moving[-1], ahead), for_writing=False)
     moved = operands.following(moving, unrolled)
     fewer = b.sub(left, _index(1))
     b.cbranch(b.icmp_signed("<", _index(0), fewer), loop, end)
@@ -210,7 +209,7 @@ def _emit_tile(rows: int, vectors: int, turned: bool):
         operands = _Operands(e, rows, vectors, turned, A_stride, B_stride)
         # From tile to tile another of a turn's rows is asked for, and after four the next line.
         to_next_B = _index(vectors * n * e.size) if turned else b.mul(terms, B_stride)
-        ahead_step = b.add(B_stride, _index(_LINE // _UNROLLED))
+        ahead_step = b.add(B_stride, _index(LINE // _UNROLLED))
         n_turns = b.sdiv(terms, _index(_UNROLLED))
         n_rest = b.sub(terms, b.mul(n_turns, _index(_UNROLLED)))
         before, tile_start = b.block, b.append_basic_block("tile")

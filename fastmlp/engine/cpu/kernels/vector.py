@@ -28,6 +28,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastmlp.engine.cpu.layout import LINE
+
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 VOID = ir.VoidType()
@@ -66,13 +68,6 @@ class Emitter:
 
     def store(self, value, pointer, offset=None) -> None:
         self.builder.store(value, self._at(pointer, offset)).align = self.size
-
-    def prefetch(self, address) -> None:
-        """Ask for the cache line at an address to be brought into L2."""
-        kind = ir.FunctionType(VOID, [I8.as_pointer(), I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        hints = [ir.Constant(I32, hint) for hint in (0, 2, 1)]
-        self.builder.call(function, [self.builder.inttoptr(address, I8.as_pointer()), *hints])
 
     def _at(self, pointer, offset):
         if offset is not None:
@@ -329,18 +324,22 @@ def copy_bytes(typingctx, target, source, n):
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
+def prefetch(builder, address, *, for_writing: bool) -> None:
+    """Ask for the cache line at an address, into L1 to be written, or into L2 to be read."""
+    kind = ir.FunctionType(VOID, [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    hints = [ir.Constant(I32, hint) for hint in ((1, 3, 1) if for_writing else (0, 2, 1))]
+    builder.call(function, [builder.inttoptr(address, I8.as_pointer()), *hints])
+
+
 @intrinsic
 def prefetch_for_writing(typingctx, address, n):
     """Ask for the ``n`` bytes at ``address`` to be brought near, ready to be written."""
 
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(VOID, [I8.as_pointer(), I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        base = builder.inttoptr(args[0], I8.as_pointer())
-        hints = [ir.Constant(I32, hint) for hint in (1, 3, 1)]
-        zero, line = ir.Constant(I64, 0), ir.Constant(I64, 64)
+        zero, line = ir.Constant(I64, 0), ir.Constant(I64, LINE)
         with cgutils.for_range_slice(builder, zero, args[1], line, intp=I64) as (offset, _):
-            builder.call(function, [builder.gep(base, [offset]), *hints])
+            prefetch(builder, builder.add(args[0], offset), for_writing=True)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
