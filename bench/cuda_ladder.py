@@ -68,7 +68,7 @@ def climb(job, rungs: list[tuple[Callable, list[tuple]]]) -> None:
     """
     for rung, cases in rungs:
         for case in cases[:1] if job.emulated else cases:
-            name = ", ".join([rung.__name__.replace("_", " "), *case])
+            name = ", ".join([rung.__name__.replace("_", " "), *map(str, case)])
             job.add("rungs", _try(name, rung, job, case))
 
 
@@ -340,9 +340,27 @@ def training(job, path: str, dtype: str, loss: str, rule: str) -> Outcome:
     return error, TRAINING_TOLERANCE[dtype]
 
 
-def same_bits_twice(job, path: str) -> Outcome:
+def row_tiles(job, dtype: str, rows: int) -> Outcome:
+    """A step of several row tiles for each block, and one of few rows: losses and parameters."""
+    n, batch, widths = (90, 80, (5, 9, 6)) if job.emulated else (20000, 18000, (21, 40, 33))
+    network, objective = network_for("log_loss", "tanh", widths)
+    X, y, weight = problem("log_loss", n, widths[0], 3, dtype)
+    sizes = all_tiles.SIZES[dtype]
+    sizes = sizes._replace(rows=tuple(tile for tile in sizes.rows if tile.rows == rows))
+    optimizer = Optimizer("sgd", CONSTANTS["sgd"])
+    engine = loaded(network, objective, X, y, weight, device=job.device, batch_size=batch,
+                    alpha=0.1, optimizer=optimizer, sizes=sizes)  # fmt: skip
+    flat, orders = engine.get_parameters().astype(float), [np.arange(n)] * 2
+    losses = [engine.run_epoch(order, np.full(2, 0.01)) for order in orders]
+    assert engine.path == "resident"
+    expected = expected_training(network, objective, flat, X, y, weight, "sgd", orders, 0.1, batch)
+    error = max(distance(losses, expected[0]), distance(engine.get_parameters(), expected[1]))
+    return error, TRAINING_TOLERANCE[dtype]
+
+
+def same_bits_twice(job, path: str, batch: int = 2048) -> Outcome:
     """Elements that differ between two fits with the same seed; batches over all blocks."""
-    n_samples, batch = (64, 32) if job.emulated else (8192, 2048)
+    n_samples, batch = (64, 32) if job.emulated else (4 * batch, batch)
     network, objective = network_for("log_loss", hidden=(7, 9))
     X, y, _ = problem("log_loss", n_samples, 7, 3, "float32")
     optimizer = Optimizer("adam", CONSTANTS["adam"])
@@ -424,9 +442,11 @@ def paths(job, path: str, *dtypes: str) -> None:
 
 
 def _resident_rungs(dtypes: tuple[str, ...]) -> list[tuple[Callable, list[tuple]]]:
+    large = [(dtype, tile.rows) for dtype in dtypes for tile in all_tiles.SIZES[dtype].rows
+             if tile.rows >= 32]  # fmt: skip
     if "float64" in dtypes:
-        return [(paths_in_turn, [()])]
-    return [(same_bits_twice, [("resident",)])]
+        return [(row_tiles, large), (paths_in_turn, [()])]
+    return [(row_tiles, large), (same_bits_twice, [("resident",), ("resident", 2**16)])]
 
 
 def _tiled_rungs() -> list[tuple[Callable, list[tuple]]]:

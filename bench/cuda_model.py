@@ -13,8 +13,8 @@ barrier.  A launch that leaves most of the GPU idle, though it need not, makes i
 
 `CALIBRATED` was fitted by `calibrate` to the steps that an H200 took at the first and third of the
 report's batches, with the tiles that there were then; the table says how far all others are off.
-A report of former code (`GENERATIONS` of cuda_report) tells nothing of a precision whose products
-have changed since: its steps are neither fitted to nor compared.
+A report of former code (`GENERATIONS` of cuda_report) tells nothing of a path or a precision whose
+kernels have changed since: its steps are neither fitted to nor compared.
 
 So products in bfloat16, since their operands lie in memory as such, have not been measured, and
 issue may not bound them any more.  A stage of theirs takes as long as the slowest of these:
@@ -25,14 +25,22 @@ issue may not bound them any more.  A stage of theirs takes as long as the slowe
 - shared memory, 128 bytes a cycle, and L2, at BYTES_PER_CYCLE: both published, neither fitted.
 
 In TF32 the fitted constant `tensor` stands for all that is not issue.
+
+Nor has the resident path been measured since its products were written anew.  What of a part of a
+product is beside its loop is counted as if no branch were ever skipped, and takes as long as
+instructions that wait for each other do; large parts' loops take as long as a tile's stages do, by
+the same crowd of warps, or as shared memory does.  `phase` is as it was fitted to the former code.
+So it bounds what the smallest step with a mark can reach: five products one after the other, each
+with two barriers of a block and what its threads find out beforehand, 1.3 us of each.
 """
 
 import json
+import re
 import statistics
 import sys
 from collections import Counter
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -73,8 +81,13 @@ PRODUCT = {
       for name in SIZES.of(precision)[0].names(
           np.dtype("float32"), precision, (True, True), (True, True))),
 }  # fmt: skip
-SIZES_MEASURED = SIZES._replace(plain=SIZES.plain[:3], tf32=SIZES.tf32[:3])  # none of 16 x 8
-WIDE, SMALL = ("4096x4", 16384, "medium"), ("64-100-10", 200, "highest")  # steps with marks
+SIZES_MEASURED = SIZES._replace(  # none of 16 x 8, and row tiles of at most 16 rows
+    plain=SIZES.plain[:3], tf32=SIZES.tf32[:3], rows=SIZES.rows[:3]
+)
+# Steps with marks: 14000, 60 and 10 us.
+WIDE, MIDDLE = ("4096x4", 16384, "medium"), ("784-256-128-10", 128, "highest")
+SMALL = ("64-100-10", 200, "highest")
+NARROW = ("64-100-10", "32-64x4-8")
 
 
 class Constants(NamedTuple):
@@ -139,11 +152,14 @@ def launches_of_step(
 
 
 class Code(NamedTuple):
-    """A kernel's registers, its instructions, and its innermost loops'."""
+    """A kernel's registers, its instructions, its innermost loops', and those of what is around
+    each of these.
+    """
 
     registers: int
     n: int
     loops: list[Counter]
+    around: list[Counter]
 
     def loop(self, opcode: str, *kinds: str) -> Counter:
         """The innermost loop with most of these, among those whose loads and stores from shared
@@ -169,8 +185,11 @@ def code_of(launch: Launch) -> Code:
     if key not in _codes:
         cubin = compile_for(template, names, args, launch.threads, CAPABILITY)
         usage, text = disassemble(cubin)
-        n = sum(";" in line and "@!PT" not in line for line in text.splitlines())
-        _codes[key] = Code(resources(usage, text)["REG"], n, loops(text))
+        here = re.split(r"WARPSYNC\.COLLECTIVE", text)[0]  # not what warps do that have parted
+        n = sum(";" in line and "@!PT" not in line for line in here.splitlines())
+        found = loops(text)
+        bodies, around = [each.body for each in found], [each.around for each in found]
+        _codes[key] = Code(resources(usage, text)["REG"], n, bodies, around)
     return _codes[key]
 
 
@@ -262,31 +281,85 @@ def finish_us(launch: Launch, rows: int, it: Constants) -> float:
     return (code.n * it.alone + trips * LATENCY) / CYCLES_PER_US
 
 
+class Part(NamedTuple):
+    """What of a row tile's product a thread has at a time.
+
+    Parameters
+    ----------
+    per_term : float
+        Instructions for each of its sums and terms.
+    beside : float
+        And beside these, but for sums over lanes.
+    turns : float
+        Of shared memory for a warp, for each of its threads' sums and terms.
+    """
+
+    per_term: float
+    beside: float
+    turns: float
+
+
+def parts_of(code: Code, n_sums: int) -> tuple[Part, Part]:
+    """Of weight gradients, which are written to memory; and of the other two products, the worse,
+    because nothing tells which loop is whose.
+    """
+    found = [
+        (body, around) for body, around in zip(code.loops, code.around, strict=True)
+        if body["LDS.128"] and not body["STS.128"] and count(body, "FFMA")
+    ]  # fmt: skip
+    applied = max(sum(body.values()) / body["STS.128"] for body in code.loops if body["STS.128"])
+    parts = []
+    for is_gradient in (True, False):
+        mine = [each for each in found if (count(each[1], "STG") > 0) == is_gradient]
+        parts.append(Part(
+            max(sum(body.values()) / body["FFMA"] for body, _ in mine),
+            max(sum(around.values()) for _, around in mine)
+            + (0 if is_gradient else applied * n_sums / 4),
+            max((4 * body["LDS.128"] + body["LDS"]) / body["FFMA"] for body, _ in mine),
+        ))  # fmt: skip
+    return parts[0], parts[1]
+
+
+def head_instructions(code: Code) -> float:
+    """Of softmax, for each output of a row."""
+    bodies = [body for body in code.loops if body["MUFU.EX2"] and not body["LDS.128"]]
+    return sum(sum(body.values()) / body["MUFU.EX2"] for body in bodies)
+
+
 def tile_cycles(launch: Launch, widths: tuple[int, ...], it: Constants) -> tuple[float, float]:
     """Of a row tile that goes through all layers and back, on the resident path: those in which
     instructions issue, and the latencies between layers.
+
+    A thread's sums, if they are many, do not wait for each other; if they are few, what is beside
+    one part's terms is in `Constants.phase`.
     """
     code, names, threads = code_of(launch), launch.kernel[1], launch.threads
-    quads = names["R"] // 4
-    forward, input_gradient = code.loop("FFMA", "LDS", "LDS.128"), code.loop("FFMA", "LDS.128")
-    gradient = sum(code.loop("FFMA", "LDS.128", "STG.E").values())
-    count_slices = bind(resident.count_slices, {"THREADS": threads}, lambda function: function)
-    n_warps = threads // WARP
-    cycles, waits = 0.0, -(-names["R"] // n_warps) * 2 * LATENCY  # the head
+    n_sums = names["SUMS"]
+    (of_gradient, other), many = parts_of(code, n_sums), n_sums >= 16
+    find_shift = bind(resident.find_shift, {"THREADS": threads}, lambda function: function)
+    head = -(-widths[-1] // names["LANES"]) * head_instructions(code)
+    cycles, waits = head * it.alone, 2 * LATENCY
+    by_rows = names["R"] // names["TM"]
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
-        parts = [(forward, quads * fan_out, fan_in + 1)]
-        if layer > 0:
-            parts.append((input_gradient, quads * fan_in, fan_out))
-        for loop, n_sums, n_terms in parts:
-            slices = int(count_slices(n_sums, n_terms))
-            terms = -(-n_sums * slices // threads) * -(-n_terms // slices)
-            instructions = sum(loop.values()) / count(loop, "FFMA") * 4 * terms
-            share = Share(1, 1, min(n_warps, n_sums * slices / WARP))
-            cycles += cycles_of(instructions, share, it)
-            waits += it.phase
-        trips = -(-((fan_in + 4) // 4 * fan_out) // threads)
-        cycles += cycles_of(trips * gradient, Share(1, 1, n_warps), it)
-        waits += it.phase
+        of_inputs, of_outputs = (-(-width // names["TN"]) for width in (fan_in, fan_out))
+        by_lines = (fan_in + names["TM"]) // names["TM"]
+        products = [  # parts, how many, their terms as they are shared, and how many are together
+            (other, by_rows * of_outputs, fan_in + 1, 1),
+            (of_gradient, by_lines * of_outputs, names["R"] // 4, 4),
+            (other, by_rows * of_inputs, fan_out, 1),
+        ]
+        for part, n_parts, n_terms, together in products[: 2 + (layer > 0)]:
+            shift = find_shift(n_parts, n_terms)
+            trips = -(-(n_parts << shift) // threads)
+            terms = trips * -(-n_terms >> shift) * together * n_sums
+            warps = min(threads, n_parts << shift) / WARP
+            share = Share(1, 1, max(SCHEDULERS, np.ceil(warps)) if many else warps)
+            issue = (crowded if many else cycles_of)(terms * part.per_term, share, it)
+            cycles += max(issue, terms * part.turns * warps)
+            beside = part.beside + 2 * n_sums * shift
+            cycles += cycles_of((trips - (not many)) * beside, share, it)
+            # weight gradients, if they come together, wait once
+            waits += it.phase * (part is other or names["IN_PLACE"] or layer == 0)
     return cycles, waits
 
 
@@ -339,7 +412,7 @@ def step_us(
 
 
 class Cell(NamedTuple):
-    """A training step that a GPU took, with products of some generation."""
+    """A training step that a GPU took, with ``code`` (see `GENERATIONS`) of some generation."""
 
     gpu: str
     machine: Machine
@@ -347,11 +420,12 @@ class Cell(NamedTuple):
     batch: int
     precision: str
     us: float
+    code: str
     generation: int
 
     @property
     def is_comparable(self) -> bool:
-        return self.generation == GENERATIONS[self.precision]
+        return self.generation == GENERATIONS[self.code]
 
     @property
     def is_for_calibration(self) -> bool:
@@ -377,11 +451,13 @@ def measured() -> list[Cell]:
         machine = Machine(of_graph["done_us"], sections["barrier"]["results"]["barrier_us"])
         for name, section in sections.items():
             if name.startswith("network"):
-                found += [
-                    Cell(gpu, machine, cell["network"], cell["batch"], cell["precision"],
-                         cell["step_us"]["fastmlp"], generations.get(cell["precision"], 1))
-                    for cell in section["results"].get("cells", []) if "step_us" in cell
-                ]  # fmt: skip
+                for cell in section["results"].get("cells", []):
+                    if "step_us" in cell:
+                        code = "resident" if cell["path"] == "resident" else cell["precision"]
+                        found.append(
+                            Cell(gpu, machine, cell["network"], cell["batch"], cell["precision"],
+                                 cell["step_us"]["fastmlp"], code, generations.get(code, 1))
+                        )  # fmt: skip
     return found
 
 
@@ -395,12 +471,18 @@ def calibrate(cells: list[Cell]) -> Constants:
     """The constants with the least sum of squares of the logarithms of model / measured."""
     from scipy.optimize import least_squares
 
-    def residuals(logs):
-        it = Constants(*np.exp(logs))
-        return [np.log(cell.model(it) / cell.us) for cell in cells if cell.is_for_calibration]
+    seen = [cell for cell in cells if cell.is_for_calibration]
+    on_resident_path = any(cell.code == "resident" for cell in seen)
+    n = len(CALIBRATED) if on_resident_path else CALIBRATED.index(CALIBRATED.phase)
 
-    found = least_squares(residuals, np.log(CALIBRATED), loss="soft_l1", f_scale=0.2)
-    return Constants(*(float(f"{x:.3g}") for x in np.exp(found.x)))
+    def constants(logs):
+        return Constants(*np.exp(logs), *CALIBRATED[n:])
+
+    def residuals(logs):
+        return [np.log(cell.model(constants(logs)) / cell.us) for cell in seen]
+
+    found = least_squares(residuals, np.log(CALIBRATED[:n]), loss="soft_l1", f_scale=0.2)
+    return Constants(*(float(f"{x:.3g}") for x in constants(found.x)))
 
 
 # --- launches that are too small ----------------------------------------------------------------
@@ -437,7 +519,7 @@ def main() -> None:
     for cell in cells:
         us = cell.model(CALIBRATED)
         mark = ", calibration" if cell.is_for_calibration else ""
-        mark += "" if cell.is_comparable else ", former products"
+        mark += "" if cell.is_comparable else ", former code"
         print(f"| {cell.network} | {cell.batch} | {cell.precision} | {cell.gpu}{mark} "
               f"| {cell.us:.4g} | {us:.4g} | {us / cell.us:.2f} |")  # fmt: skip
     others = [cell for cell in cells if cell.is_unseen]
@@ -445,14 +527,26 @@ def main() -> None:
           f"{statistics.median(map(error, others)):.2f} off, all less than "
           f"{max(map(error, others)):.2f}; calibrated anew: {calibrate(cells)}.")  # fmt: skip
     machine = cells[0].machine
-    name, batch, precision = WIDE
-    us = step_us(GPU.networks[name], batch, precision, machine, CALIBRATED)
-    print(f"\nNot measured: {name} at {batch}, {precision}: {us:.4g} us.")
-    name, batch, precision = SMALL
-    launch, widths = launches_of_step(GPU.networks[name], batch, precision)[0], GPU.networks[name]
+    print("\nNot measured since (us):")
+    for name, batch, precision in (WIDE, MIDDLE, SMALL):
+        us = step_us(GPU.networks[name], batch, precision, machine, CALIBRATED)
+        print(f"{name} at {batch}, {precision}: {us:.4g}")
+    name, batch, _ = SMALL
+    launch, widths = launches_of_step(GPU.networks[name], batch, "highest")[0], GPU.networks[name]
     parts = resident_parts(launch, widths, batch, machine, CALIBRATED)
-    print(f"{name} at {batch}, {precision}: {sum(parts.values()):.3g} us, of which",
-          ", ".join(f"{part} {us:.2g}" for part, us in parts.items()) + ".")  # fmt: skip
+    print("of the last:", ", ".join(f"{part} {us:.2g}" for part, us in parts.items()))
+    print("\n| network | batch | rows of a row tile | resident, us | tiled, us |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, batch in product(NARROW, GPU.batches):
+        launch, widths = (
+            launches_of_step(GPU.networks[name], batch, "highest")[0],
+            GPU.networks[name],
+        )
+        ours, theirs = (
+            step_us(widths, batch, "highest", machine, CALIBRATED, sizes)
+            for sizes in (SIZES, SIZES._replace(rows=()))
+        )
+        print(f"| {name} | {batch} | {launch.kernel[1]['R']} | {ours:.4g} | {theirs:.4g} |")
     found = {precision: too_small(precision) for precision in PRECISIONS}
     for precision, launches in found.items():
         for name, batch, blocks in launches:

@@ -92,9 +92,10 @@ GPU = Plan(
     epoch_rows=2**16, rounds=5, round_seconds=0.06, matmul=16384, n_matmuls=4, copy_bytes=2**32,
     n_launches=1000, graph_nodes=100, n_barriers=1000, shared=(16384, 51200),
 )  # fmt: skip
-# Of the code of products of each precision; one more where a report of former code tells nothing of
-# what there is now.  Reports without them are of the first.
-GENERATIONS = {"highest": 1, "high": 1, "medium": 2}
+# Of the code of the resident path, and of products of each precision on the tiled path; one more
+# where a report of former code tells nothing of what there is now.  Reports without them are of the
+# first.
+GENERATIONS = {"resident": 2, "highest": 1, "high": 1, "medium": 2}
 TOY = Plan(
     networks={"5-4-3": (5, 4, 3)}, turns={"5-4-3": 60}, batches=(4,), compiled=("5-4-3",),
     compiled_batches=(4,), min_rows=8, max_samples=4, check_steps=1, epoch_rows=8, rounds=1,

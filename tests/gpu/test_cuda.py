@@ -8,12 +8,14 @@ import time
 import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import cycle, product
 
 import numpy as np
 import pytest
 import reference
 import sklearn
+from engines import each_once
 from numba import float32, float64
 from problems import CONSTANTS, make_network, make_problem, place_for
 from scipy import sparse
@@ -39,7 +41,7 @@ from fastmlp.engine.cuda import device as devices
 from fastmlp.engine.cuda import engine as target
 from fastmlp.engine.cuda.device import Launch
 from fastmlp.engine.cuda.shipped import Recorder
-from fastmlp.functions import LOSSES, Activation, Loss
+from fastmlp.functions import ACTIVATIONS, LOSSES, Activation, Loss
 from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
@@ -319,9 +321,9 @@ def test_formulas_of_the_user(path):
 
 
 def emulated(path, *device_options, kind=EmulatedDevice):
-    def make(network, **options):
+    def make(network, sizes=EMULATED_SIZES, **options):
         device = kind(*device_options)
-        engine = CudaEngine(network, device=device, sizes=EMULATED_SIZES, **options)
+        engine = CudaEngine(network, device=device, sizes=sizes, **options)
         assert engine.path == path
         return engine
 
@@ -341,6 +343,46 @@ def path(request, monkeypatch):
 )
 def test_both_paths_train_as_the_cpu_does(path, loss, rule):
     got, expected = train(emulated(path), loss, rule), train(CpuEngine, loss, rule)
+    for mine, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)
+
+
+MANY_ROWS = EMULATED_SIZES._replace(rows=EMULATED_SIZES.rows[-1:])
+
+
+def train_many_rows(make_engine, loss, activation, hidden=(9, 6), dtype="float64"):
+    """Batches of several row tiles for each block, the last one of few rows; as `train`."""
+    n_outputs = 3 if LOSSES[loss].per_row else 2
+    network, objective = make_network((5, *hidden, n_outputs), activation, loss)
+    X, y = make_problem(loss, 170, 5, n_outputs)
+    options = {"sizes": MANY_ROWS} if make_engine is not CpuEngine else {}
+    engine = make_engine(
+        network, dtype=dtype, objective=objective, alpha=0.1, batch_size=150,
+        optimizer=Optimizer("adam", CONSTANTS["adam"]), **options,
+    )  # fmt: skip
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, 170)
+    engine.load(place_for(engine, X.astype(dtype), y, weight.astype(dtype)))
+    engine.set_parameters(np.random.default_rng(3).normal(scale=0.3, size=network.n_parameters))
+    order = np.random.default_rng(4).permutation(170)
+    losses = [engine.run_epoch(order, np.full(2, 0.01)) for _ in range(2)]
+    return np.array(losses), engine.get_parameters()
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "schedule"), each_once(LOSSES, ACTIVATIONS, SCHEDULES)
+)
+def test_large_row_tiles_train_as_the_cpu_does(loss, activation, schedule):
+    got = train_many_rows(emulated("resident", schedule), loss, activation)
+    expected = train_many_rows(CpuEngine, loss, activation)
+    for mine, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [(), (1,), (40,), (33, 2, 34)], ids=str)
+def test_large_row_tiles_of_networks_of_other_widths(hidden):
+    """Fewer parts of products than threads, as many, and more."""
+    got = train_many_rows(emulated("resident"), "log_loss", "relu", hidden)
+    expected = train_many_rows(CpuEngine, "log_loss", "relu", hidden)
     for mine, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)
 
@@ -840,24 +882,30 @@ RESIDENT_BUGS = {
         "            wait_for_all_copies()\n",
     ),
     "no barrier between layers": (
-        "layer < n_layers - 1)  # fmt: skip\n        cuda.syncthreads()\n",
-        "layer < n_layers - 1)  # fmt: skip\n",
+        "shifts[3 * layer])  # fmt: skip\n        cuda.syncthreads()\n",
+        "shifts[3 * layer])  # fmt: skip\n",
     ),
     "what is behind the weights": (
         "        memory[e] = REAL(0)\n    cuda.syncthreads()\n",
         "        pass\n    cuda.syncthreads()\n",
     ),
     "rows fetched while others still read": (
-        "int32(deltas + a), w, fan_in, fan_out)\n        cuda.syncthreads()\n",
-        "int32(deltas + a), w, fan_in, fan_out)\n",
+        "at = int32(at + (fan_in + 1) * fan_out)\n        cuda.syncthreads()\n",
+        "at = int32(at + (fan_in + 1) * fan_out)\n",
     ),
-    "slices that do not add up": ("distance = slices // 2\n", "distance = slices // 4\n"),
+    "slices that do not add up": ("distance = 16\n", "distance = 8\n"),
     "sums read before they are written": (
         "float64(0)  # fmt: skip\n            cuda.syncthreads()\n",
         "float64(0)  # fmt: skip\n",
     ),
-    "edge of the parameters": ("if k + q <= fan_in:", "if k + q < fan_in:"),
-    "deltas of missing rows": ("if e % R >= rows:", "if e % R > rows:"),
+    "edge of the parameters": ("int32(p * n_lines) <= lines", "int32(p * n_lines) < lines"),
+    "deltas of missing rows": ("if i >= rows:", "if i > rows:"),
+    "deltas in the place of activations that others still read": (
+        "reciprocals[layer])  # fmt: skip\n            cuda.syncthreads()\n",
+        "reciprocals[layer])  # fmt: skip\n",
+    ),
+    "a lane's columns": ("q & (step - 1) == part", "q & (step - 1) == 0"),
+    "a lane's terms": ("n - part + (1 << shift) - 1)", "n - part)"),
 }
 
 
@@ -923,19 +971,31 @@ def test_planted_bugs_are_found(bug, monkeypatch):
     assert found
 
 
+def few_rows(schedule):
+    return train(emulated("resident", schedule), "log_loss", "sgd")[1]
+
+
+def many_rows(schedule):
+    return train_many_rows(emulated("resident", schedule), "log_loss", "tanh")[1]
+
+
+@cache
+def parameters_without_bugs(train_some):
+    return train_some("forward")
+
+
 @pytest.mark.parametrize("bug", RESIDENT_BUGS)
 def test_planted_bugs_of_the_resident_path_are_found(bug, monkeypatch):
-    mutant = plant(resident, *RESIDENT_BUGS[bug])
-    expected = train(emulated("resident"), "log_loss", "sgd")[1]
-    monkeypatch.setattr(paths, "resident", mutant)
-    found = False
-    for schedule in SCHEDULES:
+    expected = {each: parameters_without_bugs(each) for each in (few_rows, many_rows)}
+
+    def is_found(schedule, train_some):
         try:
-            got = train(emulated("resident", schedule), "log_loss", "sgd")[1]
-            found |= largest(got - expected) > 1e-6
+            return largest(train_some(schedule) - expected[train_some]) > 1e-6
         except Fault:
-            found = True
-    assert found
+            return True
+
+    monkeypatch.setattr(paths, "resident", plant(resident, *RESIDENT_BUGS[bug]))
+    assert any(is_found(*case) for case in product(SCHEDULES, expected))
 
 
 STREAM_BUGS = {

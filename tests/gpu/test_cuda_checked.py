@@ -158,7 +158,7 @@ def counts_of_resident_step(batch):
     X, y = make_problem("log_loss", batch, 32, 8)
     engine = CudaEngine(
         network, dtype="float32", objective=objective, batch_size=batch, device=device,
-        sizes=EMULATED_SIZES._replace(resident_threads=SIZES.resident_threads),
+        sizes=EMULATED_SIZES._replace(rows=SIZES.rows),
         optimizer=Optimizer("sgd", (0.9, 0.0, 0.0)),
     )  # fmt: skip
     engine.load(place_for(engine, X.astype("float32"), y))
@@ -168,15 +168,19 @@ def counts_of_resident_step(batch):
     return device.counts()
 
 
-HOT = {  # what a step loads and stores most, and the most turns for each that is needed
-    ("shared", "forward_all/forward/load_four", 16): (1, 1),
-    ("shared", "backward_all/gradient/load_four", 16): (1, 1),
-    ("shared", "backward_all/input_gradient/load_four", 16): (1.92, 1),
-    ("global", "backward_all/gradient", 4): (1, 1),
-    ("global", "fetch_weights", 16): (1, 1),
-    ("shared", "fetch_weights", 16): (1, 1),
-    ("global", "fetch_rows", 4): (1, 1),
-    ("global", "sum_partial", 4): (1.15, 1.15),
+# What a step loads and stores most, and the most turns for each that is needed, in row tiles of 4,
+# of 16, and of 128 rows.
+HOT = {
+    ("shared", "forward_all/forward/load_rows/load_four", 16): (1, 1.08, 1.08),
+    ("shared", "forward_all/forward/store_four", 16): (2, 2, 1.06),
+    ("shared", "backward_all/gradient/load_four", 16): (1, 1, 1.08),
+    ("shared", "backward_all/input_gradient/load_rows/load_four", 16): (1, 1, 1),
+    ("shared", "backward_all/input_gradient/load_four", 16): (1.77, 1.1, 1),
+    ("global", "backward_all/gradient", 4): (1, 1, 1.22),
+    ("global", "fetch_weights", 16): (1, 1, 1),
+    ("shared", "fetch_weights", 16): (1, 1, 1),
+    ("global", "fetch_rows", 4): (1, 1, 1),
+    ("global", "sum_partial", 4): (1.15, 1.15, 1.15),
 }
 
 
@@ -185,21 +189,35 @@ def too_many_turns(counts, which):
             if counts[key].turns > most[which] * counts[key].least}  # fmt: skip
 
 
-@pytest.mark.parametrize(("batch", "which"), [(8, 0), (32, 1)], ids=["few rows", "many rows"])
+@pytest.mark.parametrize(("batch", "which"), [(8, 0), (32, 1), (256, 2)])
 def test_memory_serves_the_resident_path_at_once(batch, which):
     assert not too_many_turns(counts_of_resident_step(batch), which)
 
 
 def test_columns_that_begin_in_the_same_bank_are_found(monkeypatch):
-    monkeypatch.setattr(paths.ResidentPath, "_column", lambda self, rows: rows)
+    monkeypatch.setattr(tiles.RowTile, "pitch", property(lambda tile: tile.rows))
     found = too_many_turns(counts_of_resident_step(32), 1)
     assert ("shared", "backward_all/gradient/load_four", 16) in found
+
+
+def test_lanes_that_share_a_part_side_by_side_are_found(monkeypatch):
+    """Of terms that follow each other, whose columns lie in the same banks."""
+    mutant = plant(
+        resident,
+        "(lane & (1 << width) - 1))\n"
+        "    return int32(min(which, n_parts - 1)), int32(lane >> width),",
+        "(lane >> shift))\n"
+        "    return int32(min(which, n_parts - 1)), int32(lane & (1 << shift) - 1),",
+    )
+    monkeypatch.setattr(paths, "resident", mutant)
+    found = too_many_turns(counts_of_resident_step(256), 2)
+    assert ("shared", "forward_all/forward/load_rows/load_four", 16) in found
 
 
 def test_rows_of_weights_that_begin_in_the_same_bank_are_found(monkeypatch):
     mutant = plant(resident, "4 * ((fan_out + 3) // 4 | 1)", "4 * ((fan_out + 3) // 4)")
     monkeypatch.setattr(paths, "resident", mutant)
-    found = too_many_turns(counts_of_resident_step(32), 1)
+    found = too_many_turns(counts_of_resident_step(8), 0)
     assert ("shared", "backward_all/input_gradient/load_four", 16) in found
 
 
@@ -280,7 +298,7 @@ PROMOTED = {
     "a sum": (
         resident,
         "forward",
-        ("s0 = s1 = s2 = s3 = REAL(0)", "s0 = s1 = s2 = s3 = float64(0)"),
+        ("sums = cuda.local.array(SUMS, REAL)", "sums = cuda.local.array(SUMS, float64)"),
     ),
     "a literal": (kernels, "head", ("(y - REAL(0.5))", "(y - 0.5)")),
     "an integer": (kernels, "class_target", ("/ REAL(n_outputs)", "/ n_outputs")),

@@ -43,18 +43,19 @@ OTHERS = (48, 64)
 WITH_FLOAT64 = ("resident_epoch", "update", "complete_gradient", "sum_squares", "clipped_update",
                 "finish_norm", "finish_step")  # fmt: skip
 MAX_SHARED = 48 * 1024  # of what a kernel asks for itself
-MOST_STACK = {"resident_epoch": 320}  # bytes, only before capability 9.0
+# Bytes of stack, beside the loops of products: before capability 9.0, and since.
+MOST_STACK = {"resident_epoch": (480, 240)}
 
 
 def use(device, described, dtype, X, y, *, rule="adam", precision="highest", dropout=None,
-        **options):  # fmt: skip
+        sizes=None, **options):  # fmt: skip
     """Launch all kernels that a network of this kind needs."""
     network, objective = described
     constants = (0.9, 0.999, 1e-8)
     engine = CudaEngine(
         network, dtype=dtype, device=device, matmul_precision=precision, batch_size=200,
         optimizer=Optimizer(rule, constants, **options), alpha=0.1, objective=objective,
-        dropout=dropout,
+        dropout=dropout, sizes=sizes,
     )  # fmt: skip
     engine.load(place_for(engine, X, y, np.ones(X.shape[0])))
     engine.run_epoch(np.arange(400), np.full(2, 1e-3))
@@ -74,8 +75,11 @@ def reports(capability, dtype, monkeypatch):
     for i, (loss, activation) in enumerate(itertools.islice(pairs, n)):
         X, y = make_problem(loss, 400, 300, 3)
         X = X.astype(dtype)
-        monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 2**17)
-        use(device, make_network((300, 50, 12, 3), activation, loss), dtype, X, y)
+        monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 2**16)
+        sizes = tiles.SIZES[dtype]
+        sizes = sizes._replace(rows=sizes.rows[-1 - i % len(sizes.rows) :][:1])
+        network = make_network((30, 50, 12, 3), activation, loss)
+        use(device, network, dtype, X[:, :30], y, sizes=sizes)
         monkeypatch.setattr(target, "_RESIDENT_PARAMETERS", 0)
         hidden = (260, 12) if i < 4 or activation == "mish" else (12,)  # large tiles, or small
         network = make_network((300, *hidden, 3), activation, loss)
@@ -111,8 +115,9 @@ def test_kernels_stay_within_their_limits(capability, dtype, monkeypatch):
         name = f"{key[0]}, tensor cores" if used["HMMA"] else key[0]
         limit = REGISTERS.get(name, OTHERS)[dtype == "float64"]
         assert used["REG"] <= limit, (key, used)
-        most = MOST_STACK.get(name, 0) if capability[0] < 9 else 0
+        most = MOST_STACK.get(name, (0, 0))[capability[0] >= 9]
         assert used["STACK"] <= most, (key, used)
+        assert used["SPILLED"] == 0, (key, used)
         assert most or used["LOCAL"] == used["STL"] == used["LDL"] == 0, (key, used)
         assert used["SHARED"] <= MAX_SHARED, (key, used)
         if key[0] == "product":
@@ -154,7 +159,8 @@ def loop_of_product(precision, size, by_rows, **names):
     )  # fmt: skip
     cubin = compile_for(kernels.product, bound, arguments, tile.threads, (9, 0, "a"))
     opcode, limits = MOST[precision]
-    loop = max(loops(disassemble(cubin)[1]), key=lambda body: count(body, opcode))
+    bodies = [loop.body for loop in loops(disassemble(cubin)[1])]
+    loop = max(bodies, key=lambda body: count(body, opcode))
     return loop, sum(loop.values()) / count(loop, opcode), limits[size]
 
 
@@ -176,6 +182,44 @@ def test_products_spend_their_instructions_on_arithmetic(precision, size):
             per_load = n_rows * tile.WN // 8 / (n_rows + n_columns)
             assert count(loop, "HMMA") == count(loop, "LDSM") * per_load, (by_rows, loop)
             assert count(loop, "LDS") == 0, (by_rows, loop)
+
+
+# Instructions per FMA in the loops of products, by the rows of row tiles, of which others have the
+# same loops.  Where parts are of one column, one loop reads single weights.
+MOST_OF_ROWS = {
+    ("float32", 16): 3.1, ("float32", 64): 1.7, ("float32", 128): 1.5,
+    ("float64", 16): 3.4, ("float64", 64): 1.8,
+}  # fmt: skip
+
+
+def loops_of_rows(dtype, rows, **names):
+    """Those of a row tile's products, on a GPU of capability 9.0, and instructions per FMA."""
+    tile = next(each for each in tiles.SIZES[dtype].rows if each.rows == rows)
+    device, sizes = shipped.Recorder(), tiles.SIZES[dtype]._replace(rows=(tile,))
+    device.n_multiprocessors = GateDevice.n_multiprocessors
+    X, y = make_problem("log_loss", 400, 30, 3)
+    described = make_network((30, 50, 3), "relu", "log_loss")
+    use(device, described, dtype, X.astype(dtype), y, sizes=sizes)
+    launch = next(each for each in device.launches
+                  if each.kernel[0].__name__ == "resident_epoch")  # fmt: skip
+    template, bound = launch.kernel
+    cubin = compile_for(template, bound | names, launch.args, launch.threads, (9, 0, "a"))
+    opcode = "FFMA" if dtype == "float32" else "DFMA"
+    bodies = [loop.body for loop in loops(disassemble(cubin)[1])]
+    mine = [body for body in bodies if count(body, opcode) >= 16 and body["LDS.128"]
+            and not count(body, "STS")]  # fmt: skip
+    return [(body, sum(body.values()) / count(body, opcode)) for body in mine]
+
+
+@pytest.mark.parametrize(("dtype", "rows"), MOST_OF_ROWS)
+def test_row_tiles_spend_their_instructions_on_arithmetic(dtype, rows):
+    found = loops_of_rows(dtype, rows)
+    assert len(found) == 3
+    for body, ratio in found:
+        assert ratio <= MOST_OF_ROWS[dtype, rows], body
+        assert sum(count(body, opcode) for opcode in ("CALL", "LDG", "LDL", "STL")) == 0, body
+    n_with_single_weights = sum(body["LDS.128"] < count(body, "LDS") for body, _ in found)
+    assert n_with_single_weights == (rows < 32)
 
 
 def load_one_by_one(target, i, source, j):
@@ -203,6 +247,11 @@ def load_fragments_one_by_one(target, i, source, j):
 def test_slower_loads_are_found(precision, names):
     _, ratio, most = loop_of_product(precision, 0, (False, False), **names)
     assert ratio > most
+
+
+def test_slower_loads_of_row_tiles_are_found():
+    found = loops_of_rows("float32", 128, load_vector=load_one_by_one)
+    assert all(ratio > MOST_OF_ROWS["float32", 128] for _, ratio in found)
 
 
 def code_of_barrier(**names):

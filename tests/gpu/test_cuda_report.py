@@ -177,6 +177,25 @@ def test_a_rung_fails_when_a_kernel_is_wrong(bench, monkeypatch, rung, case, ker
     assert job.rungs[1]["error"] > 10 * job.rungs[1]["tolerance"]
 
 
+def one_term_less(n, part, shift):
+    return max(0, n - part + (1 << shift) - 2) >> shift
+
+
+def test_the_rung_of_row_tiles_fails_when_their_kernel_is_wrong(bench, monkeypatch):
+    from simt import EMULATED_SIZES
+
+    from fastmlp.engine.cuda import resident, tiles
+
+    monkeypatch.setattr(tiles, "SIZES", {"float64": EMULATED_SIZES})
+    job, rung = Listed(), (bench.ladder.row_tiles, [("float64", 32)])
+    bench.ladder.climb(job, [rung])
+    monkeypatch.setattr(resident, "count_terms", one_term_less)
+    job.device = EmulatedDevice()
+    bench.ladder.climb(job, [rung])
+    assert [each["status"] for each in job.rungs] == ["passed", "failed"]
+    assert job.rungs[1]["error"] > 10 * job.rungs[1]["tolerance"]
+
+
 def test_a_rung_that_raises_stops_no_other(bench):
     def raises(job):
         raise RuntimeError("an illegal address")

@@ -121,6 +121,11 @@ class CountedMemory(Memory):
         _note(self, i, n)
         return [super(CountedMemory, self).__getitem__(i + k) for k in range(n)]
 
+    def set_vector(self, i, values):
+        _note(self, i, len(values))
+        for k, value in enumerate(values):
+            super().__setitem__(i + k, value)
+
     def expect(self, i, n):
         _note(self, i, n)
         super().expect(i, n)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from typing import NamedTuple
 
 from fastmlp.engine.cuda.compiler import compile_kernel
 from fastmlp.engine.cuda.shipped import Recorder, assume_target
@@ -60,8 +61,17 @@ def resources(usage: str, code: str) -> dict[str, int]:
 _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(.*?)\s*;")
 
 
-def loops(code: str) -> list[Counter]:
-    """How often each opcode, with its modifiers, occurs in each loop that holds no other.
+class Loop(NamedTuple):
+    """How often each opcode, with its modifiers, occurs in a loop that holds no other, and in the
+    loop around it, if there is one, beside all loops that this one holds.
+    """
+
+    body: Counter
+    around: Counter
+
+
+def loops(code: str) -> list[Loop]:
+    """All loops that hold no other.
 
     The padding around asynchronous copies, which is never executed, does not count.
     """
@@ -72,20 +82,38 @@ def loops(code: str) -> list[Counter]:
             labels[label[1]] = len(lines)
         elif "@!PT" not in line and (found := _INSTRUCTION.match(line)):
             lines.append(found[1])
-    ends = {}
+    ends = set()
     for n, text in enumerate(lines):
         if (found := re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", text)) and labels[found[1]] <= n:
-            ends[labels[found[1]], n] = lines[labels[found[1]] : n + 1]
-    inner = [
-        body for (first, last), body in ends.items()
-        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in ends)
-    ]  # fmt: skip
-    return [Counter(text.split()[0] for text in body) for body in inner]
+            ends.add((labels[found[1]], n))
+
+    def within(outer: tuple[int, int]) -> list[tuple[int, int]]:
+        return [each for each in ends
+                if each != outer and outer[0] <= each[0] and each[1] <= outer[1]]  # fmt: skip
+
+    def opcodes(loop: tuple[int, int]) -> Counter:
+        inner = {n for first, last in within(loop) for n in range(first, last + 1)}
+        here = range(loop[0], loop[1] + 1)
+        return Counter(lines[n].split()[0] for n in here if n not in inner)
+
+    found = []
+    for loop in sorted(ends):
+        if not within(loop):
+            around = min((each for each in ends if loop in within(each)),
+                         key=lambda each: each[1] - each[0], default=None)  # fmt: skip
+            found.append(Loop(opcodes(loop), opcodes(around) if around else Counter()))
+    return found
 
 
 def count(loop: Counter, opcode: str) -> int:
     """Instructions of a loop with an opcode, whatever its modifiers."""
     return sum(n for name, n in loop.items() if name.split(".")[0] == opcode)
+
+
+def count_spills(code: str) -> int:
+    """Loads and stores of local memory in the loops of products."""
+    bodies = [loop.body for loop in loops(code) if loop.body["LDS.128"]]
+    return sum(count(body, opcode) for body in bodies for opcode in ("LDL", "STL"))
 
 
 class GateDevice(Recorder):
@@ -94,7 +122,7 @@ class GateDevice(Recorder):
     Attributes
     ----------
     reports : dict
-        (kernel, its names) -> `resources`.
+        (kernel, its names) -> `resources`, and ``SPILLED``, see `count_spills`.
     """
 
     name = "compile gate"
@@ -112,4 +140,5 @@ class GateDevice(Recorder):
         key = (template.__name__, launch.threads, *shown)
         if key not in self.reports:
             cubin = compile_for(template, names, launch.args, launch.threads, self._capability)
-            self.reports[key] = resources(*disassemble(cubin))
+            usage, code = disassemble(cubin)
+            self.reports[key] = resources(usage, code) | {"SPILLED": count_spills(code)}

@@ -25,7 +25,7 @@ from greenlet import getcurrent, greenlet
 
 from fastmlp.engine.cuda.compiler import bind
 from fastmlp.engine.cuda.device import Launch, Sequence
-from fastmlp.engine.cuda.tiles import MmaTile, Sizes, Tile
+from fastmlp.engine.cuda.tiles import MmaTile, RowTile, Sizes, Tile
 
 WARP = 32
 NONSENSE = 0x7BAD
@@ -34,7 +34,7 @@ EMULATED_SIZES = Sizes(
     (Tile(16, 16, 8, 4, 4, slices=2), Tile(8, 8, 8, 4, 4, slices=2, stages=2)),
     (MmaTile(32, 32, 16, 16, 16), MmaTile(16, 16, 32, 16, 16, slices=2)),
     (MmaTile(32, 32, 32, 16, 16), MmaTile(16, 16, 32, 16, 16, slices=2)),
-    128,
+    (RowTile(4, 4, 1, 128), RowTile(8, 4, 1, 128), RowTile(32, 8, 4, 128)),
     32,
 )
 
@@ -85,6 +85,11 @@ class Memory(list):
     def vector(self, i, n):
         """``n`` elements that one instruction reads."""
         return [self[i + k] for k in range(n)]
+
+    def set_vector(self, i, values):
+        """The same that one instruction writes."""
+        for k, value in enumerate(values):
+            self[i + k] = value
 
     def copied(self, i, n):
         """What an asynchronous copy of ``n`` elements reads."""
@@ -205,6 +210,9 @@ class Cuda:
     def syncwarp(self):
         _wait("warp")
 
+    def shfl_sync(self, mask, value, lane):
+        return _exchange(value)[lane]
+
     def shfl_xor_sync(self, mask, value, distance):
         return _exchange(value)[getcurrent().index % WARP ^ distance]
 
@@ -253,17 +261,26 @@ def load_shared(source, i):
     return source[i]
 
 
+def _aligned(array, i) -> int:
+    """How many elements from there on are 16 bytes."""
+    n = 16 // array.dtype.itemsize
+    if i % n or array.alignment < 16:
+        raise Fault(f"{n} elements from {i} are not aligned")
+    return n
+
+
 def _vector(source, j):
     """16 bytes of it."""
-    n = 16 // source.dtype.itemsize
-    if j % n or source.alignment < 16:
-        raise Fault(f"{n} elements from {j} are not aligned")
-    return source.vector(j, n)
+    return source.vector(j, _aligned(source, j))
 
 
 def load_vector(target, i, source, j):
     for k, value in enumerate(_vector(source, j)):
         target[i + k] = value
+
+
+def store_vector(target, i, source, j):
+    target.set_vector(i, [source[j + k] for k in range(_aligned(target, i))])
 
 
 def _load_matrices(n, transposed):
@@ -406,8 +423,8 @@ TWINS = {
     function.__name__: function
     for function in (
         commit_copies, wait_for_all_copies, wait_for_all_but_one, wait_for_all_but_two,
-        wait_for_all_but_six, quotient, load_shared, load_vector, to_tf32, to_bf16, from_bf16,
-        mma_tf32, mma_bf16, add_release, load_acquire,
+        wait_for_all_but_six, quotient, load_shared, load_vector, store_vector, to_tf32, to_bf16,
+        from_bf16, mma_tf32, mma_bf16, add_release, load_acquire,
     )
 } | MATRICES  # fmt: skip
 # What planted bugs use: here, where all see the same memory, nothing depends on its order.

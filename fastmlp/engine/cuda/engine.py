@@ -1,8 +1,8 @@
 """The CUDA engine: data, parameters and workspace on a GPU.
 
-Two paths lead through an epoch (see `paths`).  The resident path, one launch, is for networks of
-at most `_RESIDENT_PARAMETERS` parameters that fit in a block's shared memory, batches of moderate
-size, dense samples, and 'highest' precision.  The tiled path takes the rest, in micro-batches of at
+Two paths lead through an epoch (see `paths`).  The resident path, one launch, is for networks that
+fit in a block's shared memory beside some rows of activations, dense samples, and 'highest'
+precision.  The tiled path takes the rest, in micro-batches of at
 most `_MICRO_BATCH_ROWS` rows, and fewer where their activations would take more than
 `_MICRO_BATCH_BYTES`; in 'medium' precision these are stored as bfloat16.  `CudaEngine.path` says
 which path it is.  The parameters stay in the flat vector's own order, as float32 or float64.
@@ -38,7 +38,7 @@ from fastmlp.optimizers import N_NUMBERS, N_SLOTS, Optimizer
 
 _MICRO_BATCH_ROWS = 2**14
 _MICRO_BATCH_BYTES = 2**30  # of activations, and as many of deltas
-_RESIDENT_PARAMETERS = 2**17
+_RESIDENT_PARAMETERS = 2**16  # more do not fit
 _WHOLE = "all samples in one batch, as they come"
 
 

@@ -17,7 +17,7 @@ from fastmlp.engine.cuda.compiler import UserFormula
 from fastmlp.engine.cuda.device import Device, Sequence
 from fastmlp.engine.cuda.launcher import Launcher
 from fastmlp.engine.cuda.samples import Chunk, Data
-from fastmlp.engine.cuda.tiles import Sizes
+from fastmlp.engine.cuda.tiles import RowTile, Sizes
 from fastmlp.engine.cuda.workspace import Buffers, Copy, MicroBatch, Pass, Workspace
 from fastmlp.functions import (
     ACTIVATIONS,
@@ -32,10 +32,10 @@ from fastmlp.network import Network
 from fastmlp.objective import Objective
 from fastmlp.optimizers import N_NUMBERS, OPTIMIZERS, Optimizer, decay_weight, keep_weight
 
-_MOST_TILE_ROWS = 16
-_SMALL_ARRAYS = 1024  # bytes
-_STEPS_AT_ONCE = 4096  # of 10 to 60 microseconds
-_ROWS_PER_MULTIPROCESSOR = 64  # beyond, tiles are better than the resident path
+_SMALL_ARRAYS = 2048  # bytes
+_STEPS_AT_ONCE, _ROWS_AT_ONCE = 4096, 2**24  # in a launch: a quarter of a second at most
+# Where row tiles of few rows are better than the tiled path, by the model of both.
+_MOST_PARAMETERS, _ROWS_PER_MULTIPROCESSOR = 2**15, 64
 
 
 class _Path:
@@ -57,20 +57,27 @@ class _Path:
 
 
 class ResidentPath(_Path):
-    """For small networks, whose weights fit in a block's shared memory beside four rows of
-    activations and deltas, in batches of few rows for each multiprocessor.
+    """For small networks, whose weights fit in a block's shared memory beside some rows of
+    activations: four, or a large row tile if a batch has many rows for each multiprocessor.
     """
 
     def takes(self, optimizer: Optimizer | None, batch_size: int) -> bool:
         """Whether it can train this network."""
-        return not (
+        if (
             any(self._dropout.rates)
             or self._network.layer_norm
             or (optimizer and optimizer.max_grad_norm is not None)
             or len(set(self._network.hidden)) > 1
-            or batch_size > _ROWS_PER_MULTIPROCESSOR * self._device.n_multiprocessors
             or len(self._network.widths) - 1 > resident.MOST_LAYERS
-            or self._shared_bytes(4) > self._free_bytes()
+            or batch_size >= 2**31
+        ):
+            return False
+        tile = self._tile(batch_size)
+        if tile is None or tile.large:
+            return tile is not None
+        return (
+            self._network.n_parameters <= _MOST_PARAMETERS
+            and batch_size <= _ROWS_PER_MULTIPROCESSOR * self._device.n_multiprocessors
         )
 
     def begin(self, call: Pass) -> None:
@@ -81,36 +88,46 @@ class ResidentPath(_Path):
 
     def _buffers_for_blocks(self, call: Pass) -> tuple[Any, Any]:
         """Gradients of those that work on rows, and the sums of all."""
-        n_partial = self._shape(call.batch_size)[1] * self._network.n_parameters
+        n_partial = self._n_working(call.batch_size) * self._network.n_parameters
         return call.buffers_for_blocks(n_partial, 2 * self._device.n_multiprocessors)
 
-    def _shape(self, batch_size: int) -> tuple[int, int]:
-        """(rows of a row tile, blocks that work on them)."""
-        multiprocessors = self._device.n_multiprocessors
-        rows = min(_MOST_TILE_ROWS, -(-batch_size // (4 * multiprocessors)) * 4)
-        while self._shared_bytes(rows) > self._free_bytes():
-            rows -= 4
-        return rows, min(multiprocessors, -(-batch_size // rows))
+    def _tile(self, batch_size: int) -> RowTile | None:
+        """The smallest row tile that holds a multiprocessor's share of a batch, or the largest that
+        fits in shared memory; None if none does.
+        """
+        found = None
+        for tile in self._sizes.rows:
+            if self._shared_bytes(tile) > self._free_bytes(tile):
+                break
+            found = tile
+            if tile.rows * self._device.n_multiprocessors >= batch_size:
+                break
+        return found
 
-    def _free_bytes(self) -> int:
+    def _n_working(self, batch_size: int) -> int:
+        """Blocks that work on rows."""
+        tile = self._tile(batch_size)
+        assert tile is not None
+        return min(self._device.n_multiprocessors, -(-batch_size // tile.rows))
+
+    def _free_bytes(self, tile: RowTile) -> int:
         """Shared memory that a block can have beside the kernel's own."""
-        return self._device.shared_bytes - 8 * self._sizes.resident_threads - _SMALL_ARRAYS
+        return self._device.shared_bytes - 8 * tile.threads - _SMALL_ARRAYS
 
     def _n_weights_shared(self) -> int:
         """Elements of all weights and biases in shared memory."""
         shapes = pairwise(self._network.widths)
         return sum((fan_in + 1) * resident.pitch_of(fan_out) for fan_in, fan_out in shapes)
 
-    @staticmethod
-    def _column(rows: int) -> int:
-        """Elements of a column of a row tile: columns side by side begin in different banks."""
-        return rows if rows % 8 else rows + 4
+    def _of_score(self) -> bool:
+        """Whether the activation's derivative is worked out from the score."""
+        return any(row.of_score for row in self._network.hidden)
 
-    def _shared_bytes(self, rows: int) -> int:
-        """Shared memory of a block, for a row tile of so many rows."""
+    def _shared_bytes(self, tile: RowTile) -> int:
+        """Shared memory of a block."""
         n_columns = sum(self._network.widths) + len(self._network.widths)
-        tile = (2 * n_columns + 4) * self._column(rows)  # vectors end behind the last column
-        return (self._n_weights_shared() + tile) * self._dtype.itemsize
+        n_columns = n_columns * (1 if tile.in_place(self._of_score()) else 2) + tile.margin
+        return (self._n_weights_shared() + n_columns * tile.pitch) * self._dtype.itemsize
 
     def run(
         self, call: Pass, chunk: Chunk, optimizer: Optimizer, go_on: Callable[[], None]
@@ -118,38 +135,36 @@ class ResidentPath(_Path):
         """All of a chunk's steps; ``go_on`` is called from time to time, and may raise an error."""
         network, buffers = self._network, self._buffers
         kind, n = self._dtype.type, network.n_parameters
-        rows, n_working = self._shape(call.batch_size)
-        objective, threads = self._objective, self._sizes.resident_threads
+        tile, n_working = self._tile(call.batch_size), self._n_working(call.batch_size)
+        objective = self._objective
         assert objective is not None
+        assert tile is not None
         loss = objective.row
         activation = network.hidden[0] if network.hidden else ACTIVATIONS["identity"]
-        keeps = activation.of_score
         kernel = self._kernel(
-            resident.resident_epoch, R=rows, P=self._column(rows), THREADS=threads,
-            GROUP=16 // self._dtype.itemsize, **_rule(optimizer),
+            resident.resident_epoch, **tile.names(self._dtype, self._of_score()),
             ACTIVATION=_formula(activation, activation.value),
             DERIVATIVE=_formula(activation, activation.derivative),
-            KEEP_DERIVATIVE=resident.keep_derivative if keeps else resident.keep_nothing,
-            TAKE_DERIVATIVE=resident.kept_derivative if keeps else resident.derivative_of_output,
-            HEAD=_head(loss, resident), **_loss(loss),
+            HEAD=_head(loss, resident), **_loss(loss), **_rule(optimizer),
         )  # fmt: skip
         data = chunk.data
         partial, sums = self._buffers_for_blocks(call)
         blocks = (self._device.n_multiprocessors, 1, 1)
-        for step in range(0, chunk.steps, _STEPS_AT_ONCE):
+        at_once = max(1, min(_STEPS_AT_ONCE, _ROWS_AT_ONCE // call.batch_size))
+        for step in range(0, chunk.steps, at_once):
             if step:  # so that Ctrl-C does not wait for long
                 self._device.synchronize()
                 go_on()
-            n_steps = min(_STEPS_AT_ONCE, chunk.steps - step)
+            n_steps = min(at_once, chunk.steps - step)
             self._launch(
-                kernel, blocks, threads, buffers.control, buffers.barrier, n_steps, call.order,
+                kernel, blocks, tile.threads, buffers.control, buffers.barrier, n_steps, call.order,
                 *data.fields, data.targets, data.weights, data.weighted, call.scales,
                 call.numbers, call.shares, buffers.parameters, partial, n_working, buffers.slots,
                 n, buffers.layers, buffers.widths, len(network.widths) - 1,
                 self._n_weights_shared(), kind(self._alpha), kind(objective.divisor),
                 np.finfo(kind).eps, buffers.constants, kind(objective.label_smoothing),
                 buffers.average, buffers.average_rate, sums, cooperative=True,
-                shared_bytes=self._shared_bytes(rows),
+                shared_bytes=self._shared_bytes(tile),
             )  # fmt: skip
 
 

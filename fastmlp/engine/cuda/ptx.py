@@ -116,6 +116,25 @@ def load_vector(typingctx, target, i, source, j):
     return types.void(target, types.int64, source, types.int64), codegen
 
 
+@intrinsic
+def store_vector(typingctx, target, i, source, j):
+    """Copy 16 bytes from ``source[j]`` (local) to ``target[i]`` (shared, aligned to them)."""
+    n = 128 // target.dtype.bitwidth
+
+    def codegen(context, builder, signature, args):
+        kind = ir.VectorType(context.get_value_type(target.dtype), n)
+        start = _element(context, builder, signature.args[2], args[2], args[3])
+        values = ir.Constant(kind, ir.Undefined)
+        for k in range(n):
+            value = builder.load(builder.gep(start, [ir.Constant(_I64, k)]))
+            values = builder.insert_element(values, value, ir.Constant(_I32, k))
+        to = _element(context, builder, signature.args[0], args[0], args[1])
+        builder.store(values, builder.bitcast(to, kind.as_pointer()), align=16)
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64), codegen
+
+
 def _matrices(name, n, form):
     """An intrinsic that loads ``n`` matrices of 8 x 8 elements of 16 bits, whose rows lie in shared
     memory, aligned to 16 bytes: lane ``8 m + r`` says where row r of matrix m is, ``source[j]``.

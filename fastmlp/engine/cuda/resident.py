@@ -8,11 +8,20 @@ and updates that slice of the parameters; then comes a second barrier.  Paramete
 gradients travel through L2 and never leave the chip.
 
 Shared memory holds the weights, copied anew in each step, and a row tile: R rows of a block's
-activations and deltas.  Weights lie as ``[W; b]`` by rows of `pitch_of` elements, zeros at their
-ends.  The row tile lies by columns of P elements, which vectors of four rows are read from; the
-column behind each layer's is 1, as in `kernels`.  Pitches are odd multiples of four elements, so
-that vectors of neighbouring rows or columns lie in different banks.  What each step reads once is
-read before it is needed: at a barrier everything that is cached close by is lost.
+activations.  Weights lie as ``[W; b]`` by rows of `pitch_of` elements, zeros at their ends.  The
+row tile lies by columns of P elements, which vectors of four rows are read from; the column behind
+each layer's is 1, as in `kernels`.  Derivatives lie behind all activations, and on the way back
+deltas take their place; in tiles of many rows, for which memory is short, deltas take that of
+activations, if these tell the derivative.  Pitches are odd multiples of four elements, so that
+vectors of neighbouring rows or columns lie in different banks.  What each step reads once is read
+before it is needed: at a barrier everything that is cached close by is lost.
+
+A thread has TM x TN sums of a product at a time, its part.  Tiles of few rows have few sums to give
+to many threads, and what counts is how long one takes: 4 x 1.  Large batches come in tiles of many
+rows, one after the other, and what counts is how many sums each load from shared memory serves:
+4 x 4, or 8 x 4.  (8 x 8 needs so many registers that there are threads for half as many warps, too
+few to hide what is beside the loops.)  So activations of large batches never leave the chip, which
+on the tiled path they do.  bench/cuda_model.py has what either path takes.
 
 Same seed, same GPU, same bits: each sum has one order.
 """
@@ -26,7 +35,6 @@ from numba import float64, int32, int64
 from fastmlp.engine.cuda.kernels import (
     FULL_WARP,
     add_over_block,
-    add_over_warp,
     apply_rule,
     class_target,
     is_weight,
@@ -42,6 +50,7 @@ from fastmlp.engine.cuda.ptx import (
     load_shared,
     load_vector,
     quotient,
+    store_vector,
     wait_for_all_copies,
 )
 
@@ -49,12 +58,17 @@ from fastmlp.engine.cuda.ptx import (
 REAL: Any = None  # element type
 GROUP = 0  # elements in 16 bytes
 THREADS = 0
-R = 4  # rows of a row tile, a multiple of 4
+R = 4  # rows of a row tile, a multiple of TM
 P = 4  # elements between its columns
+TM, TN = 4, 1  # of a thread's part of a product, multiples of 4; TN can be 1
+VN = 1  # columns in a vector of weights
+SUMS, PART_N = 4, 4  # TM x TN, and four terms of TN
+MARGIN = 4  # columns behind the last one that are read
+LANES = 32  # that share the outputs of a row
+IN_PLACE = True  # whether deltas take the place of activations
+OF_SCORE = False  # whether an activation's derivative is worked out from the score
 ACTIVATION: Callable[..., Any] = unbound
 DERIVATIVE: Callable[..., Any] = unbound
-KEEP_DERIVATIVE: Callable[..., Any] = unbound
-TAKE_DERIVATIVE: Callable[..., Any] = unbound
 HEAD: Callable[..., Any] = unbound
 FORMULA: Callable[..., Any] = unbound  # the loss
 GRADIENT: Callable[..., Any] = unbound  # of the loss
@@ -63,9 +77,9 @@ N_NUMBERS = 0  # per step, for the optimizer
 AVERAGE: Callable[..., Any] = unbound
 
 MOST_LAYERS = 16
-MOST_WIDTHS, MOST_ENDS = MOST_LAYERS + 1, 2 * MOST_LAYERS
-MOST_SLICES = 32  # lanes of a warp
-LEAST_TERMS = 4  # per slice
+MOST_WIDTHS, MOST_ENDS, MOST_SHIFTS = MOST_LAYERS + 1, 2 * MOST_LAYERS, 3 * MOST_LAYERS
+MOST_SHIFT = 5  # of a warp's lanes
+LEAST_TERMS = 4  # of a lane
 
 
 def pitch_of(fan_out: int) -> int:
@@ -112,8 +126,11 @@ def fetch_rows(memory, a, picked, order, first, rows, X, n_features):
     A warp per row.  Without any row nothing is copied, because nobody would wait for it.
     """
     lane = cuda.threadIdx.x % 32
-    for i in range(cuda.threadIdx.x // 32, R if rows > 0 else 0, THREADS // 32):
-        sample = order[first + i] if i < rows else 0
+    n_each = (R + THREADS // 32 - 1) // (THREADS // 32)
+    begin = cuda.threadIdx.x // 32 * n_each
+    mine = order[first + begin + lane] if lane < n_each and begin + lane < rows else int64(0)
+    for i in range(begin, min(R, begin + n_each) if rows > 0 else begin):
+        sample = cuda.shfl_sync(FULL_WARP, mine, i - begin)
         for k in range(lane, n_features, 32):
             copy_element_async(memory, a + k * P + i, X, sample * n_features + k, i < rows)
         if lane == 0:
@@ -121,52 +138,70 @@ def fetch_rows(memory, a, picked, order, first, rows, X, n_features):
     commit_copies()
 
 
-def load_four(part, memory, at):
+def load_four(part, k, memory, at):
     """Four elements that follow each other."""
     for i in range(0, 4, GROUP):
-        load_vector(part, i, memory, at + i)
+        load_vector(part, k + i, memory, at + i)
 
 
-def keep_derivative(memory, at, score):
-    """For an activation whose output does not tell the derivative."""
-    memory[at] = DERIVATIVE(score)
+def store_four(memory, at, part, k):
+    """The same, back."""
+    for i in range(0, 4, GROUP):
+        store_vector(memory, at + i, part, k + i)
 
 
-def keep_nothing(memory, at, score):
-    """For the others."""
+def load_rows(part, memory, at):
+    """A thread's TM rows of a column: vectors, each the R / TM threads' side by side."""
+    for i in range(0, TM, 4):
+        load_four(part, i, memory, at + i * (R // TM))
 
 
-def kept_derivative(memory, output, kept):
-    """The derivative that `keep_derivative` left."""
-    return memory[kept]
-
-
-def derivative_of_output(memory, output, kept):
-    """The derivative that the output tells."""
-    return DERIVATIVE(memory[output])
-
-
-def count_slices(n_sums, n_terms):
-    """Neighbouring lanes that share the terms of a sum, where there are fewer sums than threads; a
-    power of two.
+def load_columns(part, memory, at, n_groups):
+    """A thread's TN columns of a row of weights: vectors, each the ``n_groups`` threads' side by
+    side.
     """
-    slices = 1
+    if VN == 1:
+        part[0] = load_shared(memory, at)
+    else:
+        for j in range(0, TN, VN):
+            load_four(part, j, memory, at + j * n_groups)
+
+
+def find_shift(n_parts, n_terms):
+    """Of how many lanes of a warp share the terms of their sums, where there are fewer parts of a
+    product than threads: the binary logarithm.
+    """
+    shift = 0
     while (
-        2 * slices * n_sums <= THREADS
-        and slices < MOST_SLICES
-        and 2 * slices * LEAST_TERMS <= n_terms
+        n_parts << shift + 1 <= THREADS
+        and shift < MOST_SHIFT
+        and LEAST_TERMS << shift + 1 <= n_terms
     ):
-        slices *= 2
-    return int32(slices)
+        shift += 1
+    return shift
 
 
-def add_over_slices(value, slices):
-    """Sum over neighbouring lanes, for all of them."""
-    distance = slices // 2
-    while distance > 0:
-        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
-        distance //= 2
-    return value
+def count_terms(n, part, shift):
+    """Of ``n`` terms, groups of them, or columns, those that one of ``1 << shift`` lanes takes."""
+    return int32(max(0, n - part + (1 << shift) - 1) >> shift)
+
+
+def part_of(e, n_parts, shift):
+    """Which part of a product is a thread's, which of its terms, and whether it has one: lanes side
+    by side have parts side by side, so that they read vectors side by side.
+    """
+    lane, width = int32(e & 31), 5 - shift
+    which = int32((e >> 5 << width) + (lane & (1 << width) - 1))
+    return int32(min(which, n_parts - 1)), int32(lane >> width), which < n_parts
+
+
+def add_over_lanes(sums, shift):
+    """Sums over the lanes that share a part, for all of them."""
+    distance = 16
+    for _ in range(shift):
+        for q in range(SUMS):
+            sums[q] += cuda.shfl_xor_sync(FULL_WARP, sums[q], distance)
+        distance >>= 1
 
 
 def whole_warps(n):
@@ -174,174 +209,249 @@ def whole_warps(n):
     return int32((n + 31) // 32 * 32)
 
 
-def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden):
+def clear(sums):
+    """Zeros, before a part's first term."""
+    for q in range(SUMS):
+        sums[q] = 0
+
+
+def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden, shift):
     """Columns from ``out`` on = activation of (columns from ``a`` on) @ [W; b].
 
-    Four rows of an output to a thread, or to some lanes that share the terms.
+    TM rows of TN outputs to a thread, or to some lanes that share the terms.
     """
-    slices, pitch = count_slices(R // 4 * fan_out, fan_in + 1), int32(pitch_of(fan_out))
-    n = int32(R // 4 * fan_out * slices)
-    x = cuda.local.array(4, REAL)
-    for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
-        which = quotient(int32(min(e, n - 1)), slices)
-        i = quotient(which, fan_out)
-        j, i = int32(which - i * fan_out), int32(4 * i)
-        s0 = s1 = s2 = s3 = REAL(0)
-        first = int32(e & (slices - 1))
-        at_w, at_a = int32(w + first * pitch + j), int32(a + first * P + i)
-        for _ in range(first, fan_in + 1, slices):
-            weight = load_shared(memory, at_w)
-            load_four(x, memory, at_a)
-            s0 += x[0] * weight
-            s1 += x[1] * weight
-            s2 += x[2] * weight
-            s3 += x[3] * weight
-            at_w, at_a = int32(at_w + slices * pitch), int32(at_a + slices * P)
-        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
-        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
-        if e < n and first == 0:
-            z = int32(out + j * P + i)
-            if hidden:
-                d = int32(derivatives + j * P + i)
-                KEEP_DERIVATIVE(memory, d, s0)
-                KEEP_DERIVATIVE(memory, d + 1, s1)
-                KEEP_DERIVATIVE(memory, d + 2, s2)
-                KEEP_DERIVATIVE(memory, d + 3, s3)
-                s0, s1, s2, s3 = ACTIVATION(s0), ACTIVATION(s1), ACTIVATION(s2), ACTIVATION(s3)
-            memory[z], memory[z + 1], memory[z + 2], memory[z + 3] = s0, s1, s2, s3
+    n_groups, pitch = int32((fan_out + TN - 1) // TN), int32(pitch_of(fan_out))
+    n_parts, step = int32(R // TM * n_groups), int32(1 << shift)
+    x, v = cuda.local.array(TM, REAL), cuda.local.array(TN, REAL)
+    sums = cuda.local.array(SUMS, REAL)
+    for e in range(cuda.threadIdx.x, whole_warps(n_parts << shift), THREADS):
+        which, part, is_mine = part_of(e, n_parts, shift)
+        group = quotient(which, int32(R // TM))
+        i = int32(4 * (which - group * (R // TM)))
+        clear(sums)
+        at_w, at_a = int32(w + part * pitch + group * VN), int32(a + part * P + i)
+        for _ in range(count_terms(fan_in + 1, part, shift)):
+            load_rows(x, memory, at_a)
+            load_columns(v, memory, at_w, n_groups)
+            for q in range(TN):
+                for p in range(TM):
+                    sums[q * TM + p] += x[p] * v[q]
+            at_w, at_a = int32(at_w + step * pitch), int32(at_a + step * P)
+        add_over_lanes(sums, shift)
+        for q in range(TN):
+            j = int32((group + q // VN * n_groups) * VN + q % VN)
+            if is_mine and j < fan_out and q & (step - 1) == part:
+                for p in range(0, TM, 4):
+                    at = int32(out + j * P + i + p * (R // TM))
+                    store_four(memory, at, sums, q * TM + p)
+        for q in range(TN if hidden else 0):
+            j = int32((group + q // VN * n_groups) * VN + q % VN)
+            if is_mine and j < fan_out and q & (step - 1) == part:
+                activate(memory, int32(j * P + i), out, derivatives)
 
 
-def gradient(memory, a, delta, partial, at, fan_in, fan_out, fresh):
-    """The row tile's share of a layer's gradient; four parameters of a column to a thread."""
-    d, x = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
-    sums = cuda.local.array(4, REAL)
-    for e in range(cuda.threadIdx.x, (fan_in + 4) // 4 * fan_out, THREADS):
-        k = quotient(int32(e), fan_out)
-        j, k = int32(e - k * fan_out), int32(4 * k)
-        at_d, at_x = int32(delta + j * P), int32(a + k * P)
-        for q in range(4):
-            sums[q] = 0
-        for i in range(0, R, 4):
-            load_four(d, memory, at_d + i)
-            for q in range(4):
-                load_four(x, memory, at_x + q * P + i)
-                sums[q] += x[0] * d[0] + x[1] * d[1] + x[2] * d[2] + x[3] * d[3]
-        i = at + int32(k * fan_out + j)
-        for q in range(4):
-            if k + q <= fan_in:
-                if fresh:
-                    partial[i + q * fan_out] = sums[q]
-                else:
-                    partial[i + q * fan_out] += sums[q]
+def activate(memory, at, out, derivatives):
+    """A thread's rows of a column of scores become outputs."""
+    y, d = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
+    for p in range(0, TM * (R // TM), 4 * (R // TM)):
+        load_four(y, 0, memory, out + at + p)
+        for c in range(4):
+            score = y[c]
+            y[c] = ACTIVATION(score)
+            if not IN_PLACE:
+                d[c] = DERIVATIVE(score if OF_SCORE else y[c])
+        store_four(memory, out + at + p, y, 0)
+        if not IN_PLACE:
+            store_four(memory, derivatives + at + p, d, 0)
 
 
-def input_gradient(memory, a, delta, below, w, fan_in, fan_out):
-    """Columns from ``below`` on = (columns from ``delta`` on) @ W^T, times the derivative at the
-    columns from ``a`` on; shared among threads as in `forward`.
+def gradient(memory, a, delta, partial, at, fan_in, fan_out, fresh, shift, reciprocal):
+    """The row tile's share of a layer's gradient; TM x TN parameters to a thread, or to some lanes
+    that share the rows.
     """
-    slices, pitch = count_slices(R // 4 * fan_in, fan_out), int32(pitch_of(fan_out))
-    n = int32(R // 4 * fan_in * slices)
-    d, v = cuda.local.array(4, REAL), cuda.local.array(4, REAL)
-    for e in range(cuda.threadIdx.x, whole_warps(n), THREADS):
-        which = quotient(int32(min(e, n - 1)), slices)
-        i = quotient(which, fan_in)
-        k, i = int32(which - i * fan_in), int32(4 * i)
-        s0 = s1 = s2 = s3 = REAL(0)
-        first = int32(4 * (e & (slices - 1)))
-        at_w, at_d = int32(w + k * pitch + first), int32(delta + first * P + i)
-        for _ in range(first, fan_out, 4 * slices):
-            load_four(v, memory, at_w)
+    n_lines, n_groups = int32((fan_in + TM) // TM), int32((fan_out + TN - 1) // TN)
+    n_parts, step = int32(n_lines * n_groups), int32(1 << shift)
+    x, d = cuda.local.array(4, REAL), cuda.local.array(PART_N, REAL)
+    sums = cuda.local.array(SUMS, REAL)
+    for e in range(cuda.threadIdx.x, whole_warps(n_parts << shift), THREADS):
+        which, part, is_mine = part_of(e, n_parts, shift)
+        line = int32(which * reciprocal >> 32)
+        group = int32(which - line * n_groups)
+        clear(sums)
+        at_x, at_d = int32(a + line * P + 4 * part), int32(delta + group * P + 4 * part)
+        for _ in range(count_terms(R // 4, part, shift)):
+            for q in range(TN):
+                load_four(d, 4 * q, memory, at_d + q * n_groups * P)
+            for p in range(TM):
+                load_four(x, 0, memory, at_x + p * n_lines * P)
+                for c in range(4):
+                    for q in range(TN):
+                        sums[p * TN + q] += x[c] * d[4 * q + c]
+            at_x, at_d = int32(at_x + 4 * step), int32(at_d + 4 * step)
+        add_over_lanes(sums, shift)
+        lines = int32(fan_in - line if is_mine else -1)  # from the thread's first to the last
+        columns = int32(fan_out - group)
+        if not fresh:  # all that is there at once, because it comes from afar
+            i = at + line * fan_out + group
+            for p in range(TM):
+                if int32(p * n_lines) <= lines and p & (step - 1) == part:
+                    for q in range(TN):
+                        if int32(q * n_groups) < columns:
+                            sums[p * TN + q] += partial[i + q * int64(n_groups)]
+                i += n_lines * int64(fan_out)
+        i = at + line * fan_out + group
+        for p in range(TM):
+            if int32(p * n_lines) <= lines and p & (step - 1) == part:
+                for q in range(TN):
+                    if int32(q * n_groups) < columns:
+                        partial[i + q * int64(n_groups)] = sums[p * TN + q]
+            i += n_lines * int64(fan_out)
+
+
+def input_gradient(memory, delta, below, w, fan_in, fan_out, shift):
+    """Columns from ``below`` on, which outputs or derivatives are in = (columns from ``delta`` on)
+    @ W^T, times the derivative; shared among threads as in `forward`.
+    """
+    n_groups, pitch = int32((fan_in + TN - 1) // TN), int32(pitch_of(fan_out))
+    n_parts, step = int32(R // TM * n_groups), int32(1 << shift)
+    x, v, y = cuda.local.array(TM, REAL), cuda.local.array(PART_N, REAL), cuda.local.array(4, REAL)
+    sums = cuda.local.array(SUMS, REAL)
+    for e in range(cuda.threadIdx.x, whole_warps(n_parts << shift), THREADS):
+        which, part, is_mine = part_of(e, n_parts, shift)
+        group = quotient(which, int32(R // TM))
+        i = int32(4 * (which - group * (R // TM)))
+        clear(sums)
+        at_w, at_d = int32(w + group * pitch + 4 * part), int32(delta + 4 * part * P + i)
+        for _ in range(count_terms((fan_out + 3) // 4, part, shift)):
+            for q in range(TN):
+                load_four(v, 4 * q, memory, at_w + q * n_groups * pitch)
             for c in range(4):
-                load_four(d, memory, at_d + c * P)
-                s0 += d[0] * v[c]
-                s1 += d[1] * v[c]
-                s2 += d[2] * v[c]
-                s3 += d[3] * v[c]
-            at_w, at_d = int32(at_w + 4 * slices), int32(at_d + 4 * slices * P)
-        s0, s1 = add_over_slices(s0, slices), add_over_slices(s1, slices)
-        s2, s3 = add_over_slices(s2, slices), add_over_slices(s3, slices)
-        if e < n and first == 0:
-            x, z = int32(a + k * P + i), int32(below + k * P + i)
-            memory[z] = s0 * TAKE_DERIVATIVE(memory, x, z)
-            memory[z + 1] = s1 * TAKE_DERIVATIVE(memory, x + 1, z + 1)
-            memory[z + 2] = s2 * TAKE_DERIVATIVE(memory, x + 2, z + 2)
-            memory[z + 3] = s3 * TAKE_DERIVATIVE(memory, x + 3, z + 3)
+                load_rows(x, memory, at_d + c * P)
+                for q in range(TN):
+                    for p in range(TM):
+                        sums[q * TM + p] += x[p] * v[4 * q + c]
+            at_w, at_d = int32(at_w + 4 * step), int32(at_d + 4 * step * P)
+        add_over_lanes(sums, shift)
+        for q in range(TN if IN_PLACE else 0):
+            k = int32(group + q * n_groups)
+            if is_mine and k < fan_in and q & (step - 1) == part:
+                derive(memory, int32(below + k * P + i))
+        for q in range(TN):
+            k = int32(group + q * n_groups)
+            if is_mine and k < fan_in and q & (step - 1) == part:
+                for p in range(0, TM, 4):
+                    at = int32(below + k * P + i + p * (R // TM))
+                    load_four(y, 0, memory, at)
+                    for c in range(4):
+                        y[c] *= sums[q * TM + p + c]
+                    store_four(memory, at, y, 0)
+
+
+def derive(memory, at):
+    """A thread's rows of a column of outputs become derivatives."""
+    y = cuda.local.array(4, REAL)
+    for p in range(0, TM * (R // TM), 4 * (R // TM)):
+        load_four(y, 0, memory, at + p)
+        for c in range(4):
+            y[c] = DERIVATIVE(y[c])
+        store_four(memory, at + p, y, 0)
+
+
+def add_over_row(value):
+    """Sum over the lanes of a row, for all of them."""
+    distance = LANES // 2
+    while distance > 0:
+        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
+        distance //= 2
+    return value
 
 
 def head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
          smoothing):  # fmt: skip
-    """One row's scaled gradient; returns its loss, for lane 0 of the row's warp."""
-    lane = cuda.threadIdx.x % 32
+    """One row's scaled gradient, which may take the scores' place; returns its loss."""
     total = REAL(0)
-    for k in range(lane, n_outputs, 32):
+    for k in range(cuda.threadIdx.x % LANES, n_outputs, LANES):
         score, y = memory[z + k * P + i], targets[sample * n_outputs + k]
         y -= smoothing * (y - REAL(0.5))
         value, slope = LOSS(score, y, tiny, constants[k])
         total += value
         memory[delta + k * P + i] = scale * slope
-    total = add_over_warp(total)
-    return total / divisor
+    return add_over_row(total) / divisor
 
 
 def softmax_sums(memory, z, i, n_outputs):
-    """(greatest score, sum of exp(score - greatest)) of one row, for every lane of its warp."""
-    lane = cuda.threadIdx.x % 32
+    """(greatest score, sum of exp(score - greatest)) of one row."""
+    lane = cuda.threadIdx.x % LANES
     peak = memory[z + i]
-    for k in range(lane, n_outputs, 32):
+    for k in range(lane, n_outputs, LANES):
         score = memory[z + k * P + i]
         peak = score if not score <= peak else peak
-    for distance in (16, 8, 4, 2, 1):
+    distance = LANES // 2
+    while distance > 0:
         other = cuda.shfl_xor_sync(FULL_WARP, peak, distance)
         peak = other if not other <= peak else peak
+        distance //= 2
     total = REAL(0)
-    for k in range(lane, n_outputs, 32):
+    for k in range(lane, n_outputs, LANES):
         total += exp(memory[z + k * P + i] - peak)
-    total = add_over_warp(total)
-    return peak, total
+    return peak, add_over_row(total)
 
 
 def softmax_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny, constants,
                  smoothing):  # fmt: skip
     """`head` for the log loss of softmax; ``targets`` are class numbers."""
-    lane, label = cuda.threadIdx.x % 32, targets[sample]
+    label = targets[sample]
+    of_label = memory[z + label * P + i]
     peak, total = softmax_sums(memory, z, i, n_outputs)
-    for k in range(lane, n_outputs, 32):
+    for k in range(cuda.threadIdx.x % LANES, n_outputs, LANES):
         share = exp(memory[z + k * P + i] - peak) / total
         memory[delta + k * P + i] = scale * (share - REAL(1) if k == label else share)
-    return FORMULA(log(total), memory[z + label * P + i] - peak, tiny)
+    return FORMULA(log(total), of_label - peak, tiny)
 
 
 def probability_head(memory, z, delta, i, n_outputs, targets, sample, scale, divisor, tiny,
                      constants, smoothing):  # fmt: skip
     """`softmax_head` for other losses of the probabilities of all classes."""
-    lane, label = cuda.threadIdx.x % 32, targets[sample]
+    lane, label = cuda.threadIdx.x % LANES, targets[sample]
     peak, total = softmax_sums(memory, z, i, n_outputs)
     peak += log(total)
     loss, pull = REAL(0), REAL(0)
-    for k in range(lane, n_outputs, 32):
+    for k in range(lane, n_outputs, LANES):
         y = class_target(k, label, n_outputs, smoothing)
         log_p = memory[z + k * P + i] - peak
-        slope = GRADIENT(exp(log_p), log_p, y, constants[k])
         loss += FORMULA(exp(log_p), log_p, y, constants[k])
-        pull += slope
-        memory[delta + k * P + i] = slope
-    loss = add_over_warp(loss)
-    pull = add_over_warp(pull)
-    for k in range(lane, n_outputs, 32):
-        share, d = exp(memory[z + k * P + i] - peak), delta + k * P + i
-        memory[d] = scale * (memory[d] - share * pull)
+        pull += GRADIENT(exp(log_p), log_p, y, constants[k])
+    loss, pull = add_over_row(loss), add_over_row(pull)
+    for k in range(lane, n_outputs, LANES):
+        y = class_target(k, label, n_outputs, smoothing)
+        log_p = memory[z + k * P + i] - peak
+        slope = GRADIENT(exp(log_p), log_p, y, constants[k]) - exp(log_p) * pull
+        memory[delta + k * P + i] = scale * slope
     return loss
 
 
 # --- the kernel -------------------------------------------------------------------------------
 
 
-def lay_out(memory, activations, sizes, ends, widths, layers, n_layers):
+def plan(shifts, reciprocals, layer, fan_in, fan_out):
+    """How a layer's three products are shared among threads, and what divides by the second's
+    parts of a line: ``which * reciprocal >> 32``, exact up to 65535.
+    """
+    of_inputs, of_outputs = (fan_in + TN - 1) // TN, (fan_out + TN - 1) // TN
+    shifts[3 * layer] = find_shift(R // TM * of_outputs, fan_in + 1)
+    shifts[3 * layer + 1] = find_shift((fan_in + TM) // TM * of_outputs, R // 4)
+    shifts[3 * layer + 2] = find_shift(R // TM * of_inputs, fan_out)
+    reciprocals[layer] = int64(2**32) // of_outputs + 1
+
+
+def lay_out(memory, activations, sizes, ends, shifts, reciprocals, widths, layers, n_layers):
     """Shared memory before the first step; returns how far deltas lie behind activations.
 
-    Zeros but for the ones behind each layer; the network's widths and its layers' ends.
+    Zeros but for the ones behind each layer; the network's widths, its layers' ends, and plans.
     """
     thread = cuda.threadIdx.x
+    if thread < n_layers:
+        plan(shifts, reciprocals, thread, widths[thread], widths[thread + 1])
     if thread <= n_layers:
         sizes[thread] = widths[thread]
     if thread < 2 * n_layers:
@@ -349,19 +459,19 @@ def lay_out(memory, activations, sizes, ends, widths, layers, n_layers):
     n_columns = int32(n_layers + 1)
     for layer in range(n_layers + 1):
         n_columns = int32(n_columns + widths[layer])
-    deltas = int32(n_columns * P)  # in the same order
-    for e in range(thread, activations + 2 * deltas + 4 * P, THREADS):
+    deltas = int32(0 if IN_PLACE else n_columns * P)  # in the same order
+    for e in range(thread, activations + (n_columns + MARGIN) * P + deltas, THREADS):
         memory[e] = REAL(0)
     cuda.syncthreads()
     n_columns = int32(0)
     for layer in range(n_layers + 1):
         n_columns = int32(n_columns + sizes[layer] + 1)
-        if thread < R:
-            memory[activations + (n_columns - 1) * P + thread] = REAL(1)
+        for i in range(thread, R, THREADS):
+            memory[activations + (n_columns - 1) * P + i] = REAL(1)
     return deltas
 
 
-def forward_all(memory, a, deltas, sizes, n_layers):
+def forward_all(memory, a, deltas, sizes, shifts, n_layers):
     """All layers' activations from those at ``a``; returns where the last ones lie, and where the
     weights end.
     """
@@ -369,27 +479,41 @@ def forward_all(memory, a, deltas, sizes, n_layers):
     for layer in range(n_layers):
         fan_in, fan_out = sizes[layer], sizes[layer + 1]
         out = int32(a + (fan_in + 1) * P)
-        forward(memory, a, w, out, int32(deltas + out), fan_in, fan_out,
-                layer < n_layers - 1)  # fmt: skip
+        forward(memory, a, w, out, int32(deltas + out), fan_in, fan_out, layer < n_layers - 1,
+                shifts[3 * layer])  # fmt: skip
         cuda.syncthreads()
         a, w = out, int32(w + (fan_in + 1) * pitch_of(fan_out))
     return a, w
 
 
-def backward_all(memory, a, deltas, w, partial, n, sizes, n_layers, fresh):
+def backward_all(memory, a, deltas, w, partial, n, sizes, shifts, reciprocals, n_layers, fresh):
     """All layers' gradients, to the block's part of ``partial``, from what `forward_all` has
     returned; ``fresh`` ones replace what is there.
+
+    Weight gradients come last, all together, unless deltas take the place of what they are made of.
     """
-    block, at = cuda.blockIdx.x, int32(n)
+    first, at = int64(cuda.blockIdx.x) * n, int32(n)
     for layer in range(n_layers - 1, -1, -1):
         fan_in, fan_out = sizes[layer], sizes[layer + 1]
         delta = int32(deltas + a)
         a = int32(a - (fan_in + 1) * P)
         at = int32(at - (fan_in + 1) * fan_out)
         w = int32(w - (fan_in + 1) * pitch_of(fan_out))
-        gradient(memory, a, delta, partial, int64(block) * n + at, fan_in, fan_out, fresh)
+        if IN_PLACE:
+            gradient(memory, a, delta, partial, first + at, fan_in, fan_out, fresh,
+                     shifts[3 * layer + 1], reciprocals[layer])  # fmt: skip
+            cuda.syncthreads()
         if layer > 0:
-            input_gradient(memory, a, delta, int32(deltas + a), w, fan_in, fan_out)
+            input_gradient(memory, delta, int32(deltas + a), w, fan_in, fan_out,
+                           shifts[3 * layer + 2])  # fmt: skip
+            cuda.syncthreads()
+    if not IN_PLACE:
+        for layer in range(n_layers):
+            fan_in, fan_out = sizes[layer], sizes[layer + 1]
+            below, a = a, int32(a + (fan_in + 1) * P)
+            gradient(memory, below, int32(deltas + a), partial, first + at, fan_in, fan_out, fresh,
+                     shifts[3 * layer + 1], reciprocals[layer])  # fmt: skip
+            at = int32(at + (fan_in + 1) * fan_out)
         cuda.syncthreads()
 
 
@@ -407,12 +531,16 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
     block_sums = cuda.shared.array(THREADS, float64)
     sizes = cuda.shared.array(MOST_WIDTHS, int32)
     ends = cuda.shared.array(MOST_ENDS, int32)
+    shifts = cuda.shared.array(MOST_SHIFTS, int32)
+    reciprocals = cuda.shared.array(MOST_LAYERS, int64)
     picked = cuda.shared.array(R, int64)
     step_numbers = cuda.shared.array(N_NUMBERS, REAL)
     thread, block, n_blocks = cuda.threadIdx.x, cuda.blockIdx.x, cuda.gridDim.x
     n, n_layers, n_working = int32(n), int32(n_layers), int32(n_working)
     activations = int32(n_weights_shared)
-    deltas = lay_out(memory, activations, sizes, ends, widths, layers, n_layers)
+    deltas = lay_out(
+        memory, activations, sizes, ends, shifts, reciprocals, widths, layers, n_layers
+    )
     n_outputs, n_features = sizes[n_layers], sizes[0]
     # which of the slice of parameters this thread looks after, and at whose part of them
     n_slice = int32((n + n_blocks - 1) // n_blocks)
@@ -443,19 +571,20 @@ def resident_epoch(control, barrier, n_steps, order, X, targets, weights, n_weig
             rows = int32(min(R, end - first))
             wait_for_all_copies()
             cuda.syncthreads()
-            a, w = forward_all(memory, activations, deltas, sizes, n_layers)
-            for e in range(thread, R * n_outputs, THREADS):
-                if e % R >= rows:
-                    memory[deltas + a + e // R * P + e % R] = REAL(0)
-            for i in range(thread // 32, rows, THREADS // 32):
+            a, w = forward_all(memory, activations, deltas, sizes, shifts, n_layers)
+            for i in range(thread // LANES, R, THREADS // LANES):
                 sample = picked[i]
                 weight = weights[sample] if n_weights else REAL(1)
                 value = HEAD(memory, a, int32(deltas + a), i, n_outputs, targets, sample,
                              scale * weight, divisor, tiny, constants, smoothing)  # fmt: skip
-                if thread % 32 == 0:
+                if i >= rows:
+                    for k in range(thread % LANES, n_outputs, LANES):
+                        memory[deltas + a + k * P + i] = REAL(0)
+                elif thread % LANES == 0:
                     loss += share * (weight * value)
             cuda.syncthreads()
-            backward_all(memory, a, deltas, w, partial, n, sizes, n_layers, first == begin)
+            backward_all(memory, a, deltas, w, partial, n, sizes, shifts, reciprocals, n_layers,
+                         first == begin)  # fmt: skip
             if first + R < end:
                 fetch_rows(memory, activations, picked, order, start + first + R,
                            min(R, end - first - R), X, n_features)  # fmt: skip
@@ -501,8 +630,10 @@ def share_of_batch(step, n_samples, batch_size, block, n_working):
     if block >= n_working:
         return int32(0), int32(0)
     n_rows = int32(min(batch_size, n_samples - step * batch_size))
-    begin = quotient(int32(block * n_rows), n_working)
-    return begin, quotient(int32((block + 1) * n_rows), n_working)
+    n_each = quotient(n_rows, n_working)
+    n_larger = n_rows - n_each * n_working
+    begin = int32(block * n_each + min(block, n_larger))
+    return begin, int32(begin + n_each + (1 if block < n_larger else 0))
 
 
 def sum_partial(partial, n, i, team, n_teams, n_working):

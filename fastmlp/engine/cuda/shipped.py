@@ -29,9 +29,7 @@ from fastmlp.optimizers import Optimizer
 
 _LOSSES = ("log_loss", "binary_log_loss", "squared_error")  # the defaults
 _PRECISIONS = {"float32": ("highest", "high", "medium"), "float64": ("highest",)}
-_ROWS = {"float32": (4, 8, 12, 16), "float64": (4, 8)}  # of the resident path's row tiles
-# More rows than the resident path takes, and more than the workspace of the tiled path holds.
-_TILED_BATCHES = (96, 2**14 + 1)
+_BATCHES = (96, 2**14 + 1)  # of the tiled path: more rows than its workspace holds, or not
 # Each row of weights begins at a multiple of 16 bytes, or most do not.
 _WIDTHS = ((12, 8, 8, 4), (12, 7, 7, 5))
 
@@ -98,12 +96,13 @@ def shipped() -> list[Launch]:
     device = Recorder()
     for dtype, precisions in _PRECISIONS.items():
         sizes = tiles.SIZES[dtype]
-        for loss, rows in product(_LOSSES, _ROWS[dtype]):
-            _use(device, _WIDTHS[0], dtype, loss, rows)
-        for loss, batch, precision in product(_LOSSES, _TILED_BATCHES, precisions):
-            _use(device, _WIDTHS[0], dtype, loss, batch, precision=precision)
+        for loss, tile in product(_LOSSES, sizes.rows):
+            _use(device, _WIDTHS[0], dtype, loss, tile.rows, sizes)
+        tiled = sizes._replace(rows=())
+        for loss, batch, precision in product(_LOSSES, _BATCHES, precisions):
+            _use(device, _WIDTHS[0], dtype, loss, batch, tiled, precision)
         for precision in precisions:
-            for size, widths, batch in product(_each(sizes, precision), _WIDTHS, _TILED_BATCHES):
+            for size, widths, batch in product(_each(tiled, precision), _WIDTHS, _BATCHES):
                 _use(device, widths, dtype, "log_loss", batch, size, precision)
     return list({_key(launch, ()): launch for launch in device.launches}.values())
 
@@ -116,8 +115,8 @@ def _each(sizes: tiles.Sizes, precision: str) -> list[tiles.Sizes]:
 
 
 def _use(
-    device: Any, widths: tuple[int, ...], dtype: str, loss: str, batch: int,
-    sizes: tiles.Sizes | None = None, precision: str = "highest",
+    device: Any, widths: tuple[int, ...], dtype: str, loss: str, batch: int, sizes: tiles.Sizes,
+    precision: str = "highest",
 ) -> None:  # fmt: skip
     """All that an engine does."""
     objective = Objective(loss, widths[-1])

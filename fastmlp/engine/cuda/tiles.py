@@ -201,16 +201,67 @@ def _bf16_names(by_rows: tuple[bool, bool], nt: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class RowTile(NamedTuple):
+    """Sizes on the resident path: rows of a row tile, a thread's part of a product, TM x TN, and
+    threads of a block, a power of two, and whole warps.
+    """
+
+    rows: int
+    TM: int
+    TN: int
+    threads: int
+
+    @property
+    def large(self) -> bool:
+        """Whether it is for batches of many rows for each multiprocessor."""
+        return self.rows >= 32
+
+    @property
+    def pitch(self) -> int:
+        """Elements of a column: columns side by side begin in different banks."""
+        return self.rows if self.rows % 8 else self.rows + 4
+
+    def in_place(self, of_score: bool) -> bool:
+        """Whether deltas take the place of activations."""
+        return self.large and not of_score
+
+    @property
+    def margin(self) -> int:
+        """Columns behind the last one that are read."""
+        return max(4, self.TM, self.TN)
+
+    def names(self, dtype: np.dtype, of_score: bool) -> dict[str, Any]:
+        """What the kernel's names stand for.
+
+        Parameters
+        ----------
+        dtype : numpy dtype
+        of_score : bool
+            Whether the activation's derivative is worked out from the score.
+        """
+        lanes = 32
+        while lanes * self.rows > self.threads and lanes > 1:
+            lanes //= 2
+        assert self.rows % self.TM == self.rows * lanes % 32 == 0
+        assert self.rows <= self.threads
+        return {
+            "R": self.rows, "P": self.pitch, "TM": self.TM, "TN": self.TN, "VN": min(self.TN, 4),
+            "SUMS": self.TM * self.TN, "PART_N": 4 * self.TN, "MARGIN": self.margin,
+            "LANES": lanes, "IN_PLACE": self.in_place(of_score), "OF_SCORE": of_score,
+            "THREADS": self.threads, "GROUP": 16 // dtype.itemsize,
+        }  # fmt: skip
+
+
 class Sizes(NamedTuple):
-    """Tiles by FMAs and on tensor cores, in TF32 and in bfloat16, the largest first, and the
-    threads per block of the resident path and of all other kernels: a power of two, and whole
-    warps.
+    """Tiles by FMAs and on tensor cores, in TF32 and in bfloat16, the largest first, those of rows
+    on the resident path, the smallest first, and the threads per block of all other kernels: a
+    power of two, and whole warps.
     """
 
     plain: tuple[Tile, ...]
     tf32: tuple[MmaTile, ...]
     bf16: tuple[MmaTile, ...]
-    resident_threads: int
+    rows: tuple[RowTile, ...]
     threads: int
 
     def of(self, precision: str) -> tuple[Tile | MmaTile, ...]:
@@ -245,14 +296,23 @@ SIZES = {
             MmaTile(32, 32, 128, 16, 32, slices=4),
             MmaTile(16, 8, 128, 16, 8, slices=4),
         ),
-        resident_threads=256,
+        rows=(
+            *(RowTile(rows, 4, 1, threads=512) for rows in (4, 8, 16)),
+            RowTile(32, 4, 4, threads=512),
+            RowTile(64, 4, 4, threads=512),
+            RowTile(128, 8, 4, threads=512),
+        ),
         threads=256,
     ),
     "float64": Sizes(
         plain=(Tile(64, 64, 8, 4, 4), Tile(16, 16, 32, 4, 4, slices=8, stages=8)),
         tf32=(),
         bf16=(),
-        resident_threads=256,
+        rows=(
+            *(RowTile(rows, 4, 1, threads=256) for rows in (4, 8, 16)),
+            RowTile(32, 4, 4, threads=256),
+            RowTile(64, 4, 4, threads=256),
+        ),
         threads=256,
     ),
 }  # fmt: skip
