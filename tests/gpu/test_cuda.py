@@ -501,6 +501,26 @@ def test_training_has_the_same_bits_in_every_order_of_threads(path, schedule):
         np.testing.assert_array_equal(mine, other)
 
 
+@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+def test_passes_over_all_samples_go_by_the_parameters_of_now(loss):
+    """Though their launches are those of the first time."""
+    network, objective = make_network((5, 7, 3 if LOSSES[loss].per_row else 2), "tanh", loss)
+    X, y = make_problem(loss, 30, 5, network.n_outputs)
+    results = []
+    for make_engine in (emulated("resident"), CpuEngine):
+        engine = make_engine(network, dtype="float64", objective=objective, alpha=0.1,
+                             batch_size=12)  # fmt: skip
+        samples, found = place_for(engine, X, y), []
+        engine.load(samples)
+        for scale in (1, 0.5, -0.3, 0.1):
+            engine.set_parameters(np.linspace(-scale, scale, network.n_parameters))
+            loss_of_all, gradient = engine.loss_and_gradient()
+            outputs = engine.predict(samples)
+            found.append([engine.evaluate(samples), loss_of_all, *gradient, *outputs.ravel()])
+        results.append(found)
+    np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
+
+
 def test_paths_take_turns(monkeypatch):
     """Whichever path ran before, an epoch starts from the current parameters."""
 

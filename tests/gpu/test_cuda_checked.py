@@ -8,6 +8,7 @@ from checked import CachedDevice, CountingDevice, Single, SingleDevice
 from problems import CONSTANTS, make_network, make_problem, place_for
 from simt import EMULATED_SIZES, Fault
 from test_cuda import (
+    MANY_ROWS,
     ORIENTATIONS,
     SCHEDULES,
     TILE,
@@ -18,6 +19,7 @@ from test_cuda import (
     path,  # noqa: F401
     plant,
     train,
+    train_many_rows,
 )
 
 from fastmlp.dropout import Dropout
@@ -32,6 +34,14 @@ from fastmlp.optimizers import Optimizer
 def test_blocks_see_each_others_writes(path, schedule):  # noqa: F811
     expected = train(emulated(path), "log_loss", "adam")
     got = train(emulated(path, schedule, kind=CachedDevice), "log_loss", "adam")
+    for mine, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_blocks_see_each_others_writes_of_several_row_tiles(schedule):
+    expected = train_many_rows(emulated("resident"), "log_loss", "relu")
+    got = train_many_rows(emulated("resident", schedule, kind=CachedDevice), "log_loss", "relu")
     for mine, other in zip(got, expected, strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -256,10 +266,11 @@ def promoted(path, loss, activation="tanh", rule="adam", **options):  # noqa: F8
     network, objective = make_network((3, 4, n_outputs), activation, loss, layer_norm=layer_norm)
     X, y = make_problem(loss, 8, 3, n_outputs)
     X = X.astype("float32")
-    precision = options.pop("precision", "highest")
+    precision, sizes = options.pop("precision", "highest"), options.pop("sizes", EMULATED_SIZES)
     engine = emulated(path, kind=SingleDevice)(
-        network, dtype="float32", objective=objective, alpha=0.1, batch_size=6, dropout=dropout,
-        optimizer=Optimizer(rule, CONSTANTS[rule], **options), matmul_precision=precision,
+        network, sizes, dtype="float32", objective=objective, alpha=0.1, batch_size=6,
+        dropout=dropout, optimizer=Optimizer(rule, CONSTANTS[rule], **options),
+        matmul_precision=precision,
     )  # fmt: skip
     engine.load(place_for(engine, X, y, np.ones(8, np.float32)))
     engine.set_parameters(np.linspace(-1, 1, network.n_parameters))
@@ -280,6 +291,12 @@ def test_losses_are_worked_out_in_float32(path, loss):  # noqa: F811
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_are_worked_out_in_float32(path, activation):  # noqa: F811
     assert promoted(path, "log_loss", activation) == SUMS[path]
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_large_row_tiles_are_worked_out_in_float32(activation):
+    found = promoted("resident", "log_loss", activation, sizes=MANY_ROWS)
+    assert found == SUMS["resident"]
 
 
 @pytest.mark.parametrize("rule", CONSTANTS)

@@ -270,6 +270,18 @@ def test_steps_of_the_tiled_path_become_a_graph(fake, monkeypatch):
     assert fake.core.graphs == [1] * 9  # ten steps, the first one launch by launch
 
 
+def test_passes_over_all_samples_become_graphs(fake):
+    """Those of evaluations, gradients and predictions, once they are repeated."""
+    engine = train(Device())
+    samples = engine._samples
+    for once in (lambda: engine.evaluate(samples), engine.loss_and_gradient,
+                 lambda: engine.predict(samples)):  # fmt: skip
+        before = len(fake.core.graphs)
+        for _ in range(4):
+            once()
+        assert len(fake.core.graphs) == before + 3
+
+
 def test_the_resident_path_launches_once_per_epoch(fake):
     train(Device())
     cooperative = [launch for launch in fake.launches if launch[-1].is_cooperative]

@@ -9,6 +9,7 @@ which path it is.  The parameters stay in the flat vector's own order, as float3
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -185,7 +186,7 @@ class CudaEngine:
         feed = self._feed(self._samples)
         call = self._begin_whole(feed)
         for chunk in self._whole(feed, call):
-            self._tiled.step(call, chunk, None)
+            self._tiled.once("step", call, chunk, partial(self._tiled.step, call, chunk, None))
         gradient = self._device.read(call.workspace.partial, self._network.n_parameters)
         return call.total_loss(self._alpha) / feed.n_samples, gradient
 
@@ -202,10 +203,7 @@ class CudaEngine:
         feed = self._feed(samples)
         call = self._begin_whole(feed)
         for chunk in self._whole(feed, call):
-            for rows in call.micro_batches(chunk):
-                self._tiled.forward(call, chunk.data, rows)
-                self._tiled.head(call, chunk.data, rows)
-        self._tiled.finish_step(call, 0)
+            self._tiled.once("evaluate", call, chunk, partial(self._tiled.evaluate, call, chunk))
         return call.total_loss(0.0) / feed.n_samples
 
     def predict(self, X: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -215,9 +213,8 @@ class CudaEngine:
         call = self._begin_whole(feed)
         outputs = call.buffer_for_outputs(feed.n_samples * n_outputs)
         for chunk in self._whole(feed, call):
-            for rows in call.micro_batches(chunk):
-                self._tiled.forward(call, chunk.data, rows)
-                self._tiled.link(call, rows, outputs)
+            queue = partial(self._tiled.predict, call, chunk, outputs)
+            self._tiled.once("predict", call, chunk, queue)
         found = self._device.read(outputs, feed.n_samples * n_outputs).reshape(-1, n_outputs)
         if out is None:
             return found

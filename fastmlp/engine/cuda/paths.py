@@ -175,29 +175,54 @@ class TiledPath(_Path):
         self, call: Pass, chunk: Chunk, optimizer: Optimizer, go_on: Callable[[], None]
     ) -> None:  # fmt: skip
         """All of a chunk's steps; ``go_on`` is called from time to time, and may raise an error."""
-        self._sequence(call, chunk, optimizer).run(chunk.steps, go_on)
+        whole = chunk._replace(steps=0, first=0, end=call.batch_size)
+        steps = self._sequence("steps", call, chunk, lambda: self.step(call, whole, optimizer))
+        steps.run(chunk.steps, go_on)
 
-    def _sequence(self, call: Pass, chunk: Chunk, optimizer: Optimizer) -> Sequence:
-        """The launches of one step, the same for every step on this data."""
-        if chunk.buffer not in call.sequences:
+    def once(self, name: str, call: Pass, chunk: Chunk, queue: Callable[[], None]) -> None:
+        """Queue launches; those of all samples, if they are in one chunk, are kept by ``name``."""
+        if chunk.steps:
+            self._sequence(name, call, chunk, queue).run(1, lambda: None)
+        else:
+            queue()
+
+    def _sequence(
+        self, name: str, call: Pass, chunk: Chunk, queue: Callable[[], None]
+    ) -> Sequence:  # fmt: skip
+        """What ``queue`` launches, the same each time on this data."""
+        key = name, chunk.buffer
+        if key not in call.sequences:
             with self._recording() as launches:
-                whole = chunk._replace(steps=0, first=0, end=call.batch_size)
-                self.step(call, whole, optimizer)
-            call.sequences[chunk.buffer] = self._device.sequence(launches)
-        return call.sequences[chunk.buffer]
+                queue()
+            call.sequences[key] = self._device.sequence(launches)
+        return call.sequences[key]
 
     def step(self, call: Pass, chunk: Chunk, optimizer: Optimizer | None) -> None:
         """The chunk's part of one step; with the batch's last rows, its end."""
         for rows in call.micro_batches(chunk):
-            self.forward(call, chunk.data, rows, train=True)
-            self.head(call, chunk.data, rows)
+            self._forward(call, chunk.data, rows, train=True)
+            self._head(call, chunk.data, rows)
             self._backward(call, rows)
         if chunk.end < call.batch_size:
             return
         self._update(call, optimizer)
-        self.finish_step(call, self._blocks_for(self._network.n_parameters))
+        self._finish_step(call, self._blocks_for(self._network.n_parameters))
 
-    def forward(self, call: Pass, data: Data, rows: MicroBatch, *, train: bool = False) -> None:
+    def evaluate(self, call: Pass, chunk: Chunk) -> None:
+        """The chunk's part of all samples' losses; with the last rows, their sum."""
+        for rows in call.micro_batches(chunk):
+            self._forward(call, chunk.data, rows)
+            self._head(call, chunk.data, rows)
+        if chunk.end == call.batch_size:
+            self._finish_step(call, 0)
+
+    def predict(self, call: Pass, chunk: Chunk, outputs: Any) -> None:
+        """The chunk's part of all samples' outputs."""
+        for rows in call.micro_batches(chunk):
+            self._forward(call, chunk.data, rows)
+            self._link(call, rows, outputs)
+
+    def _forward(self, call: Pass, data: Data, rows: MicroBatch, *, train: bool = False) -> None:
         """Scores of a micro-batch; ``train`` prepares `_backward`."""
         work, widths = call.workspace, self._network.widths
         parameters = self._buffers.parameters if train else self._buffers.average
@@ -267,7 +292,7 @@ class TiledPath(_Path):
             "GRADIENT": _formula(row, row.derivative), "aux": work.deltas,
         }  # fmt: skip
 
-    def head(self, call: Pass, data: Data, rows: MicroBatch) -> None:
+    def _head(self, call: Pass, data: Data, rows: MicroBatch) -> None:
         """Gradients of scores, and losses."""
         objective, work, kind = self._objective, call.workspace, self._dtype.type
         assert objective is not None
@@ -279,7 +304,7 @@ class TiledPath(_Path):
                        kind(objective.divisor), np.finfo(kind).eps, self._buffers.constants,
                        kind(objective.label_smoothing))  # fmt: skip
 
-    def link(self, call: Pass, rows: MicroBatch, out: Any) -> None:
+    def _link(self, call: Pass, rows: MicroBatch, out: Any) -> None:
         """Scores become outputs, which go to ``out``."""
         work = call.workspace
         if self._network.out_activation == "softmax":
@@ -350,7 +375,7 @@ class TiledPath(_Path):
             float(max_norm), buffers.average, buffers.average_rate,
         )  # fmt: skip
 
-    def finish_step(self, call: Pass, n_squares: int) -> None:
+    def _finish_step(self, call: Pass, n_squares: int) -> None:
         """Sum losses and squares of weights, and go on to the next step."""
         finish = self._kernel(kernels.finish_step)
         self._by_threads(finish, 1, call.losses, self._buffers.squares, n_squares, call.results)

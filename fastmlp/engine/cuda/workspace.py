@@ -153,7 +153,7 @@ class Pass:
         self.shares = device.empty(self._starts.size, np.float64)
         self.losses = device.empty(batch_size, dtype)
         self.results = device.empty(2 * self._starts.size, np.float64)
-        self.sequences: dict[int, Sequence] = {}
+        self.sequences: dict[tuple[str, int], Sequence] = {}
         self._partial: Any = None
         self._sums: Any = None
         self._norms: Any = None
