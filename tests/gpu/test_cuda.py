@@ -350,22 +350,20 @@ def test_both_paths_train_as_the_cpu_does(path, loss, rule):
 MANY_ROWS = EMULATED_SIZES._replace(rows=EMULATED_SIZES.rows[-1:])
 
 
-def train_many_rows(make_engine, loss, activation, hidden=(9, 6), dtype="float64"):
-    """Batches of several row tiles for each block, the last one of few rows; as `train`."""
+def train_many_rows(make_engine, loss, activation, hidden=(9, 6)):
+    """A step of several row tiles for each block and one of few rows: loss and parameters."""
     n_outputs = 3 if LOSSES[loss].per_row else 2
     network, objective = make_network((5, *hidden, n_outputs), activation, loss)
     X, y = make_problem(loss, 170, 5, n_outputs)
     options = {"sizes": MANY_ROWS} if make_engine is not CpuEngine else {}
     engine = make_engine(
-        network, dtype=dtype, objective=objective, alpha=0.1, batch_size=150,
+        network, dtype="float64", objective=objective, alpha=0.1, batch_size=150,
         optimizer=Optimizer("adam", CONSTANTS["adam"]), **options,
     )  # fmt: skip
-    weight = np.random.default_rng(2).uniform(0.5, 2.0, 170)
-    engine.load(place_for(engine, X.astype(dtype), y, weight.astype(dtype)))
+    engine.load(place_for(engine, X, y, np.random.default_rng(2).uniform(0.5, 2.0, 170)))
     engine.set_parameters(np.random.default_rng(3).normal(scale=0.3, size=network.n_parameters))
-    order = np.random.default_rng(4).permutation(170)
-    losses = [engine.run_epoch(order, np.full(2, 0.01)) for _ in range(2)]
-    return np.array(losses), engine.get_parameters()
+    loss_of_epoch = engine.run_epoch(np.random.default_rng(4).permutation(170), np.full(2, 0.01))
+    return loss_of_epoch, engine.get_parameters()
 
 
 @pytest.mark.parametrize(
