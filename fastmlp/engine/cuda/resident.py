@@ -327,8 +327,8 @@ def input_gradient(memory, delta, below, w, fan_in, fan_out, shift):
                 load_four(v, 4 * q, memory, at_w + q * n_groups * pitch)
             for c in range(4):
                 load_rows(x, memory, at_d + c * P)
-                for q in range(TN):
-                    for p in range(TM):
+                for p in range(TM):
+                    for q in range(TN):
                         sums[q * TM + p] += x[p] * v[4 * q + c]
             at_w, at_d = int32(at_w + 4 * step), int32(at_d + 4 * step * P)
         add_over_lanes(sums, shift)
