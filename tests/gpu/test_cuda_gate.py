@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from engines import each_once
 from gate import GateDevice, compile_for, count, disassemble, find_tools, loops
+from numba import float32
 from problems import make_network, make_problem, place_for
 from scipy import sparse
 
@@ -222,6 +223,27 @@ def test_row_tiles_spend_their_instructions_on_arithmetic(dtype, rows):
         assert sum(count(body, opcode) for opcode in ("CALL", "LDG", "LDL", "STL")) == 0, body
     n_with_single_weights = sum(body["LDS.128"] < count(body, "LDS") for body, _ in found)
     assert n_with_single_weights == (rows < 32)
+
+
+def test_sums_stay_in_registers_on_newer_gpus():
+    """Whose compiler makes one loop of two, with an index that is worked out, where it can.
+
+    Not of the largest tile, whose operands it still puts into local memory.
+    """
+    launches = {}
+    for each in shipped.shipped():
+        names = each.kernel[1]
+        small = names.get("MULTIPLY") is kernels.multiply and names["BM"] < 128
+        if small or names.get("R") == 64:
+            sizes = (names.get("BM"), names.get("BN"), names.get("R"))
+            launches[names["REAL"], sizes] = each
+    assert len(launches) == 7
+    for (real, sizes), each in launches.items():
+        cubin = compile_for(*each.kernel, each.args, each.threads, (10, 0))
+        opcode = "FFMA" if real is float32 else "DFMA"
+        bodies = [loop.body for loop in loops(disassemble(cubin)[1]) if count(loop.body, opcode)]
+        assert max(count(body, opcode) for body in bodies) >= 16, sizes
+        assert not any(count(body, "LDL") + count(body, "STL") for body in bodies), sizes
 
 
 def load_one_by_one(target, i, source, j):

@@ -336,8 +336,8 @@ def multiply(memory, at_a, at_b, a, b, sums):
     load(memory, at_a, A_BY_ROWS, PITCH_A, BM // TM, TM, a)
     load(memory, at_b, B_BY_ROWS, PITCH_B, BN // TN, TN, b)
     for term in range(GROUP):
-        for i in range(TM):
-            for j in range(TN):
+        for j in range(TN):
+            for i in range(TM):
                 sums[i * TN + j] += a[i * GROUP + term] * b[j * GROUP + term]
 
 
