@@ -443,7 +443,7 @@ def paths(job, path: str, *dtypes: str) -> None:
 
 def _resident_rungs(dtypes: tuple[str, ...]) -> list[tuple[Callable, list[tuple]]]:
     large = [(dtype, tile.rows) for dtype in dtypes for tile in all_tiles.SIZES[dtype].rows
-             if tile.rows >= 32]  # fmt: skip
+             if tile.large]  # fmt: skip
     if "float64" in dtypes:
         return [(row_tiles, large), (paths_in_turn, [()])]
     return [(row_tiles, large), (same_bits_twice, [("resident",), ("resident", 2**16)])]

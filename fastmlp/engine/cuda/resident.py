@@ -195,6 +195,15 @@ def part_of(e, n_parts, shift):
     return int32(min(which, n_parts - 1)), int32(lane >> width), which < n_parts
 
 
+def rows_of(e, n_parts, shift):
+    """`part_of` for products whose parts are rows of the row tile and a group of columns: the group
+    and the first row, in the part's place.
+    """
+    which, part, is_mine = part_of(e, n_parts, shift)
+    group = quotient(which, int32(R // TM))
+    return group, int32(4 * (which - group * (R // TM))), part, is_mine
+
+
 def add_over_lanes(sums, shift):
     """Sums over the lanes that share a part, for all of them."""
     distance = 16
@@ -225,9 +234,7 @@ def forward(memory, a, w, out, derivatives, fan_in, fan_out, hidden, shift):
     x, v = cuda.local.array(TM, REAL), cuda.local.array(TN, REAL)
     sums = cuda.local.array(SUMS, REAL)
     for e in range(cuda.threadIdx.x, whole_warps(n_parts << shift), THREADS):
-        which, part, is_mine = part_of(e, n_parts, shift)
-        group = quotient(which, int32(R // TM))
-        i = int32(4 * (which - group * (R // TM)))
+        group, i, part, is_mine = rows_of(e, n_parts, shift)
         clear(sums)
         at_w, at_a = int32(w + part * pitch + group * VN), int32(a + part * P + i)
         for _ in range(count_terms(fan_in + 1, part, shift)):
@@ -317,9 +324,7 @@ def input_gradient(memory, delta, below, w, fan_in, fan_out, shift):
     x, v, y = cuda.local.array(TM, REAL), cuda.local.array(PART_N, REAL), cuda.local.array(4, REAL)
     sums = cuda.local.array(SUMS, REAL)
     for e in range(cuda.threadIdx.x, whole_warps(n_parts << shift), THREADS):
-        which, part, is_mine = part_of(e, n_parts, shift)
-        group = quotient(which, int32(R // TM))
-        i = int32(4 * (which - group * (R // TM)))
+        group, i, part, is_mine = rows_of(e, n_parts, shift)
         clear(sums)
         at_w, at_d = int32(w + group * pitch + 4 * part), int32(delta + 4 * part * P + i)
         for _ in range(count_terms((fan_out + 3) // 4, part, shift)):
